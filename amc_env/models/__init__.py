@@ -1,0 +1,14 @@
+"""Reference networks, built by name, and the loading of trained weights."""
+
+from amc_env.models.checkpoint import load_checkpoint_, read_checkpoint
+from amc_env.models.zoo import MODELS, ModelEntry, build_model, example_input, model_entry
+
+__all__ = [
+    "MODELS",
+    "ModelEntry",
+    "build_model",
+    "example_input",
+    "load_checkpoint_",
+    "model_entry",
+    "read_checkpoint",
+]

@@ -1,0 +1,219 @@
+"""Takes a model apart once: run it, group its channels, prove each group by a real cut."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from amc_env.structure.channel_ids import along
+from amc_env.structure.cutting import cut_channels, keep_mask, kept_labels, named_tensors
+from amc_env.structure.grouping import Rounding, structure_of
+from amc_env.structure.layer_operations import BATCH_NORMS, INSTANCE_NORMS, LAYER_HANDLERS
+from amc_env.structure.ledger import Discovery, Verification
+from amc_env.structure.records import ChannelGroup, Structure
+from amc_env.structure.tensor_operations import TENSOR_HANDLERS
+from amc_env.structure.tracer import Tracer, tensors_in
+
+_HANDLERS = {**TENSOR_HANDLERS, **LAYER_HANDLERS}
+_NETWORK_INPUT = "they are the network's input"
+_NETWORK_OUTPUT = "they are the network's output"
+# These behave differently in training, but lead to no other layers.
+_SAME_LAYERS_IN_TRAINING = (
+    *BATCH_NORMS,
+    *INSTANCE_NORMS,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
+
+
+def analyse(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    *,
+    ignored: frozenset[str],
+    rounding: Rounding,
+) -> Structure:
+    """Find the groups of ``model`` and prove by cuts that they can be cut.
+
+    Raises:
+        ValueError: The model cannot be copied or cannot be run on ``inputs``.
+    """
+    try:
+        # Shapes suffice to follow channels, and on the meta device they cost nothing.
+        twin, given = _evaluation_copy(model, on_meta=True), tuple(x.to("meta") for x in inputs)
+        found = _discover(twin, given, ignored)
+    except ValueError:
+        twin, given = _evaluation_copy(model, on_meta=False), inputs
+        found = _discover(twin, given, ignored)
+    trains = _run_training_branches(twin, given, found, ignored)
+    runs = (False, True) if trains else (False,)
+    refused: dict[int, str] = {}
+    while True:
+        structure = structure_of(found, twin, rounding=rounding, refused=refused)
+        new = _Prober(twin, given, structure, runs).refusals()
+        if not new:
+            return structure
+        refused.update(new)
+
+
+def _evaluation_copy(model: nn.Module, *, on_meta: bool) -> nn.Module:
+    memo: dict[int, object] = {}
+    if on_meta:
+        for _, tensor in named_tensors(model):
+            if tensor.is_floating_point():
+                shape = torch.empty_like(tensor, device="meta")
+                is_parameter = isinstance(tensor, nn.Parameter)
+                memo[id(tensor)] = nn.Parameter(shape) if is_parameter else shape
+    try:
+        return copy.deepcopy(model, memo).eval()
+    except Exception as error:
+        raise ValueError(
+            f"the model ({type(model).__name__}) cannot be copied: {error}; remove what "
+            "copy.deepcopy refuses, such as tensors with a gradient history kept on a module"
+        ) from error
+
+
+def _discover(model: nn.Module, inputs: tuple[Tensor, ...], ignored: frozenset[str]) -> Discovery:
+    found = Discovery()
+    _run(model, inputs, found, ignored)
+    return found
+
+
+def _run(
+    model: nn.Module, inputs: tuple[Tensor, ...], found: Discovery, ignored: frozenset[str]
+) -> None:
+    tracer = Tracer(
+        model, ledger=found, handlers=_HANDLERS, batch=inputs[0].shape[0], ignored=ignored
+    )
+    try:
+        outputs = _follow(tracer, model, inputs)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        raise ValueError(
+            f"the model ({type(model).__name__}) does not run on an example_input of shape "
+            f"{shapes}, {inputs[0].dtype}: {error}; give one that model(example_input) accepts"
+        ) from error
+    for tensor in tensors_in(outputs):
+        found.freeze(tracer.ids(tensor), _NETWORK_OUTPUT)
+
+
+def _run_training_branches(
+    model: nn.Module, inputs: tuple[Tensor, ...], found: Discovery, ignored: frozenset[str]
+) -> bool:
+    """Follow layers that run in training only, such as auxiliary heads; whether there are any."""
+    reached = {tensor for layer in found.layers.values() for tensor in layer.use.tensors}
+    reached |= {tensor for tensor, _ in found.axes}
+    if all(name in reached or p.dim() < 2 for name, p in model.named_parameters()):
+        return False
+    before = len(found.layers)
+    found.counts_uses = False
+    try:
+        with _training_flags(model, on=True):
+            _run(model, inputs, found, ignored)
+    except ValueError:
+        # The example may be too small for a head that only training uses.
+        return False
+    return len(found.layers) > before
+
+
+@contextmanager
+def _training_flags(model: nn.Module, *, on: bool) -> Iterator[None]:
+    """Set the training flag of the modules that decide which layers run."""
+    modules = [m for m in model.modules() if not isinstance(m, _SAME_LAYERS_IN_TRAINING)]
+    for module in modules:
+        module.training = on
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = False
+
+
+def _follow(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...]) -> object:
+    with tracer.following():
+        for x in inputs:
+            channels = tracer.ledger.constant((x.shape[1] if x.dim() > 1 else 1,), _NETWORK_INPUT)
+            tracer.assign(x, along(channels, tuple(x.shape), 1) if x.dim() > 1 else channels)
+        return model(*inputs)
+
+
+@dataclass(frozen=True)
+class _Prober:
+    """Cuts groups of a model for real and says why a cut network fails."""
+
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
+    structure: Structure
+    runs: tuple[bool, ...]
+
+    def refusals(self) -> dict[int, str]:
+        """Why channels cannot be cut, by label; empty when every group can.
+
+        All groups are cut at once first; only when that fails is each tried by itself, and
+        when each can be cut alone, ever more of them together.
+        """
+        groups = self.structure.groups
+        for choose in (_all_but_one, _every_other, _the_last):
+            if self._failure(groups, choose) is not None:
+                alone = {g.name: self._failure([g], choose) for g in groups}
+                return self._by_label(alone) or self._by_label(self._failing_together(choose))
+        return {}
+
+    def _failing_together(self, choose: Callable[[int], Tensor]) -> dict[str, str | None]:
+        together: list[ChannelGroup] = []
+        reasons: dict[str, str | None] = {}
+        for group in self.structure.groups:
+            reasons[group.name] = self._failure([*together, group], choose)
+            if reasons[group.name] is None:
+                together.append(group)
+        return reasons
+
+    def _by_label(self, reasons: Mapping[str, str | None]) -> dict[int, str]:
+        return {
+            label: f"a cut network fails: {reason}"
+            for name, reason in reasons.items()
+            if reason is not None
+            for label in self.structure.classes[name].tolist()
+        }
+
+    def _failure(
+        self, groups: Iterable[ChannelGroup], choose: Callable[[int], Tensor]
+    ) -> str | None:
+        mask = keep_mask(self.structure, {g.name: choose(g.channels) for g in groups})
+        compact = cut_channels(self.model, self.structure, mask)
+        fixed = torch.ones(self.structure.n_labels, dtype=torch.bool)
+        for labels in self.structure.classes.values():
+            fixed[labels] = False
+        ledger = Verification(kept_labels(self.structure.axes, mask), fixed)
+        tracer = Tracer(compact, ledger=ledger, handlers=_HANDLERS, batch=self.inputs[0].shape[0])
+        try:
+            for training in self.runs:
+                with _training_flags(compact, on=training):
+                    _follow(tracer, compact, self.inputs)
+        except Exception as error:  # noqa: BLE001 (a user's forward may raise anything)
+            return _first_line(error)
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _all_but_one(channels: int) -> Tensor:
+    return torch.cat([torch.arange(channels // 2), torch.arange(channels // 2 + 1, channels)])
+
+
+def _every_other(channels: int) -> Tensor:
+    return torch.arange(0, channels, 2)
+
+
+def _the_last(channels: int) -> Tensor:
+    return torch.tensor([channels - 1])

@@ -1,0 +1,197 @@
+"""The structure of one model: its groups, its costs and its compact copies."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from amc_env.structure.analysis import analyse
+from amc_env.structure.costs import CostModel
+from amc_env.structure.cutting import cut_channels, keep_mask
+from amc_env.structure.grouping import Rounding
+from amc_env.structure.records import ChannelGroup, Cost, FrozenGroup
+
+_OPAQUE = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+class ChannelGraph:
+    """Which channels of a model live and die together, what they cost, and copies without them.
+
+    The model is run once on ``example_input`` to find the groups and a few times more, cut, to
+    prove them. It is not modified, and it is not run again.
+
+    Args:
+        model: Any convolutional network.
+        example_input: What ``model`` is called with, a tensor or a tuple of tensors; the first
+            dimension is the batch.
+        ignore: Names of modules whose output channels stay.
+        round_to: Numbers of kept channels are multiples of this, or all.
+        min_channels: Fewest channels that a group may keep.
+
+    Raises:
+        ValueError: The model cannot be taken apart, or an argument does not fit it; the message
+            says which and what would do.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_input: Tensor | tuple[Tensor, ...],
+        *,
+        ignore: Iterable[str] = (),
+        round_to: int = 1,
+        min_channels: int = 1,
+    ) -> None:
+        _check_model(model)
+        self.model = model
+        self.inputs = _checked_inputs(example_input)
+        rounding = Rounding(round_to=round_to, min_channels=min_channels)
+        ignored = _checked_ignore(model, ignore)
+        self._structure = analyse(model, self.inputs, ignored=ignored, rounding=rounding)
+        if not self._structure.groups:
+            raise ValueError(_nothing_to_cut(model, self._structure.frozen))
+        self._groups = {group.name: group for group in self._structure.groups}
+        self._costs = CostModel(model, self._structure)
+
+    @property
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        """The groups that can be cut, in execution order."""
+        return self._structure.groups
+
+    @property
+    def frozen(self) -> tuple[FrozenGroup, ...]:
+        """The output channels that cannot be cut, each with the reason."""
+        return self._structure.frozen
+
+    def group(self, name: str) -> ChannelGroup:
+        """The group of this name.
+
+        Raises:
+            ValueError: There is none; the message names the nearest.
+        """
+        if name not in self._groups:
+            near = difflib.get_close_matches(name, self._groups, n=1, cutoff=0.0)
+            frozen = next((f for f in self.frozen if f.name == name), None)
+            why = f"; its channels cannot be cut because {frozen.reason}" if frozen else ""
+            raise ValueError(f"there is no group {name!r}{why}; the nearest group is {near[0]!r}")
+        return self._groups[name]
+
+    def cost(self, kept: Mapping[str, int] | None = None) -> Cost:
+        """What the network costs when groups keep that many channels; those not named keep all.
+
+        FLOPs are multiply-accumulates of conv and linear layers for one sample.
+
+        Raises:
+            ValueError: A group does not exist or cannot keep that many.
+        """
+        counts = dict(kept or {})
+        for name, count in counts.items():
+            width = self.group(name).channels
+            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= width:
+                raise ValueError(
+                    f"group {name!r} cannot keep {count!r} channels; give a whole number "
+                    f"from 1 to {width}"
+                )
+        return self._costs.cost(counts)
+
+    def compact(self, kept: Mapping[str, Sequence[int] | Tensor]) -> nn.Module:
+        """A copy of the model, of the same class, with only the ``kept`` channels of each group.
+
+        Args:
+            kept: Indices of the channels that stay, by group; groups not named keep all. The
+                order of the indices does not matter: channels keep the order they have.
+
+        Raises:
+            ValueError: A group does not exist, or its indices are empty, repeated or out of range.
+        """
+        indices = {name: self._checked_indices(name, value) for name, value in kept.items()}
+        return cut_channels(self.model, self._structure, keep_mask(self._structure, indices))
+
+    def _checked_indices(self, name: str, kept: Sequence[int] | Tensor) -> Tensor:
+        group = self.group(name)
+        try:
+            indices = torch.as_tensor(kept).cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"group {name!r} was given {kept!r}; give the indices of the channels to keep"
+            ) from error
+        if indices.dim() != 1 or indices.is_floating_point() or indices.dtype == torch.bool:
+            if indices.numel():
+                raise ValueError(
+                    f"group {name!r} was given indices of shape {tuple(indices.shape)} and type "
+                    f"{indices.dtype}; give a flat sequence of whole numbers"
+                )
+            indices = indices.flatten().long()
+        _check_range(group, indices)
+        return indices.long()
+
+
+def _check_range(group: ChannelGroup, indices: Tensor) -> None:
+    outside = indices[(indices < 0) | (indices >= group.channels)]
+    if len(outside):
+        raise ValueError(
+            f"group {group.name!r} has no channel {int(outside[0])}; give indices from 0 to "
+            f"{group.channels - 1}"
+        )
+    unique, times = indices.unique(return_counts=True)
+    if len(unique) < len(indices):
+        twice = int(unique[times > 1][0])
+        raise ValueError(f"group {group.name!r} was given channel {twice} more than once")
+    if len(indices) not in group.counts:
+        raise ValueError(
+            f"group {group.name!r} cannot keep {len(indices)} channels; the allowed numbers are "
+            f"{_shortened(group.counts)}"
+        )
+
+
+def _shortened(counts: tuple[int, ...]) -> str:
+    shown = [str(count) for count in counts]
+    return ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", shown[-1]])
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is a {type(model).__name__}; give a torch.nn.Module")
+    if isinstance(model, _OPAQUE):
+        raise ValueError(f"model is wrapped in {type(model).__name__}; give model.module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            "model is a ScriptModule, whose forward cannot be followed; give the "
+            "Python module it was made from"
+        )
+    if hasattr(model, "_orig_mod"):
+        raise ValueError("model is compiled; give the module that was passed to torch.compile")
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(f"parameter {name} has no shape yet; run the model once first")
+
+
+def _checked_inputs(example_input: object) -> tuple[Tensor, ...]:
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    if not inputs or not all(isinstance(x, Tensor) for x in inputs):
+        raise ValueError(
+            f"example_input is a {type(example_input).__name__}; give a tensor, or a tuple of "
+            "tensors for a model that takes several"
+        )
+    if any(x.dim() == 0 or x.numel() == 0 for x in inputs):
+        raise ValueError("example_input is empty; give at least one sample")
+    return tuple(x.detach() for x in inputs)
+
+
+def _checked_ignore(model: nn.Module, ignore: Iterable[str]) -> frozenset[str]:
+    if isinstance(ignore, str):
+        raise ValueError(f"ignore is the string {ignore!r}; give a list of module names")
+    names = [name for name, _ in model.named_modules()]
+    ignored = frozenset(ignore)
+    for name in sorted(ignored):
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+            raise ValueError(f"ignore names no module {name!r}; the nearest is {near[0]!r}")
+    inside = tuple(f"{name}." for name in ignored)
+    return ignored | {name for name in names if name.startswith(inside)} if inside else ignored
+
+
+def _nothing_to_cut(model: nn.Module, frozen: tuple[FrozenGroup, ...]) -> str:
+    reasons = "; ".join(f"{f.name}: {f.reason}" for f in frozen[:3]) or "it has no conv or linear"
+    return f"no channel of the model ({type(model).__name__}) can be cut ({reasons})"

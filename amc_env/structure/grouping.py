@@ -1,0 +1,216 @@
+"""From the classes that one run discovered to groups, and to what cannot be cut."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from torch import Tensor, nn
+
+from amc_env.structure.channel_ids import NEUTRAL
+from amc_env.structure.layer_operations import BATCH_NORMS, INSTANCE_NORMS
+from amc_env.structure.ledger import Discovery, LayerSeen
+from amc_env.structure.records import (
+    ChannelGroup,
+    CutAttribute,
+    CutAxis,
+    FrozenGroup,
+    Member,
+    Structure,
+)
+
+_SINGLE = "it has a single channel"
+_NO_PRODUCER = "no conv or linear layer makes them"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounding:
+    """Which numbers of kept channels are allowed."""
+
+    round_to: int = 1
+    min_channels: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in (("round_to", self.round_to), ("min_channels", self.min_channels)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; give a whole number of at least 1")
+
+    def counts(self, channels: int) -> tuple[int, ...]:
+        """Allowed numbers of kept channels of a group, ascending; all is always allowed."""
+        first = ceil(self.min_channels / self.round_to) * self.round_to
+        return (*range(first, channels, self.round_to), channels)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Side:
+    """One axis on which channels were seen, as a group member would describe it."""
+
+    module: str
+    kind: str
+    role: str
+    labels: Tensor
+
+
+def structure_of(
+    found: Discovery, model: nn.Module, *, rounding: Rounding, refused: Mapping[int, str]
+) -> Structure:
+    """Sort the discovered channel classes into groups and frozen channels.
+
+    Channels that lie on the same axes, in the same number of places, are interchangeable: they
+    form a group, and every cost is a function of how many of them stay.
+
+    ``refused`` says why the class with a label may not be cut, beyond what the run found.
+    """
+    axes = _cut_axes(found)
+    labels = found.classes.labels()
+    reasons = _reasons(found, labels) | dict(refused)
+    sides = _sides(found, axes, model)
+    signatures: defaultdict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
+    for label, places in _places(sides).items():
+        if label not in reasons:
+            signatures[tuple(sorted(places.items()))].append(label)
+    normed = set(torch.cat([labels[i] for i in found.normed]).tolist()) if found.normed else set()
+    groups: list[ChannelGroup] = []
+    classes: dict[str, Tensor] = {}
+    for signature, members in signatures.items():
+        producers = [n for n, _ in signature if sides[n].role == "producer"]
+        if len(members) < 2 or not producers:
+            reasons.update(dict.fromkeys(members, _SINGLE if producers else _NO_PRODUCER))
+            continue
+        name = _unused(sides[producers[0]].module, classes)
+        classes[name] = torch.tensor(members)
+        groups.append(
+            ChannelGroup(
+                name=name,
+                channels=len(members),
+                **_members([sides[n] for n, _ in signature], classes[name]),
+                counts=rounding.counts(len(members)),
+                has_channel_norm=not normed.isdisjoint(members),
+            )
+        )
+    return Structure(
+        groups=tuple(groups),
+        frozen=tuple(_frozen(found, labels, reasons)),
+        classes=classes,
+        n_labels=len(labels),
+        axes=axes,
+        attributes=tuple(
+            CutAttribute(module=module, attribute=name, labels=labels[ids])
+            for (module, name), ids in found.attributes.items()
+        ),
+        layers=tuple(seen.use for seen in found.layers.values()),
+    )
+
+
+def _cut_axes(found: Discovery) -> tuple[CutAxis, ...]:
+    """Axes of layer weights, and of bare parameters whose channels lie along one axis."""
+    axes = dict(found.axes)
+    for name, ids in found.parameters.items():
+        known = found.classes.canonical(ids)
+        varying = [d for d in range(ids.dim()) if not (known == known.narrow(d, 0, 1)).all()]
+        if len(varying) == 1:
+            axes[name, varying[0]] = known.movedim(varying[0], 0).reshape(
+                ids.shape[varying[0]], -1
+            )[:, 0]
+        elif varying:
+            found.freeze(ids, f"the parameter {name} holds them along several axes")
+    labels = found.classes.labels()
+    return tuple(
+        CutAxis(tensor=tensor, dim=dim, labels=labels[ids]) for (tensor, dim), ids in axes.items()
+    )
+
+
+def _reasons(found: Discovery, labels: Tensor) -> dict[int, str]:
+    reasons = {NEUTRAL: "no layer makes them"}
+    for ids, reason in found.frozen:
+        for label in labels[ids].unique().tolist():
+            reasons.setdefault(label, reason)
+    return reasons
+
+
+def _sides(found: Discovery, axes: Iterable[CutAxis], model: nn.Module) -> list[_Side]:
+    labels = found.classes.labels()
+    sides = [side for seen in found.layers.values() for side in _layer_sides(seen, labels)]
+    layer_tensors = {t for seen in found.layers.values() for t in seen.use.tensors}
+    modules = dict(model.named_modules())
+    followers: dict[str, _Side] = {}
+    for axis in axes:
+        if axis.tensor not in layer_tensors:
+            module = axis.tensor.rpartition(".")[0]
+            kind = _kind(modules[module])
+            name = axis.tensor if kind == "parameter" else module
+            side = _Side(module=name, kind=kind, role="follower", labels=axis.labels)
+            followers.setdefault(name, side)
+    return sides + list(followers.values())
+
+
+def _layer_sides(seen: LayerSeen, labels: Tensor) -> Iterable[_Side]:
+    name, kind = seen.use.name, seen.use.kind
+    if kind == "depthwise":
+        yield _Side(module=name, kind=kind, role="follower", labels=labels[seen.outputs])
+        return
+    yield _Side(module=name, kind=kind, role="producer", labels=labels[seen.outputs])
+    yield _Side(module=name, kind=kind, role="consumer", labels=labels[seen.inputs])
+
+
+_FOLLOWERS: tuple[tuple[type[nn.Module], str], ...] = (
+    *((kind, "batch_norm") for kind in BATCH_NORMS),
+    *((kind, "instance_norm") for kind in INSTANCE_NORMS),
+    (nn.GroupNorm, "group_norm"),
+    (nn.LayerNorm, "layer_norm"),
+    (nn.RMSNorm, "rms_norm"),
+    (nn.PReLU, "prelu"),
+)
+
+
+def _kind(module: nn.Module) -> str:
+    return next((kind for base, kind in _FOLLOWERS if isinstance(module, base)), "parameter")
+
+
+def _places(sides: list[_Side]) -> dict[int, Counter[int]]:
+    """How often each label occurs on each side, labels in order of their first occurrence."""
+    places: dict[int, Counter[int]] = {}
+    for number, side in enumerate(sides):
+        for label in side.labels.tolist():
+            places.setdefault(label, Counter())[number] += 1
+    return places
+
+
+def _members(sides: list[_Side], labels: Tensor) -> dict[str, tuple[Member, ...]]:
+    """The group's producers, consumers and followers."""
+    return {
+        f"{role}s": tuple(
+            Member(module=s.module, kind=s.kind, positions=_positions(s.labels, labels))
+            for s in sides
+            if s.role == role
+        )
+        for role in ("producer", "consumer", "follower")
+    }
+
+
+def _positions(axis: Tensor, labels: Tensor) -> Tensor:
+    """(channels, places): where each of ``labels`` stands along ``axis``."""
+    order = torch.argsort(axis, stable=True)
+    start = torch.searchsorted(axis[order], labels)
+    places = int((axis == labels[0]).sum())
+    return order[start[:, None] + torch.arange(places)]
+
+
+def _frozen(found: Discovery, labels: Tensor, reasons: Mapping[int, str]) -> Iterable[FrozenGroup]:
+    for seen in found.layers.values():
+        if seen.use.kind == "depthwise":
+            continue
+        by_reason: Counter[str] = Counter()
+        for label in labels[seen.outputs].tolist():
+            if label in reasons:
+                by_reason[reasons[label]] += 1
+        for reason, channels in by_reason.items():
+            yield FrozenGroup(name=seen.use.name, channels=channels, reason=reason)
+
+
+def _unused(name: str, taken: Mapping[str, object]) -> str:
+    number, candidate = 2, name
+    while candidate in taken:
+        candidate, number = f"{name}@{number}", number + 1
+    return candidate

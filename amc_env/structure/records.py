@@ -1,0 +1,133 @@
+"""The plain records that an analysis leaves behind: groups, members, costs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Member:
+    """A module, or a bare parameter, on one of whose axes a group's channels lie.
+
+    Attributes:
+        module: Dotted name in the model.
+        kind: What it is, such as ``conv``, ``depthwise``, ``linear`` or ``batch_norm``.
+        positions: (channels, places) indices on the module's axis: outputs of a producer,
+            inputs of a consumer, channels of a follower. A channel has several places behind
+            a flatten (one a pixel), in a grouped convolution (one a convolution group) and
+            where one tensor is concatenated twice.
+    """
+
+    module: str
+    kind: str
+    positions: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChannelGroup:
+    """Channels that must be kept or cut alike in every member.
+
+    Attributes:
+        name: Name of the first producer; stable as long as the model's module names are.
+        channels: How many channels there are to choose from.
+        producers: Layers that make these channels.
+        consumers: Layers that read these channels.
+        followers: Norms, depthwise convolutions, PReLUs and bare parameters in between.
+        counts: The numbers of channels that may be kept, ascending; the last is ``channels``.
+        has_channel_norm: Whether a norm takes statistics over these channels, so that cutting
+            a channel is not the same as zeroing it.
+    """
+
+    name: str
+    channels: int
+    producers: tuple[Member, ...]
+    consumers: tuple[Member, ...]
+    followers: tuple[Member, ...]
+    counts: tuple[int, ...]
+    has_channel_norm: bool
+
+    def round_count(self, count: float) -> int:
+        """The allowed number of channels nearest to ``count``; of two equally near, the larger."""
+        return min(reversed(self.counts), key=lambda allowed: abs(allowed - count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenGroup:
+    """Output channels of a layer that cannot be cut, and why."""
+
+    name: str
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCost:
+    """Multiply-accumulates and parameters of one conv or linear layer."""
+
+    name: str
+    kind: str
+    flops: int
+    params: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a network costs for one sample.
+
+    Attributes:
+        flops: Multiply-accumulates of the conv and linear layers.
+        params: All parameters of the model.
+        layers: The conv and linear layers in execution order.
+    """
+
+    flops: int
+    params: int
+    layers: tuple[LayerCost, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CutAxis:
+    """One axis of a parameter or buffer, and the channel class of every index along it."""
+
+    tensor: str
+    dim: int
+    labels: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CutAttribute:
+    """A number stored on a module that counts the channels of ``labels``."""
+
+    module: str
+    attribute: str
+    labels: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerUse:
+    """How often one sample multiplies with every entry of a layer's weight."""
+
+    name: str
+    kind: str
+    weight: str
+    tensors: tuple[str, ...]
+    uses: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Structure:
+    """All that is needed to cost and cut a model; no tensor of the model is referred to.
+
+    Attributes:
+        classes: Channel class label of every channel, by group.
+        n_labels: Number of labels; a mask over them says what stays.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    frozen: tuple[FrozenGroup, ...]
+    classes: Mapping[str, Tensor]
+    n_labels: int
+    axes: tuple[CutAxis, ...]
+    attributes: tuple[CutAttribute, ...]
+    layers: tuple[LayerUse, ...]
