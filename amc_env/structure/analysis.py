@@ -144,6 +144,35 @@ def _follow(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...]) -> obj
         return model(*inputs)
 
 
+def _thin_even(number: int, channels: int) -> Tensor:
+    return _without(channels // 2, channels) if number % 2 == 0 else torch.arange(channels)
+
+
+def _thin_odd(number: int, channels: int) -> Tensor:
+    return _thin_even(number + 1, channels)
+
+
+def _uneven(number: int, channels: int) -> Tensor:
+    """Some channels, in no proportion to what other groups keep."""
+    generator = torch.Generator().manual_seed(number)
+    count = int(torch.randint(1, channels + 1, (), generator=generator))
+    return torch.randperm(channels, generator=generator)[:count].sort().values
+
+
+def _last(_: int, channels: int) -> Tensor:
+    return torch.tensor([channels - 1])
+
+
+def _without(channel: int, channels: int) -> Tensor:
+    return torch.cat([torch.arange(channel), torch.arange(channel + 1, channels)])
+
+
+# Which channels the group of a number keeps in a trial. Groups that depend on each other in a
+# way no operation shows are found only when they are cut by different amounts.
+_Choice = Callable[[int, int], Tensor]
+_CHOICES: tuple[_Choice, ...] = (_thin_even, _thin_odd, _uneven, _last)
+
+
 @dataclass(frozen=True)
 class _Prober:
     """Cuts groups of a model for real and says why a cut network fails."""
@@ -159,20 +188,20 @@ class _Prober:
         All groups are cut at once first; only when that fails is each tried by itself, and
         when each can be cut alone, ever more of them together.
         """
-        groups = self.structure.groups
-        for choose in (_all_but_one, _every_other, _the_last):
+        groups = list(enumerate(self.structure.groups))
+        for choose in _CHOICES:
             if self._failure(groups, choose) is not None:
-                alone = {g.name: self._failure([g], choose) for g in groups}
+                alone = {item[1].name: self._failure([item], choose) for item in groups}
                 return self._by_label(alone) or self._by_label(self._failing_together(choose))
         return {}
 
-    def _failing_together(self, choose: Callable[[int], Tensor]) -> dict[str, str | None]:
-        together: list[ChannelGroup] = []
+    def _failing_together(self, choose: _Choice) -> dict[str, str | None]:
+        together: list[tuple[int, ChannelGroup]] = []
         reasons: dict[str, str | None] = {}
-        for group in self.structure.groups:
-            reasons[group.name] = self._failure([*together, group], choose)
-            if reasons[group.name] is None:
-                together.append(group)
+        for item in enumerate(self.structure.groups):
+            reasons[item[1].name] = self._failure([*together, item], choose)
+            if reasons[item[1].name] is None:
+                together.append(item)
         return reasons
 
     def _by_label(self, reasons: Mapping[str, str | None]) -> dict[int, str]:
@@ -183,15 +212,15 @@ class _Prober:
             for label in self.structure.classes[name].tolist()
         }
 
-    def _failure(
-        self, groups: Iterable[ChannelGroup], choose: Callable[[int], Tensor]
-    ) -> str | None:
-        mask = keep_mask(self.structure, {g.name: choose(g.channels) for g in groups})
+    def _failure(self, groups: Iterable[tuple[int, ChannelGroup]], choose: _Choice) -> str | None:
+        mask = keep_mask(self.structure, {g.name: choose(n, g.channels) for n, g in groups})
         compact = cut_channels(self.model, self.structure, mask)
         fixed = torch.ones(self.structure.n_labels, dtype=torch.bool)
         for labels in self.structure.classes.values():
             fixed[labels] = False
-        ledger = Verification(kept_labels(self.structure.axes, mask), fixed)
+        ledger = Verification(
+            kept_labels(self.structure.axes, mask), fixed=fixed, spread=self.structure.spread
+        )
         tracer = Tracer(compact, ledger=ledger, handlers=_HANDLERS, batch=self.inputs[0].shape[0])
         try:
             for training in self.runs:
@@ -205,15 +234,3 @@ class _Prober:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _all_but_one(channels: int) -> Tensor:
-    return torch.cat([torch.arange(channels // 2), torch.arange(channels // 2 + 1, channels)])
-
-
-def _every_other(channels: int) -> Tensor:
-    return torch.arange(0, channels, 2)
-
-
-def _the_last(channels: int) -> Tensor:
-    return torch.tensor([channels - 1])

@@ -1,11 +1,11 @@
 """Compact copies of a model: the same class and forward, with channels gone."""
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from amc_env.structure.module_copy import copy_module
 from amc_env.structure.records import CutAxis, Structure
 
 
@@ -22,25 +22,40 @@ def keep_mask(structure: Structure, kept: Mapping[str, Tensor]) -> Tensor:
 def cut_channels(model: nn.Module, structure: Structure, mask: Tensor) -> nn.Module:
     """Copy ``model`` without the channels that ``mask`` leaves out."""
     tensors = dict(named_tensors(model))
+    indices = _Indices(mask)
     cuts: dict[str, list[tuple[int, Tensor]]] = {}
     for axis in structure.axes:
-        stays = mask[axis.labels]
-        if not stays.all():
-            cuts.setdefault(axis.tensor, []).append((axis.dim, stays.nonzero().flatten()))
-    # deepcopy takes what the memo holds as already copied, so shared tensors stay shared
-    # and no channel that goes is ever copied.
-    memo: dict[int, object] = {
-        id(tensors[name]): _selected(tensors[name], where) for name, where in cuts.items()
-    }
-    compact = copy.deepcopy(model, memo)
+        index = indices.of(axis.labels)
+        if index is not None:
+            cuts.setdefault(axis.tensor, []).append((axis.dim, index))
+    # The memo holds what counts as already copied, so shared tensors stay shared and no channel
+    # that goes is ever copied.
+    compact = copy_module(
+        model, {id(tensors[name]): _selected(tensors[name], where) for name, where in cuts.items()}
+    )
     modules = dict(compact.named_modules())
     for count in structure.attributes:
-        stays = mask[count.labels]
-        if not stays.all():
-            number = int(stays.sum())
+        index = indices.of(count.labels)
+        if index is not None:
+            number = len(index)
             is_shape = count.attribute == "normalized_shape"
             setattr(modules[count.module], count.attribute, (number,) if is_shape else number)
     return compact
+
+
+class _Indices:
+    """What stays along an axis; axes with the same labels are looked up once."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self._mask = mask
+        self._known: dict[int, Tensor | None] = {}
+
+    def of(self, labels: Tensor) -> Tensor | None:
+        """Indices along an axis with these labels, None if all stay."""
+        if id(labels) not in self._known:
+            index = self._mask[labels].nonzero().flatten()
+            self._known[id(labels)] = None if len(index) == len(labels) else index
+        return self._known[id(labels)]
 
 
 def kept_labels(axes: tuple[CutAxis, ...], mask: Tensor) -> dict[tuple[str, int], Tensor]:
@@ -55,13 +70,24 @@ def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 def _selected(tensor: Tensor, where: list[tuple[int, Tensor]]) -> Tensor:
     chosen = tensor.detach()
-    for dim, index in where:
-        chosen = chosen.index_select(dim, index.to(tensor.device))
+    where = sorted(((dim, index.to(tensor.device)) for dim, index in where), key=lambda cut: cut[0])
+    if [dim for dim, _ in where] == [0, 1] and tensor[0, 0].numel() > 3 and tensor.is_contiguous():
+        chosen = _selected_kernels(chosen, where[0][1], where[1][1])
+    else:
+        for dim, index in where:
+            chosen = chosen.index_select(dim, index)
     if _is_channels_last(tensor):
         chosen = chosen.contiguous(memory_format=torch.channels_last)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(chosen, requires_grad=tensor.requires_grad)
     return chosen
+
+
+def _selected_kernels(weight: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Select along two dimensions in one pass, whole kernels at a time."""
+    rows = (first[:, None] * weight.shape[1] + second).flatten()
+    kernels: Tensor = weight.flatten(0, 1).index_select(0, rows)
+    return kernels.view(len(first), len(second), *weight.shape[2:])
 
 
 def _is_channels_last(tensor: Tensor) -> bool:

@@ -88,7 +88,7 @@ class ChannelGraph:
         counts = dict(kept or {})
         for name, count in counts.items():
             width = self.group(name).channels
-            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= width:
+            if type(count) is not int or not 1 <= count <= width:
                 raise ValueError(
                     f"group {name!r} cannot keep {count!r} channels; give a whole number "
                     f"from 1 to {width}"

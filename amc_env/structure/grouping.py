@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import torch
@@ -33,7 +33,7 @@ class Rounding:
 
     def __post_init__(self) -> None:
         for name, value in (("round_to", self.round_to), ("min_channels", self.min_channels)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; give a whole number of at least 1")
 
     def counts(self, channels: int) -> tuple[int, ...]:
@@ -64,13 +64,14 @@ def structure_of(
     """
     axes = _cut_axes(found)
     labels = found.classes.labels()
+    vectors = _Vectors()
     reasons = _reasons(found, labels) | dict(refused)
     sides = _sides(found, axes, model)
     signatures: defaultdict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
     for label, places in _places(sides).items():
         if label not in reasons:
             signatures[tuple(sorted(places.items()))].append(label)
-    normed = set(torch.cat([labels[i] for i in found.normed]).tolist()) if found.normed else set()
+    normed = _mask(labels, found.normed)
     groups: list[ChannelGroup] = []
     classes: dict[str, Tensor] = {}
     for signature, members in signatures.items():
@@ -86,7 +87,7 @@ def structure_of(
                 channels=len(members),
                 **_members([sides[n] for n, _ in signature], classes[name]),
                 counts=rounding.counts(len(members)),
-                has_channel_norm=not normed.isdisjoint(members),
+                has_channel_norm=bool(normed[members].any()),
             )
         )
     return Structure(
@@ -94,9 +95,10 @@ def structure_of(
         frozen=tuple(_frozen(found, labels, reasons)),
         classes=classes,
         n_labels=len(labels),
-        axes=axes,
+        spread=_mask(labels, found.spread_ids),
+        axes=tuple(replace(axis, labels=vectors.shared(axis.labels)) for axis in axes),
         attributes=tuple(
-            CutAttribute(module=module, attribute=name, labels=labels[ids])
+            CutAttribute(module=module, attribute=name, labels=vectors.shared(labels[ids]))
             for (module, name), ids in found.attributes.items()
         ),
         layers=tuple(seen.use for seen in found.layers.values()),
@@ -207,6 +209,23 @@ def _frozen(found: Discovery, labels: Tensor, reasons: Mapping[int, str]) -> Ite
                 by_reason[reasons[label]] += 1
         for reason, channels in by_reason.items():
             yield FrozenGroup(name=seen.use.name, channels=channels, reason=reason)
+
+
+class _Vectors:
+    """One object for all axes with equal labels, so that each is looked up once in a cut."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, ...], Tensor] = {}
+
+    def shared(self, labels: Tensor) -> Tensor:
+        return self._known.setdefault(tuple(labels.tolist()), labels)
+
+
+def _mask(labels: Tensor, ids: list[Tensor]) -> Tensor:
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    for some in ids:
+        mask[labels[some]] = True
+    return mask
 
 
 def _unused(name: str, taken: Mapping[str, object]) -> str:

@@ -27,7 +27,7 @@ def convolution(*, spatial: int, transposed: bool) -> Handler:
             return
         x, out = call.subject, call.out
         channel_dim = -spatial - 1
-        groups = int(call.arg(7, "groups", 1) if transposed else call.arg(6, "groups", 1))
+        groups = int(call.arg(6, "groups", 1))
         inputs = trace.axis_ids(trace.ids(x), channel_dim)
         width = out.shape[channel_dim]
         grid = x if transposed else out

@@ -44,6 +44,14 @@ class Ledger(ABC):
         """Say that these channels must all stay."""
 
     @abstractmethod
+    def spread(self, ids: Tensor, reason: str) -> None:
+        """Say that one channel is laid over many others, which does not make them the same."""
+
+    @abstractmethod
+    def is_spread(self, ids: Tensor) -> bool:
+        """Whether these channels are known to be laid over others."""
+
+    @abstractmethod
     def constant(self, shape: tuple[int, ...], reason: str) -> Tensor:
         """Ids for a tensor of fixed size: whatever it meets must stay."""
 
@@ -82,6 +90,7 @@ class Discovery(Ledger):
         self.attributes: dict[tuple[str, str], Tensor] = {}
         self.layers: dict[str, LayerSeen] = {}
         self.frozen: list[tuple[Tensor, str]] = []
+        self.spread_ids: list[Tensor] = []
         self.normed: list[Tensor] = []
         self.counts_uses = True
 
@@ -115,6 +124,16 @@ class Discovery(Ledger):
     def freeze(self, ids: Tensor, reason: str) -> None:
         (narrow,) = narrow_repeats(ids)
         self.frozen.append((narrow.unique(), reason))
+
+    @override
+    def spread(self, ids: Tensor, reason: str) -> None:
+        self.freeze(ids, reason)
+        self.spread_ids.append(self.frozen[-1][0])
+
+    @override
+    def is_spread(self, ids: Tensor) -> bool:
+        # Here a broadcast shows by its shape; only a cut to one channel can hide it.
+        return False
 
     @override
     def constant(self, shape: tuple[int, ...], reason: str) -> Tensor:
@@ -163,11 +182,15 @@ class Verification(Ledger):
     Args:
         expected: Class label of every index of every axis that was kept, by tensor and dimension.
         fixed: Mask over labels: these were never cut, so an unlabelled channel may stand for them.
+        spread: Mask over labels: these are laid over other channels by broadcasting.
     """
 
-    def __init__(self, expected: Mapping[tuple[str, int], Tensor], fixed: Tensor) -> None:
+    def __init__(
+        self, expected: Mapping[tuple[str, int], Tensor], *, fixed: Tensor, spread: Tensor
+    ) -> None:
         self._expected = expected
         self._fixed = fixed
+        self._spread = spread
 
     @override
     def produce(self, tensor: str, dim: int, size: int) -> Tensor:
@@ -208,6 +231,15 @@ class Verification(Ledger):
         (narrow,) = narrow_repeats(ids)
         if not (self._fixed[narrow] | (narrow == NEUTRAL)).all():
             raise ChannelMismatchError(reason)
+
+    @override
+    def spread(self, ids: Tensor, reason: str) -> None:
+        self.freeze(ids, reason)
+
+    @override
+    def is_spread(self, ids: Tensor) -> bool:
+        (narrow,) = narrow_repeats(ids)
+        return bool(self._spread[narrow].all())
 
     @override
     def constant(self, shape: tuple[int, ...], reason: str) -> Tensor:

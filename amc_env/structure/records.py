@@ -122,12 +122,14 @@ class Structure:
     Attributes:
         classes: Channel class label of every channel, by group.
         n_labels: Number of labels; a mask over them says what stays.
+        spread: Mask over labels of channels that are laid over many others by broadcasting.
     """
 
     groups: tuple[ChannelGroup, ...]
     frozen: tuple[FrozenGroup, ...]
     classes: Mapping[str, Tensor]
     n_labels: int
+    spread: Tensor
     axes: tuple[CutAxis, ...]
     attributes: tuple[CutAttribute, ...]
     layers: tuple[LayerUse, ...]

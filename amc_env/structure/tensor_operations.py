@@ -124,7 +124,9 @@ def elementwise(trace: Tracer, call: Call) -> None:
     for number, ids in enumerate(spread):
         others = [other for k, other in enumerate(spread) if k != number]
         if _is_spread_over_channels(trace, operands[number], shape, others):
-            trace.ledger.freeze(ids, f"{trace.where(call)} spreads them over other channels")
+            trace.ledger.spread(ids, f"{trace.where(call)} spreads them over other channels")
+            continue
+        if len(spread) > 1 and trace.ledger.is_spread(ids):
             continue
         trace.ledger.unite(result, ids)
         known, new = narrow_repeats(result, ids)

@@ -1,0 +1,237 @@
+"""Small networks, each with one thing that a channel can meet."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv(inputs: int, outputs: int, **settings: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, **settings)
+
+
+class Net(nn.Module):
+    """A stem, something in the middle given as a function of (self, x), and a head."""
+
+    def __init__(self, middle: Callable[[nn.Module, Tensor], Tensor], head: int, **parts: object):
+        super().__init__()
+        self.stem = conv(3, 8)
+        self.norm = nn.BatchNorm2d(8)
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.middle = middle
+        self.head = nn.Linear(head, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(x)))
+        x = self.middle(self, x)
+        return self.head(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+
+class Conv1dNet(nn.Module):
+    """One-dimensional convolutions with strides, dilation and a transposed one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(4, 6, 5, stride=2, padding=2)
+        self.second = nn.Conv1d(6, 8, 3, dilation=2, bias=False)
+        self.up = nn.ConvTranspose1d(8, 6, 4, stride=2, groups=2)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.up(F.relu(self.second(F.relu(self.first(x))))))
+        return self.head(x.mean(-1))
+
+
+class FlattenNet(nn.Module):
+    """A linear layer behind a flatten: a channel is sixteen inputs there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(conv(3, 6), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+        self.hidden = nn.Linear(6 * 16, 10)
+        self.head = nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.dropout(F.relu(self.hidden(self.body(x))), training=self.training))
+
+
+def _squeeze_excite(net: nn.Module, x: Tensor) -> Tensor:
+    gate = net.up(F.silu(net.down(x.mean((2, 3), keepdim=True))))
+    return net.out(x * torch.sigmoid(gate))
+
+
+def _spatial_gate(net: nn.Module, x: Tensor) -> Tensor:
+    return net.out(x * torch.sigmoid(net.map(x)))
+
+
+def _split_halves(net: nn.Module, x: Tensor) -> Tensor:
+    first, second = torch.split(x, x.shape[1] // 2, dim=1)
+    return net.out(first * second.sigmoid())
+
+
+def _hard_split(net: nn.Module, x: Tensor) -> Tensor:
+    first, second = torch.split(net.mid(x), [4, 4], dim=1)
+    return net.out(first + second)
+
+
+def _dense(net: nn.Module, x: Tensor) -> Tensor:
+    y = F.relu(net.first(x))
+    z = F.relu(net.second(torch.cat([x, y], 1)))
+    return torch.cat([y, z, x], 1)
+
+
+def _reused(net: nn.Module, x: Tensor) -> Tensor:
+    return net.twice(F.relu(net.twice(x)))
+
+
+def _scaled(net: nn.Module, x: Tensor) -> Tensor:
+    return net.out(x * net.gamma.view(1, -1, 1, 1) + net.beta)
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "residual": (
+        lambda: Net(lambda n, x: x + n.b(F.relu(n.a(x))), 8, a=conv(8, 6), b=conv(6, 8)),
+        (2, 3, 8, 8),
+    ),
+    "depthwise": (
+        lambda: Net(
+            lambda n, x: n.out(F.relu6(n.dw(x))), 6, dw=conv(8, 16, groups=8), out=conv(16, 6)
+        ),
+        (2, 3, 8, 8),
+    ),
+    "grouped": (
+        lambda: Net(lambda n, x: n.out(n.mid(x)), 6, mid=conv(8, 12, groups=4), out=conv(12, 6)),
+        (2, 3, 8, 8),
+    ),
+    "transposed": (
+        lambda: Net(
+            lambda n, x: n.out(n.up(x)),
+            6,
+            up=nn.ConvTranspose2d(8, 12, 2, stride=2, groups=2),
+            out=conv(12, 6),
+        ),
+        (2, 3, 8, 8),
+    ),
+    "depthwise transposed": (
+        lambda: Net(
+            lambda n, x: n.out(n.up(x)),
+            6,
+            up=nn.ConvTranspose2d(8, 16, 2, stride=2, groups=8),
+            out=conv(16, 6),
+        ),
+        (2, 3, 8, 8),
+    ),
+    "squeeze and excite": (
+        lambda: Net(
+            _squeeze_excite,
+            6,
+            down=nn.Conv2d(8, 4, 1),
+            up=nn.Conv2d(4, 8, 1),
+            out=conv(8, 6),
+        ),
+        (2, 3, 8, 8),
+    ),
+    "spatial gate": (lambda: Net(_spatial_gate, 6, map=conv(8, 1), out=conv(8, 6)), (2, 3, 8, 8)),
+    "split in halves": (lambda: Net(_split_halves, 6, out=conv(4, 6)), (2, 3, 8, 8)),
+    "hard-coded split": (lambda: Net(_hard_split, 6, mid=conv(8, 8), out=conv(4, 6)), (2, 3, 8, 8)),
+    "gated linear unit": (
+        lambda: Net(lambda n, x: n.out(F.glu(x, 1)), 6, out=conv(4, 6)),
+        (2, 3, 8, 8),
+    ),
+    "dense": (lambda: Net(_dense, 18, first=conv(8, 6), second=conv(14, 4)), (2, 3, 8, 8)),
+    "module used twice": (lambda: Net(_reused, 8, twice=conv(8, 8)), (2, 3, 8, 8)),
+    "bare parameters": (
+        lambda: Net(
+            _scaled,
+            6,
+            gamma=nn.Parameter(torch.rand(8) + 0.5),
+            beta=nn.Parameter(torch.rand(8, 1, 1)),
+            out=conv(8, 6),
+        ),
+        (2, 3, 8, 8),
+    ),
+    "instance norm and prelu": (
+        lambda: Net(
+            lambda n, x: n.out(n.act(n.inorm(x))),
+            6,
+            inorm=nn.InstanceNorm2d(8, affine=True, track_running_stats=True),
+            act=nn.PReLU(8),
+            out=conv(8, 6),
+        ),
+        (2, 3, 8, 8),
+    ),
+    "norms without parameters": (
+        lambda: Net(
+            lambda n, x: n.out(n.plain(n.inorm(x))),
+            6,
+            inorm=nn.InstanceNorm2d(8),
+            plain=nn.BatchNorm2d(8, affine=False),
+            out=conv(8, 6),
+        ),
+        (2, 3, 8, 8),
+    ),
+    "pixel shuffle": (
+        lambda: Net(lambda n, x: n.out(F.pixel_shuffle(x, 2)), 6, out=conv(2, 6)),
+        (2, 3, 8, 8),
+    ),
+    "interpolation and padding": (
+        lambda: Net(
+            lambda n, x: n.out(F.pad(F.interpolate(x, scale_factor=2.0), (1, 1, 0, 2))),
+            6,
+            out=conv(8, 6),
+        ),
+        (2, 3, 8, 8),
+    ),
+    "channels last linear": (
+        lambda: Net(
+            lambda n, x: n.down(F.gelu(n.up(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2) + x,
+            8,
+            up=nn.Linear(8, 12),
+            down=nn.Linear(12, 8),
+        ),
+        (2, 3, 8, 8),
+    ),
+    "reflecting convolution": (
+        lambda: Net(
+            lambda n, x: n.out(x),
+            6,
+            out=nn.Conv2d(8, 6, 3, padding=1, padding_mode="reflect", stride=2),
+        ),
+        (2, 3, 8, 8),
+    ),
+    "one dimension": (Conv1dNet, (2, 4, 32)),
+    "flatten": (FlattenNet, (2, 3, 8, 8)),
+}
+
+NORMS_OVER_CHANNELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "group norm": (
+        lambda: Net(lambda n, x: n.out(n.gn(x)), 6, gn=nn.GroupNorm(4, 8), out=conv(8, 6)),
+        (2, 3, 8, 8),
+    ),
+    "layer norm": (
+        lambda: Net(
+            lambda n, x: n.out(n.ln(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)),
+            6,
+            ln=nn.LayerNorm(8),
+            out=conv(8, 6),
+        ),
+        (2, 3, 8, 8),
+    ),
+}
+
+
+def build(
+    table: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]], name: str
+) -> tuple[nn.Module, Tensor]:
+    """One network of a table, in evaluation mode with uneven norms, and an input for it."""
+    make, shape = table[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = make().eval()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.5, 0.5)
+                module.running_var.uniform_(0.5, 1.5)
+        return model, torch.randn(shape)
