@@ -1,13 +1,16 @@
 """Reference networks, built by name, and the loading of trained weights."""
 
 from amc_env.models.checkpoint import load_checkpoint_, read_checkpoint
+from amc_env.models.lookup import NamedModel, find_model
 from amc_env.models.zoo import MODELS, ModelEntry, build_model, example_input, model_entry
 
 __all__ = [
     "MODELS",
     "ModelEntry",
+    "NamedModel",
     "build_model",
     "example_input",
+    "find_model",
     "load_checkpoint_",
     "model_entry",
     "read_checkpoint",

@@ -1,6 +1,6 @@
 """Which channels of a model live and die together, and copies of the model without some."""
 
 from amc_env.structure.graph import ChannelGraph
-from amc_env.structure.records import ChannelGroup, Cost, FrozenGroup, LayerCost, Member
+from amc_env.structure.records import ChannelGroup, Cost, FrozenGroup, LayerCost, Member, Share
 
-__all__ = ["ChannelGraph", "ChannelGroup", "Cost", "FrozenGroup", "LayerCost", "Member"]
+__all__ = ["ChannelGraph", "ChannelGroup", "Cost", "FrozenGroup", "LayerCost", "Member", "Share"]

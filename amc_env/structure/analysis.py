@@ -219,7 +219,7 @@ class _Prober:
         for labels in self.structure.classes.values():
             fixed[labels] = False
         ledger = Verification(
-            kept_labels(self.structure.axes, mask), fixed=fixed, spread=self.structure.spread
+            kept_labels(self.structure.axes, mask), fixed=fixed, facts=self.structure.facts
         )
         tracer = Tracer(compact, ledger=ledger, handlers=_HANDLERS, batch=self.inputs[0].shape[0])
         try:

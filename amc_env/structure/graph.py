@@ -10,7 +10,7 @@ from amc_env.structure.analysis import analyse
 from amc_env.structure.costs import CostModel
 from amc_env.structure.cutting import cut_channels, keep_mask
 from amc_env.structure.grouping import Rounding
-from amc_env.structure.records import ChannelGroup, Cost, FrozenGroup
+from amc_env.structure.records import ChannelGroup, Cost, FrozenGroup, Share
 
 _OPAQUE = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -94,6 +94,16 @@ class ChannelGraph:
                     f"from 1 to {width}"
                 )
         return self._costs.cost(counts)
+
+    def share(self, name: str) -> Share:
+        """What hangs on a group: the FLOPs and parameters that all its channels account for.
+
+        Raises:
+            ValueError: There is no such group.
+        """
+        self.group(name)
+        full, without = self._costs.cost({}), self._costs.cost({name: 0})
+        return Share(flops=full.flops - without.flops, params=full.params - without.params)
 
     def compact(self, kept: Mapping[str, Sequence[int] | Tensor]) -> nn.Module:
         """A copy of the model, of the same class, with only the ``kept`` channels of each group.

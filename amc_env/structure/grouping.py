@@ -95,7 +95,7 @@ def structure_of(
         frozen=tuple(_frozen(found, labels, reasons)),
         classes=classes,
         n_labels=len(labels),
-        spread=_mask(labels, found.spread_ids),
+        facts=tuple(found.facts),
         axes=tuple(replace(axis, labels=vectors.shared(axis.labels)) for axis in axes),
         attributes=tuple(
             CutAttribute(module=module, attribute=name, labels=vectors.shared(labels[ids]))

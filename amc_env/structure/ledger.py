@@ -1,7 +1,7 @@
 """Where a run of the model writes down what it learns about channels, or checks what it knew."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -44,12 +44,11 @@ class Ledger(ABC):
         """Say that these channels must all stay."""
 
     @abstractmethod
-    def spread(self, ids: Tensor, reason: str) -> None:
-        """Say that one channel is laid over many others, which does not make them the same."""
+    def settle(self, seen: Callable[[], bool]) -> bool:
+        """What ``seen`` finds in the whole network, also when a cut one is followed.
 
-    @abstractmethod
-    def is_spread(self, ids: Tensor) -> bool:
-        """Whether these channels are known to be laid over others."""
+        A cut to one channel hides along which dimension channels lie.
+        """
 
     @abstractmethod
     def constant(self, shape: tuple[int, ...], reason: str) -> Tensor:
@@ -90,7 +89,7 @@ class Discovery(Ledger):
         self.attributes: dict[tuple[str, str], Tensor] = {}
         self.layers: dict[str, LayerSeen] = {}
         self.frozen: list[tuple[Tensor, str]] = []
-        self.spread_ids: list[Tensor] = []
+        self.facts: list[bool] = []
         self.normed: list[Tensor] = []
         self.counts_uses = True
 
@@ -126,14 +125,9 @@ class Discovery(Ledger):
         self.frozen.append((narrow.unique(), reason))
 
     @override
-    def spread(self, ids: Tensor, reason: str) -> None:
-        self.freeze(ids, reason)
-        self.spread_ids.append(self.frozen[-1][0])
-
-    @override
-    def is_spread(self, ids: Tensor) -> bool:
-        # Here a broadcast shows by its shape; only a cut to one channel can hide it.
-        return False
+    def settle(self, seen: Callable[[], bool]) -> bool:
+        self.facts.append(seen())
+        return self.facts[-1]
 
     @override
     def constant(self, shape: tuple[int, ...], reason: str) -> Tensor:
@@ -182,15 +176,15 @@ class Verification(Ledger):
     Args:
         expected: Class label of every index of every axis that was kept, by tensor and dimension.
         fixed: Mask over labels: these were never cut, so an unlabelled channel may stand for them.
-        spread: Mask over labels: these are laid over other channels by broadcasting.
+        facts: What the run of the whole network settled, in order.
     """
 
     def __init__(
-        self, expected: Mapping[tuple[str, int], Tensor], *, fixed: Tensor, spread: Tensor
+        self, expected: Mapping[tuple[str, int], Tensor], *, fixed: Tensor, facts: Iterable[bool]
     ) -> None:
         self._expected = expected
         self._fixed = fixed
-        self._spread = spread
+        self._facts = iter(facts)
 
     @override
     def produce(self, tensor: str, dim: int, size: int) -> Tensor:
@@ -233,13 +227,11 @@ class Verification(Ledger):
             raise ChannelMismatchError(reason)
 
     @override
-    def spread(self, ids: Tensor, reason: str) -> None:
-        self.freeze(ids, reason)
-
-    @override
-    def is_spread(self, ids: Tensor) -> bool:
-        (narrow,) = narrow_repeats(ids)
-        return bool(self._spread[narrow].all())
+    def settle(self, seen: Callable[[], bool]) -> bool:
+        fact = next(self._facts, None)
+        if fact is None:
+            raise ChannelMismatchError("the network would take another way through its forward")
+        return fact
 
     @override
     def constant(self, shape: tuple[int, ...], reason: str) -> Tensor:

@@ -86,6 +86,14 @@ class Cost:
     layers: tuple[LayerCost, ...] = field(repr=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Multiply-accumulates and parameters that depend on the channels of one group."""
+
+    flops: int
+    params: int
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CutAxis:
     """One axis of a parameter or buffer, and the channel class of every index along it."""
@@ -122,14 +130,14 @@ class Structure:
     Attributes:
         classes: Channel class label of every channel, by group.
         n_labels: Number of labels; a mask over them says what stays.
-        spread: Mask over labels of channels that are laid over many others by broadcasting.
+        facts: What the run of the whole network settled, in order.
     """
 
     groups: tuple[ChannelGroup, ...]
     frozen: tuple[FrozenGroup, ...]
     classes: Mapping[str, Tensor]
     n_labels: int
-    spread: Tensor
+    facts: tuple[bool, ...]
     axes: tuple[CutAxis, ...]
     attributes: tuple[CutAttribute, ...]
     layers: tuple[LayerUse, ...]

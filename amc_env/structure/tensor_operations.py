@@ -1,6 +1,7 @@
 """What operations without weights do to channel ids: movement, pooling, arithmetic."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def pad(trace: Tracer, call: Call) -> None:
         if not before and not after:
             continue
         size = ids.shape[dim] + before + after
-        if not _varies(trace.ledger.canonical(ids), dim):
+        if not trace.ledger.settle(partial(_varies, trace.ledger.canonical(ids), dim)):
             ids = ids.narrow(dim, 0, 1).expand(_resized(ids, dim, size))
             continue
         reason = f"{trace.where(call)} adds a fixed number of channels beside them"
@@ -123,10 +124,9 @@ def elementwise(trace: Tracer, call: Call) -> None:
     result = torch.zeros((), dtype=torch.long).expand(shape)
     for number, ids in enumerate(spread):
         others = [other for k, other in enumerate(spread) if k != number]
-        if _is_spread_over_channels(trace, operands[number], shape, others):
-            trace.ledger.spread(ids, f"{trace.where(call)} spreads them over other channels")
-            continue
-        if len(spread) > 1 and trace.ledger.is_spread(ids):
+        covers = partial(_is_spread_over_channels, trace, operands[number], shape, others)
+        if trace.ledger.settle(covers):
+            trace.ledger.freeze(ids, f"{trace.where(call)} spreads them over other channels")
             continue
         trace.ledger.unite(result, ids)
         known, new = narrow_repeats(result, ids)
