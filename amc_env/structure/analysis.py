@@ -1,7 +1,7 @@
 """Takes a model apart once: run it, group its channels, prove each group by a real cut."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -212,8 +212,11 @@ class _Prober:
             for label in self.structure.classes[name].tolist()
         }
 
-    def _failure(self, groups: Iterable[tuple[int, ChannelGroup]], choose: _Choice) -> str | None:
-        mask = keep_mask(self.structure, {g.name: choose(n, g.channels) for n, g in groups})
+    def _failure(self, groups: Sequence[tuple[int, ChannelGroup]], choose: _Choice) -> str | None:
+        kept = {group.name: choose(number, group.channels) for number, group in groups}
+        if all(len(kept[group.name]) == group.channels for _, group in groups):
+            return None
+        mask = keep_mask(self.structure, kept)
         compact = cut_channels(self.model, self.structure, mask)
         fixed = torch.ones(self.structure.n_labels, dtype=torch.bool)
         for labels in self.structure.classes.values():
@@ -227,7 +230,8 @@ class _Prober:
                 with _training_flags(compact, on=training):
                     _follow(tracer, compact, self.inputs)
         except Exception as error:  # noqa: BLE001 (a user's forward may raise anything)
-            return _first_line(error)
+            name, _ = tracer.current_module()
+            return f"{_first_line(error)} (in {name or 'the model'})"
         return None
 
 

@@ -191,7 +191,7 @@ class Tracer(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = torch.empty_like(args[0]) if _is_meta_norm(func, args) else func(*args, **kwargs)
         call = Call(_plain_name(func), func, args, kwargs, out)
         carries_values = any(t.is_floating_point() for t in call.tensors())
         if carries_values and (call.outputs() or call.name in _MUTATING):
@@ -204,6 +204,11 @@ _MUTATING = frozenset({"setitem"})
 _REFLECTED = {"radd": "add", "rsub": "sub", "rmul": "mul", "rtruediv": "truediv", "rpow": "pow"}
 _IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv", "ipow": "pow"}
 _SHORT_PROPERTIES = {"T", "mT", "H", "mH", "data", "real", "grad"}
+
+
+def _is_meta_norm(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    # The meta device takes a batch norm apart in slow Python, only to give back the shape it got.
+    return func is nn.functional.batch_norm and len(args) > 0 and args[0].is_meta
 
 
 def _plain_name(func: Callable[..., Any]) -> str:
