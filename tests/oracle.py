@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from amc_env import ChannelGraph
 
@@ -41,35 +42,54 @@ def silence_(layer: nn.Module, inputs: Tensor) -> None:
             weight[part * outputs : (part + 1) * outputs, index % width] = 0
 
 
+class FlopsCounter(TorchFunctionMode):
+    """Counts the multiply-accumulates of every convolution and linear layer that runs.
+
+    It counts from the shapes of the tensors that meet, so it also sees a convolution that is
+    called as a function, which a hook on a module would miss.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        name = func.__name__
+        if name == "linear" or name.startswith("conv"):
+            x, weight = args[:2]
+            grid = x if "transpose" in name else out
+            self.total += grid.numel() * weight[0].numel()
+        elif name == "multi_head_attention_forward":
+            weights = [a for a in args if isinstance(a, nn.Parameter) and a.dim() == 2]
+            self.total += sum(w.numel() for w in weights) * args[0][..., 0].numel()
+        return out
+
+
 def counted_flops(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    """Multiply-accumulates of conv and linear modules for one sample, counted by hooks."""
+    """Multiply-accumulates of the convolutions and linear layers for one sample, as they run."""
+    was_training = model.training
+    counter = FlopsCounter()
+    with torch.no_grad(), counter:
+        model.eval()(*inputs)
+    model.train(was_training)
+    return counter.total // inputs[0].shape[0]
+
+
+def hooked_flops(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    """The same, counted by hooks on the modules that run."""
     total = 0
 
     def count(layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
         nonlocal total
-        if isinstance(layer, nn.Linear):
-            total += out.numel() * layer.in_features
-        elif layer.transposed:
-            total += args[0].numel() * layer.weight[0].numel()
-        else:
-            total += out.numel() * layer.weight[0].numel()
-
-    def count_attention(layer: nn.Module, args: tuple[Tensor, ...], _: object) -> None:
-        nonlocal total
-        weights = (layer.in_proj_weight, layer.out_proj.weight)
-        total += sum(w.numel() for w in weights) * args[0][..., 0].numel()
+        transposed = getattr(layer, "transposed", False)
+        total += (args[0] if transposed else out).numel() * layer.weight[0].numel()
 
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
     handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds)]
-    handles += [
-        m.register_forward_hook(count_attention)
-        for m in model.modules()
-        if isinstance(m, nn.MultiheadAttention)
-    ]
-    was_training = model.training
     with torch.no_grad():
-        model.eval()(*inputs)
-    model.train(was_training)
+        model(*inputs)
     for handle in handles:
         handle.remove()
     return total // inputs[0].shape[0]
