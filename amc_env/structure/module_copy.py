@@ -84,8 +84,10 @@ def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
     if kind in _IMMUTABLE or isinstance(value, type):
         return value
-    if kind is tuple and all(type(item) in _IMMUTABLE for item in value):
-        return value
-    if isinstance(value, dict) and not value and id(value) not in memo:
-        return kind()
+    if id(value) in memo:
+        return memo[id(value)]
+    if kind in (tuple, set) and all(type(item) in _IMMUTABLE for item in value):
+        return memo.setdefault(id(value), kind(value))
+    if isinstance(value, dict) and not value:
+        return memo.setdefault(id(value), kind())
     return copy.deepcopy(value, memo)

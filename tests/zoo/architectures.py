@@ -116,15 +116,18 @@ def build(architecture: Architecture) -> tuple[nn.Module, Tensor]:
     """The network in evaluation mode, with outputs of a sensible size, and an input for it.
 
     Fresh networks of dozens of layers give outputs near 0 or 1e9, where a relative difference says
-    nothing; so norms get uneven weights and the statistics of one random batch.
+    nothing; so norms get uneven weights and the statistics of one random batch. A layer that
+    starts at zero, such as the head of a vision transformer, would hide every difference.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = architecture.build()
         shape = (architecture.channels, architecture.size, architecture.size)
         for parameter in model.parameters():
-            if parameter.dim() == 1:
+            if parameter.numel() == max(parameter.shape, default=1):
                 nn.init.uniform_(parameter, 0.25, 0.75)
+            elif not parameter.any():
+                nn.init.normal_(parameter, std=0.02)
         _settle_norms_(model, torch.randn(4, *shape))
         return model.eval(), torch.randn(2, *shape)
 
