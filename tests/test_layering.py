@@ -10,6 +10,11 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = (
     "structure",
     "models",
+    "selection",
+    "least_squares",
+    "calibration",
+    "reconstruction",
+    "sequential",
     "inspection",
     "__main__",
 )

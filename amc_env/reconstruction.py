@@ -1,0 +1,231 @@
+"""New weights for the layers that read pruned channels, for any numbers kept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from amc_env.calibration import Calibration, can_be_repaired
+from amc_env.least_squares import FactoredLeastSquares, NormalEquations
+from amc_env.structure import ChannelGraph, ChannelGroup
+
+DEFAULT_RIDGE = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Side:
+    """A group's places on one axis of a layer."""
+
+    group: str
+    positions: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Problem:
+    """One layer: the least squares of each convolution group, and their inputs' number."""
+
+    parts: tuple[NormalEquations, ...]
+    width: int
+
+
+def repaired_layers(graph: ChannelGraph) -> tuple[str, ...]:
+    """Layers whose weights are solved for when channels go.
+
+    These are all convolutions of one or two dimensions and linear layers that read a group;
+    transposed convolutions are not.
+    """
+    modules = dict(graph.model.named_modules())
+    readers = {c.module: None for group in graph.groups for c in group.consumers}
+    return tuple(name for name in readers if can_be_repaired(modules[name]))
+
+
+class Reconstruction:
+    """A plan: every layer's least squares factored once, for any numbers of kept channels.
+
+    The targets are each layer's own outputs in the original network, without bias, on the
+    original network's activations.
+
+    Args:
+        graph: The structure of the model.
+        calibration: Gram matrices of ``repaired_layers(graph)``.
+        orders: Channels of every group from best to worst; groups not named keep their order.
+        ridge: Pull towards the original weights, relative to the mean square of an input.
+
+    Raises:
+        ValueError: An order is no permutation of its group's channels, or a layer was not
+            calibrated.
+    """
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        calibration: Calibration,
+        orders: Mapping[str, Tensor],
+        *,
+        ridge: float = DEFAULT_RIDGE,
+    ) -> None:
+        if ridge < 0:
+            raise ValueError(f"ridge is {ridge}; give 0 or more")
+        self._orders = {g.name: _checked_order(g, orders.get(g.name)) for g in graph.groups}
+        modules = dict(graph.model.named_modules())
+        self._layers: dict[str, _LayerPlan] = {}
+        for name in repaired_layers(graph):
+            if name not in calibration.grams:
+                raise ValueError(f"layer {name!r} was not calibrated; pass it to calibrate()")
+            inputs = _sides(graph, name, producers=False)
+            outputs = _sides(graph, name, producers=True)
+            problem = _problem(modules[name], calibration.grams[name])
+            self._layers[name] = _LayerPlan(problem, inputs, outputs, self._orders, ridge)
+
+    def kept(self, counts: Mapping[str, int]) -> dict[str, Tensor]:
+        """The best channels of every group named, ascending."""
+        return {name: self._orders[name][:count].sort().values for name, count in counts.items()}
+
+    def weights(self, counts: Mapping[str, int]) -> dict[str, Tensor]:
+        """New weights by layer name, in the shapes of the compact network's, in float64.
+
+        Groups not named keep all channels; layers that read none of the named are left out.
+        """
+        cut = {n: c for n, c in counts.items() if c < len(self._orders[n])}
+        return {
+            name: layer.weights(cut)
+            for name, layer in self._layers.items()
+            if any(side.group in cut for side in layer.inputs)
+        }
+
+    @torch.no_grad()
+    def apply_(self, compact: nn.Module, counts: Mapping[str, int]) -> None:
+        """Write the new weights into a compact network cut to ``self.kept(counts)``."""
+        modules = dict(compact.named_modules())
+        for name, weight in self.weights(counts).items():
+            target = modules[name].weight
+            if not isinstance(target, Tensor) or target.numel() != weight.numel():
+                raise ValueError(f"layer {name!r} of the compact network was cut to another size")
+            target.copy_(weight.view(target.shape))
+
+    def errors(self, group: str) -> Tensor:
+        """Relative residual of what reads a group, for 1, 2, ... all channels kept.
+
+        Layers are weighed by the energy of their outputs; where a layer reads several groups, all
+        channels of the others are kept.
+        """
+        lost = torch.zeros(len(self._orders[group]), dtype=torch.float64)
+        energy = torch.zeros((), dtype=torch.float64)
+        for layer in self._layers.values():
+            if any(side.group == group for side in layer.inputs):
+                layer_lost, layer_energy = layer.losses(group)
+                lost, energy = lost + layer_lost.cpu(), energy + layer_energy.cpu()
+        return (lost / energy.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
+
+
+class _LayerPlan:
+    """One layer's problems, one for each convolution group."""
+
+    def __init__(
+        self,
+        problem: _Problem,
+        inputs: tuple[_Side, ...],
+        outputs: tuple[_Side, ...],
+        orders: Mapping[str, Tensor],
+        ridge: float,
+    ) -> None:
+        self.inputs = inputs
+        self._outputs = outputs
+        self._parts = problem.parts
+        self._width = problem.width
+        self._ridge = ridge
+        self._orders = orders
+        # A layer that reads a single group is factored for good; one that reads several, as
+        # behind a concatenation, is factored for each group alone only when curves are asked for.
+        self._factored = self._factor(inputs[0]) if len(inputs) == 1 else None
+
+    def weights(self, cut: Mapping[str, int]) -> Tensor:
+        """The weight (outputs, inputs of a part, kernel) with only ``cut`` channels."""
+        n_outputs = sum(part.anchor.shape[1] for part in self._parts)
+        outputs = _mask(n_outputs, self._outputs, cut, self._orders).chunk(len(self._parts))
+        solved = []
+        for number, part in enumerate(self._parts):
+            chosen = outputs[number].nonzero().flatten()
+            if self._factored is not None:
+                factored, fixed = self._factored[number]
+                count = cut[self.inputs[0].group] + fixed
+                columns, weight = factored.columns(count), factored.weights(count, chosen)
+            else:
+                columns = self._kept_columns(number, cut)
+                weight = part.solve(columns, ridge=self._ridge)[:, chosen]
+            solved.append(weight[columns.argsort()].mT)
+        return torch.cat(solved)
+
+    def losses(self, group: str) -> tuple[Tensor, Tensor]:
+        """Squared residual for every number of the group's channels kept, and outputs' energy."""
+        side = next(s for s in self.inputs if s.group == group)
+        plans = self._factored or self._factor(side)
+        energy = torch.stack([part.target.sum() for part in self._parts])
+        lost = [plan.errors()[fixed:].square() * energy[n] for n, (plan, fixed) in enumerate(plans)]
+        return torch.stack(lost).sum(0), energy.sum()
+
+    def _factor(self, side: _Side) -> list[tuple[FactoredLeastSquares, int]]:
+        """For each part its factorisation, and the number of blocks that always stay."""
+        plans = []
+        for number, part in enumerate(self._parts):
+            blocks = [self._columns(number, p) for p in side.positions[self._orders[side.group]]]
+            free = torch.ones(part.anchor.shape[0], dtype=torch.bool)
+            free[torch.cat(blocks)] = False
+            always = [free.nonzero().flatten()] if free.any() else []
+            plan = FactoredLeastSquares(part, [*always, *blocks], ridge=self._ridge)
+            plans.append((plan, len(always)))
+        return plans
+
+    def _kept_columns(self, number: int, cut: Mapping[str, int]) -> Tensor:
+        stays = _mask(self._width * len(self._parts), self.inputs, cut, self._orders)
+        return self._columns(number, stays.nonzero().flatten())
+
+    def _columns(self, number: int, positions: Tensor) -> Tensor:
+        """Columns of part ``number`` that belong to the input channels at ``positions``."""
+        inside = positions[positions // self._width == number] % self._width
+        kernel = self._parts[0].anchor.shape[0] // self._width
+        return (inside[:, None] * kernel + torch.arange(kernel)).flatten()
+
+
+def _problem(layer: nn.Module, grams: Tensor) -> _Problem:
+    weight = layer.weight
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"{type(layer).__name__} has no weight")
+    parts = weight.detach().to(grams.device).chunk(len(grams))
+    equations = tuple(
+        NormalEquations.of_layer(gram, part.flatten(1).mT)
+        for gram, part in zip(grams, parts, strict=True)
+    )
+    return _Problem(parts=equations, width=weight.shape[1])
+
+
+def _sides(graph: ChannelGraph, layer: str, *, producers: bool) -> tuple[_Side, ...]:
+    return tuple(
+        _Side(group=group.name, positions=member.positions)
+        for group in graph.groups
+        for member in (group.producers if producers else group.consumers)
+        if member.module == layer
+    )
+
+
+def _mask(
+    size: int, sides: tuple[_Side, ...], cut: Mapping[str, int], orders: Mapping[str, Tensor]
+) -> Tensor:
+    """Which of ``size`` indices stay."""
+    stays = torch.ones(size, dtype=torch.bool)
+    for side in sides:
+        if side.group in cut:
+            gone = orders[side.group][cut[side.group] :]
+            stays[side.positions[gone].flatten()] = False
+    return stays
+
+
+def _checked_order(group: ChannelGroup, order: Tensor | None) -> Tensor:
+    if order is None:
+        return torch.arange(group.channels)
+    if order.cpu().sort().values.tolist() != list(range(group.channels)):
+        raise ValueError(
+            f"the order of group {group.name!r} is no permutation of its {group.channels} channels"
+        )
+    return order.cpu()

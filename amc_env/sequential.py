@@ -1,0 +1,188 @@
+"""Repair on the inputs that the pruned network really produces, layer by layer.
+
+A plan (``amc_env.reconstruction``) solves every layer on the original network's activations, so
+errors add up from layer to layer. Here each layer is solved again on what its pruned predecessors,
+already repaired, give it, with the original network's outputs as the target. It needs a partial run
+for every layer: for a policy that is realised for good, not for every episode.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amc_env.calibration import (
+    RowSampling,
+    can_be_repaired,
+    draw_positions,
+    evaluating,
+    layer_rows,
+)
+from amc_env.least_squares import NormalEquations
+from amc_env.reconstruction import DEFAULT_RIDGE
+from amc_env.structure import ChannelGraph
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Target:
+    """What a layer of the original network gave on one batch, and where on the map."""
+
+    rows: Tensor
+    positions: Tensor | None
+
+
+class _Reached(Exception):  # noqa: N818 (it ends a run early and is no error)
+    """Raised when a run has come to the layer it is for."""
+
+
+def repair_sequentially_(
+    compact: nn.Module,
+    graph: ChannelGraph,
+    kept: dict[str, Tensor],
+    batches: Sequence[Tensor],
+    *,
+    sampling: RowSampling | None = None,
+    ridge: float = DEFAULT_RIDGE,
+) -> None:
+    """Solve the layers of ``compact`` again, in execution order, on their own inputs.
+
+    ``compact`` is ``graph.compact(kept)``, plain or with a plan applied; the ridge pulls towards
+    the weights that it has. The samples in ``batches`` are run through both networks.
+
+    Raises:
+        ValueError: There is no sample.
+    """
+    if not batches:
+        raise ValueError("there are no calibration samples; give at least one batch")
+    sampling = sampling or RowSampling()
+    layers = _layers_to_solve(graph)
+    targets = _targets(graph.model, layers, batches, sampling)
+    modules = dict(compact.named_modules())
+    with evaluating(compact):
+        for name in layers:
+            outputs = _kept_outputs(graph, name, kept, targets[name][0].rows.shape[1])
+            _solve_(compact, modules[name], batches, targets.pop(name), (outputs, ridge))
+
+
+def _layers_to_solve(graph: ChannelGraph) -> list[str]:
+    """Repairable layers in execution order, behind the first that makes a group."""
+    modules = dict(graph.model.named_modules())
+    names = [layer.name for layer in graph.cost().layers]
+    first = min(names.index(p.module) for g in graph.groups for p in g.producers)
+    return [name for name in names[first + 1 :] if can_be_repaired(modules.get(name))]
+
+
+def _targets(
+    model: nn.Module, layers: list[str], batches: Sequence[Tensor], sampling: RowSampling
+) -> dict[str, list[_Target]]:
+    generator = torch.Generator().manual_seed(sampling.seed)
+    found: dict[str, list[_Target]] = {name: [] for name in layers}
+
+    def listener(name: str) -> Any:
+        def listen(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+            positions = draw_positions(layer, args[0], sampling.positions, generator)
+            found[name].append(
+                _Target(rows=_output_rows(layer, out, positions), positions=positions)
+            )
+
+        return listen
+
+    modules = dict(model.named_modules())
+    handles = [modules[name].register_forward_hook(listener(name)) for name in layers]
+    try:
+        with evaluating(model):
+            for batch in batches:
+                model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _output_rows(layer: nn.Module, out: Tensor, positions: Tensor | None) -> Tensor:
+    """Outputs less the bias: (rows, outputs), in the order of ``layer_rows``."""
+    if isinstance(layer, nn.Linear):
+        rows = out.reshape(-1, out.shape[-1])
+    else:
+        maps = out.flatten(2)
+        maps = maps if positions is None else maps[..., positions.to(out.device)]
+        rows = maps.mT.reshape(-1, out.shape[1])
+    bias = layer.bias
+    return rows - bias if isinstance(bias, Tensor) else rows.clone()
+
+
+def _kept_outputs(graph: ChannelGraph, name: str, kept: dict[str, Tensor], size: int) -> Tensor:
+    stays = torch.ones(size, dtype=torch.bool)
+    for group in graph.groups:
+        for producer in group.producers:
+            if producer.module == name and group.name in kept:
+                stays[producer.positions.flatten()] = False
+                stays[producer.positions[kept[group.name]].flatten()] = True
+    return stays.nonzero().flatten()
+
+
+def _solve_(
+    compact: nn.Module,
+    layer: nn.Module,
+    batches: Sequence[Tensor],
+    targets: list[_Target],
+    settings: tuple[Tensor, float],
+) -> None:
+    outputs, ridge = settings
+    weight = layer.weight
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"{type(layer).__name__} has no weight")
+    sums = _normal_equations(compact, layer, batches, targets, outputs)
+    parts = []
+    for gram, cross, target, part in zip(*sums, weight.chunk(len(sums[0])), strict=True):
+        anchor = part.detach().flatten(1).mT.double()
+        equations = NormalEquations(gram=gram, cross=cross, anchor=anchor, target=target)
+        parts.append(equations.solve(torch.arange(len(gram)), ridge=ridge).mT)
+    weight.copy_(torch.cat(parts).view(weight.shape))
+
+
+def _normal_equations(
+    compact: nn.Module,
+    layer: nn.Module,
+    batches: Sequence[Tensor],
+    targets: list[_Target],
+    outputs: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gram, cross and target energy of each part, summed over batches."""
+    gram: Tensor | None = None
+    cross = energy = torch.zeros(0)
+    for batch, target in zip(batches, targets, strict=True):
+        rows = layer_rows(layer, _input_of(compact, layer, batch), target.positions).double()
+        wanted = target.rows[:, outputs].double().chunk(len(rows), dim=1)
+        y = torch.stack(wanted)
+        if gram is None:
+            gram, cross, energy = rows.mT @ rows, rows.mT @ y, y.square().sum(1)
+        else:
+            gram, cross, energy = (
+                gram + rows.mT @ rows,
+                cross + rows.mT @ y,
+                energy + y.square().sum(1),
+            )
+    if gram is None:
+        raise ValueError("there are no calibration samples; give at least one batch")
+    return gram, cross, energy
+
+
+def _input_of(model: nn.Module, layer: nn.Module, batch: Tensor) -> Tensor:
+    """What ``layer`` reads when ``model`` is run, which goes no further."""
+    seen: list[Tensor] = []
+
+    def listen(_layer: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.append(args[0])
+        raise _Reached
+
+    handle = layer.register_forward_pre_hook(listen)
+    try:
+        model(batch)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]
