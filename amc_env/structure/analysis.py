@@ -52,8 +52,9 @@ def analyse(
     except ValueError:
         twin, given = _evaluation_copy(model, on_meta=False), inputs
         found = _discover(twin, given, ignored)
-    trains = _run_training_branches(twin, given, found, ignored)
-    runs = (False, True) if trains else (False,)
+    trained = _with_training_branches(twin, given, found, ignored)
+    runs = (False,) if trained is None else (False, True)
+    found = trained or found
     refused: dict[int, str] = {}
     while True:
         structure = structure_of(found, twin, rounding=rounding, refused=refused)
@@ -104,23 +105,23 @@ def _run(
         found.freeze(tracer.ids(tensor), _NETWORK_OUTPUT)
 
 
-def _run_training_branches(
+def _with_training_branches(
     model: nn.Module, inputs: tuple[Tensor, ...], found: Discovery, ignored: frozenset[str]
-) -> bool:
-    """Follow layers that run in training only, such as auxiliary heads; whether there are any."""
+) -> Discovery | None:
+    """What was found, and layers that only training runs, such as auxiliary heads; None if none."""
     reached = {tensor for layer in found.layers.values() for tensor in layer.use.tensors}
     reached |= {tensor for tensor, _ in found.axes}
     if all(name in reached or p.dim() < 2 for name, p in model.named_parameters()):
-        return False
-    before = len(found.layers)
-    found.counts_uses = False
+        return None
+    more = copy.deepcopy(found)
+    more.counts_uses = False
     try:
         with _training_flags(model, on=True):
-            _run(model, inputs, found, ignored)
+            _run(model, inputs, more, ignored)
     except ValueError:
         # The example may be too small for a head that only training uses.
-        return False
-    return len(found.layers) > before
+        return None
+    return more if len(more.layers) > len(found.layers) else None
 
 
 @contextmanager

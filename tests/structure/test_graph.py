@@ -180,6 +180,25 @@ def test_layers_that_only_training_runs_are_cut_too() -> None:
     assert compact.aux.weight.shape == (2, 2)
 
 
+def test_a_training_head_that_the_example_is_too_small_for_leaves_the_rest_alone() -> None:
+    class WithDemandingHead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.aux, self.fc = conv(3, 8), conv(8, 6), nn.Linear(6 * 16, 2)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+            x = F.relu(self.stem(x))
+            main = self.head(x.mean((2, 3)))
+            return (main, self.fc(self.aux(x).flatten(1))) if self.training else main
+
+    small, large = torch.randn(2, 3, 2, 2), torch.randn(2, 3, 4, 4)
+    graph = ChannelGraph(WithDemandingHead(), small)
+    assert [group.name for group in graph.groups] == ["stem"]
+    with_head = ChannelGraph(WithDemandingHead(), large)
+    assert [group.name for group in with_head.groups] == ["stem", "aux"]
+
+
 class Spy:
     """What must not change about a model while it is analysed."""
 
