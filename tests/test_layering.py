@@ -10,9 +10,11 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = (
     "structure",
     "models",
+    "information",
     "selection",
     "least_squares",
     "calibration",
+    "criteria",
     "reconstruction",
     "sequential",
     "inspection",

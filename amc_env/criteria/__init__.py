@@ -1,0 +1,1 @@
+"""Scores of channels, higher = keep: pure functions, one module for each kind of input."""

@@ -1,0 +1,1 @@
+"""Measures of information in feature maps and filters: pure functions on tensors."""
