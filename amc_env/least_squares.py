@@ -7,8 +7,10 @@ those that stay are solved for again, pulled towards the original weights ``W0``
 .. math:: \min_W |X_m W - Y|^2 + \lambda |W - W_{0,m}|^2
           \quad\Longleftrightarrow\quad (G_m + \lambda I) W = B_m + \lambda W_{0,m}
 
-With columns in the order in which they are to stay, the leading block of one Cholesky factor of
-``G + lI`` is the factor of every smaller problem, so each number kept costs one triangular solve.
+``Y`` stays the output of all columns, and ``lambda`` is the same for any number of columns kept: a
+multiple of the mean of the whole diagonal of ``G``. With columns in the order in which they are to
+stay, the leading block of one Cholesky factor of ``G + lambda I`` is the factor of every smaller
+problem, so each number kept costs one triangular solve.
 """
 
 from collections.abc import Sequence
@@ -28,12 +30,14 @@ class NormalEquations:
         cross: ``X'Y``, (columns, outputs), float64.
         anchor: The original weights ``W0``, (columns, outputs), float64.
         target: ``|Y|^2`` of each output, (outputs,), float64.
+        is_own: Whether ``Y = X W0``, so that all columns together need no new weights.
     """
 
     gram: Tensor
     cross: Tensor
     anchor: Tensor
     target: Tensor
+    is_own: bool = False
 
     def __post_init__(self) -> None:
         columns, outputs = self.anchor.shape
@@ -45,26 +49,35 @@ class NormalEquations:
                     f"{name} has the shape {tuple(given.shape)} and type {given.dtype}; "
                     f"give {shape} in float64"
                 )
+            if not given.isfinite().all():
+                raise ValueError(f"{name} holds NaN or infinite values; check the rows")
 
     @classmethod
     def of_layer(cls, gram: Tensor, weight: Tensor) -> "NormalEquations":
         """The problem of giving back a layer's own outputs ``Y = X W0``."""
         anchor = weight.double()
         cross = gram @ anchor
-        return cls(gram=gram, cross=cross, anchor=anchor, target=(anchor * cross).sum(0))
+        target = (anchor * cross).sum(0).clamp_min(0)
+        return cls(gram=gram, cross=cross, anchor=anchor, target=target, is_own=True)
 
     def penalty(self, ridge: float) -> float:
         """The ridge as a multiple of the mean square of a column; 1 where all columns are dead."""
+        if not ridge >= 0:
+            raise ValueError(f"ridge is {ridge}; give 0 or more")
         scale = float(self.gram.diagonal().mean())
         return ridge * scale if scale > 0 else 1.0
 
-    def solve(self, columns: Tensor, *, ridge: float) -> Tensor:
+    def solve(self, columns: Tensor, *, ridge: float, outputs: Tensor | None = None) -> Tensor:
         """Weights (columns, outputs) of any set of columns; without a ridge those nearest to W0."""
+        chosen = slice(None) if outputs is None else outputs
+        anchor = self.anchor[columns][:, chosen]
+        if self.is_own and len(columns) == len(self.anchor):
+            return anchor
         gram = self.gram[columns][:, columns]
-        anchor = self.anchor[columns]
-        wanted = self.cross[columns] - gram @ anchor
-        penalty = self.penalty(ridge)
-        factor, failed = torch.linalg.cholesky_ex(gram + penalty * torch.eye(len(gram)).to(gram))
+        wanted = self.cross[columns][:, chosen] - gram @ anchor
+        ridged = gram.clone()
+        ridged.diagonal().add_(self.penalty(ridge))
+        factor, failed = torch.linalg.cholesky_ex(ridged)
         if failed or not _is_well_posed(factor):
             change: Tensor = torch.linalg.pinv(gram, hermitian=True, rtol=1e-12) @ wanted
         else:
@@ -92,7 +105,7 @@ class FactoredLeastSquares:
         self, equations: NormalEquations, blocks: Sequence[Tensor], *, ridge: float
     ) -> None:
         self._order = torch.cat(list(blocks))
-        self._ends = torch.tensor([len(block) for block in blocks]).cumsum(0)
+        self._ends = torch.tensor([len(block) for block in blocks]).cumsum(0).tolist()
         self._equations = equations
         self._ridge = ridge
         self._penalty = equations.penalty(ridge)
@@ -107,40 +120,70 @@ class FactoredLeastSquares:
 
     def columns(self, count: int) -> Tensor:
         """The columns of the first ``count`` blocks, in block order."""
-        return self._order[: int(self._ends[count - 1])]
+        return self._order[: self._size(count)]
 
     def weights(self, count: int, outputs: Tensor | None = None) -> Tensor:
         """Weights of ``columns(count)`` for all outputs, or for some."""
-        size = int(self._ends[count - 1])
+        size = self._size(count)
+        chosen = slice(None) if outputs is None else outputs
+        if self._equations.is_own and size == len(self._equations.anchor):
+            own: Tensor = self._anchor[:, chosen].clone()
+            return own
         if self._factor is None:
-            direct = self._equations.solve(self.columns(count), ridge=self._ridge)
-            return direct if outputs is None else direct[:, outputs]
-        solved = self._solved[:size] if outputs is None else self._solved[:size][:, outputs]
+            return self._equations.solve(self.columns(count), ridge=self._ridge, outputs=outputs)
         weight: Tensor = torch.linalg.solve_triangular(
-            self._factor[:size, :size].mT, solved, upper=True
+            self._factor[:size, :size].mT, self._solved[:size][:, chosen], upper=True
         )
         return weight
 
     def errors(self) -> Tensor:
-        r"""``|XW - Y| / |Y|`` for 1, 2, ... blocks kept; an upper bound that counts the ridge in.
+        r"""``|XW - Y| / |Y|`` for 1, 2, ... blocks kept, all from the one factorisation.
 
-        .. math:: |Y|^2 + \lambda |W_{0,m}|^2 - |T_m|^2 = |X W - Y|^2 + \lambda |W - W_{0,m}|^2
+        .. math:: |X W_m - Y|^2
+                  = |Y|^2 - |T_m|^2 - \lambda |W_m|^2 + 2 \lambda \langle W_m, W_{0,m} \rangle
 
-        The left side, with ``T`` the solved lower triangle, is free for every number kept.
-        ``error`` takes the last term off.
+        ``T`` is the solved lower triangle. With ``M`` the inverse of the factor, ``W_m`` is the sum
+        of the outer products of the first rows of ``M`` and ``T``, so that
+
+        .. math:: |W_m|^2 = \sum_{i,j \le m} (M M')_{ij} (T T')_{ij}
+                  \qquad \langle W_m, W_{0,m} \rangle = \sum_{i \le m} T_i \cdot (M W_0)_i
+
+        are running sums too. Rounding leaves an error of about 1e-8.
         """
-        total = self._equations.target.sum()
         if self._factor is None:
             return torch.stack([self.error(m + 1) for m in range(len(self._ends))])
-        gained = (self._solved.square() - self._penalty * self._anchor.square()).sum(1).cumsum(0)
-        lost: Tensor = (total - gained[self._ends - 1]).clamp_min(0)
-        return (lost / _positive(total)).sqrt()
+        total = self._equations.target.sum()
+        explained = (self._solved.square().sum(1) + self._penalty * self._pull()).cumsum(0)
+        lost = (total - explained[torch.tensor(self._ends) - 1]).clamp_min(0)
+        errors: Tensor = (lost / _positive(total)).sqrt()
+        if self._equations.is_own and self._ends[-1] == len(self._anchor):
+            errors[-1] = 0.0
+        return errors
 
     def error(self, count: int) -> Tensor:
-        """``|XW - Y| / |Y|`` with ``count`` blocks kept, exactly."""
+        """``|XW - Y| / |Y|`` with ``count`` blocks kept, from its weights."""
         residual = self._equations.residual(self.columns(count), self.weights(count)).sum()
         relative: Tensor = (residual / _positive(self._equations.target.sum())).sqrt()
         return relative
+
+    def _pull(self) -> Tensor:
+        """What each column adds to ``|W|^2 - 2 <W, W0>``, (columns,)."""
+        if self._factor is None or self._penalty == 0:
+            return self._anchor.new_zeros(len(self._anchor))
+        identity = torch.eye(len(self._factor)).to(self._factor)
+        inverse = torch.linalg.solve_triangular(self._factor, identity, upper=False)
+        pairs = (inverse @ inverse.mT).mul_(self._solved @ self._solved.mT)
+        squared = 2 * pairs.tril().sum(1) - pairs.diagonal()
+        along = (self._solved * (inverse @ self._anchor)).sum(1)
+        added: Tensor = squared - 2 * along
+        return added
+
+    def _size(self, count: int) -> int:
+        if not 1 <= count <= len(self._ends):
+            raise ValueError(
+                f"{count} blocks cannot be kept; give a number from 1 to {len(self._ends)}"
+            )
+        return int(self._ends[count - 1])
 
 
 def unfold(
@@ -160,17 +203,33 @@ def reconstruct(
     """Weights (outputs, kept, k) that give back ``y`` from some channels, and ``|XW - Y| / |Y|``.
 
     The direct solution on rows, of least norm where several are best; the tests hold the factored
-    one to it. ``x`` is (rows, channels, k), ``y`` (rows, outputs); ``bias`` is taken off ``y``.
+    one to it. ``x`` is (rows, channels, k), ``y`` (rows, outputs); ``bias`` is taken off ``y``, and
+    ``ridge`` times ``|W|^2`` is added to what is minimised. Solved in float64.
+
+    Raises:
+        ValueError: There are no rows, or not as many in ``y``, or they are not finite.
     """
-    rows = x[:, kept].flatten(1)
-    target = y if bias is None else y - bias
+    _check_rows(x, y)
+    rows = x[:, kept].flatten(1).double()
+    target = (y if bias is None else y - bias).double()
     if ridge:
         gram = rows.mT @ rows + ridge * torch.eye(rows.shape[1]).to(rows)
         weight = torch.linalg.solve(gram, rows.mT @ target)
     else:
         weight = torch.linalg.pinv(rows) @ target
     residual = (rows @ weight - target).norm() / _positive(target.norm())
-    return weight.mT.reshape(y.shape[1], len(kept), -1), residual
+    shaped = weight.mT.reshape(y.shape[1], len(kept), -1)
+    return shaped.to(x.dtype), residual.to(x.dtype)
+
+
+def _check_rows(x: Tensor, y: Tensor) -> None:
+    if x.dim() != 3 or y.dim() != 2 or len(x) != len(y) or len(x) == 0:
+        raise ValueError(
+            f"x has the shape {tuple(x.shape)} and y {tuple(y.shape)}; give (rows, channels, k) "
+            "and (rows, outputs) with as many rows, at least one"
+        )
+    if not (x.isfinite().all() and y.isfinite().all()):
+        raise ValueError("x or y holds NaN or infinite values; leave those rows out")
 
 
 def _is_well_posed(factor: Tensor) -> bool:

@@ -1,12 +1,14 @@
 """New weights for the layers that read pruned channels, for any numbers kept."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from amc_env.calibration import Calibration, can_be_repaired
+from amc_env.calibration import Calibration, can_be_repaired, evaluating
 from amc_env.least_squares import FactoredLeastSquares, NormalEquations
 from amc_env.structure import ChannelGraph, ChannelGroup
 
@@ -23,21 +25,26 @@ class _Side:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Problem:
-    """One layer: the least squares of each convolution group, and their inputs' number."""
+    """One layer: the least squares of each convolution group, their inputs' number, the kernel."""
 
     parts: tuple[NormalEquations, ...]
     width: int
+    kernel: tuple[int, ...]
 
 
 def repaired_layers(graph: ChannelGraph) -> tuple[str, ...]:
     """Layers whose weights are solved for when channels go.
 
-    These are all convolutions of one or two dimensions and linear layers that read a group;
-    transposed convolutions are not.
+    These are all convolutions and linear layers that read a group; see ``unrepaired_layers``.
     """
     modules = dict(graph.model.named_modules())
-    readers = {c.module: None for group in graph.groups for c in group.consumers}
-    return tuple(name for name in readers if can_be_repaired(modules[name]))
+    return tuple(name for name in _readers(graph) if can_be_repaired(modules.get(name)))
+
+
+def unrepaired_layers(graph: ChannelGraph) -> tuple[str, ...]:
+    """Layers that read a group and keep the weights they have, as transposed convolutions do."""
+    repaired = set(repaired_layers(graph))
+    return tuple(name for name in _readers(graph) if name not in repaired)
 
 
 class Reconstruction:
@@ -67,6 +74,9 @@ class Reconstruction:
     ) -> None:
         if ridge < 0:
             raise ValueError(f"ridge is {ridge}; give 0 or more")
+        for name in orders:
+            graph.group(name)
+        self._graph = graph
         self._orders = {g.name: _checked_order(g, orders.get(g.name)) for g in graph.groups}
         modules = dict(graph.model.named_modules())
         self._layers: dict[str, _LayerPlan] = {}
@@ -79,14 +89,24 @@ class Reconstruction:
             self._layers[name] = _LayerPlan(problem, inputs, outputs, self._orders, ridge)
 
     def kept(self, counts: Mapping[str, int]) -> dict[str, Tensor]:
-        """The best channels of every group named, ascending."""
+        """The best channels of every group named, ascending.
+
+        Raises:
+            ValueError: A group does not exist or cannot keep that many.
+        """
+        self._check(counts)
         return {name: self._orders[name][:count].sort().values for name, count in counts.items()}
 
     def weights(self, counts: Mapping[str, int]) -> dict[str, Tensor]:
         """New weights by layer name, in the shapes of the compact network's, in float64.
 
-        Groups not named keep all channels; layers that read none of the named are left out.
+        Groups not named keep all channels; layers that read no channel that goes are left out:
+        they keep the rows of their weights that belong to the outputs kept.
+
+        Raises:
+            ValueError: A group does not exist or cannot keep that many.
         """
+        self._check(counts)
         cut = {n: c for n, c in counts.items() if c < len(self._orders[n])}
         return {
             name: layer.weights(cut)
@@ -96,26 +116,50 @@ class Reconstruction:
 
     @torch.no_grad()
     def apply_(self, compact: nn.Module, counts: Mapping[str, int]) -> None:
-        """Write the new weights into a compact network cut to ``self.kept(counts)``."""
+        """Write the new weights into a compact network cut to ``self.kept(counts)``.
+
+        Raises:
+            ValueError: The network was cut to other numbers of channels; nothing is written then.
+        """
         modules = dict(compact.named_modules())
+        writes: list[tuple[Tensor, Tensor]] = []
         for name, weight in self.weights(counts).items():
-            target = modules[name].weight
-            if not isinstance(target, Tensor) or target.numel() != weight.numel():
+            target = modules[name].weight if name in modules else None
+            if not isinstance(target, Tensor) or target.shape != weight.shape:
                 raise ValueError(f"layer {name!r} of the compact network was cut to another size")
-            target.copy_(weight.view(target.shape))
+            writes.append((target, weight))
+        for target, weight in writes:
+            target.copy_(weight)
+
+    def _check(self, counts: Mapping[str, int]) -> None:
+        for name, count in counts.items():
+            allowed = self._graph.group(name).counts
+            if count not in allowed:
+                raise ValueError(
+                    f"group {name!r} cannot keep {count!r} channels; give one of its counts, "
+                    f"from {allowed[0]} to {allowed[-1]}"
+                )
 
     def errors(self, group: str) -> Tensor:
         """Relative residual of what reads a group, for 1, 2, ... all channels kept.
 
         Layers are weighed by the energy of their outputs; where a layer reads several groups, all
-        channels of the others are kept.
+        channels of the others are kept. This is the residual itself, without the ridge.
+
+        Raises:
+            ValueError: There is no such group, or no layer that reads it is repaired.
         """
+        self._graph.group(group)
         lost = torch.zeros(len(self._orders[group]), dtype=torch.float64)
         energy = torch.zeros((), dtype=torch.float64)
+        heard = False
         for layer in self._layers.values():
             if any(side.group == group for side in layer.inputs):
                 layer_lost, layer_energy = layer.losses(group)
                 lost, energy = lost + layer_lost.cpu(), energy + layer_energy.cpu()
+                heard = True
+        if not heard:
+            raise ValueError(f"no layer that reads group {group!r} is repaired")
         return (lost / energy.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
 
 
@@ -134,6 +178,7 @@ class _LayerPlan:
         self._outputs = outputs
         self._parts = problem.parts
         self._width = problem.width
+        self._kernel = problem.kernel
         self._ridge = ridge
         self._orders = orders
         # A layer that reads a single group is factored for good; one that reads several, as
@@ -141,7 +186,7 @@ class _LayerPlan:
         self._factored = self._factor(inputs[0]) if len(inputs) == 1 else None
 
     def weights(self, cut: Mapping[str, int]) -> Tensor:
-        """The weight (outputs, inputs of a part, kernel) with only ``cut`` channels."""
+        """The weight (outputs, inputs of a part, *kernel) with only ``cut`` channels."""
         n_outputs = sum(part.anchor.shape[1] for part in self._parts)
         outputs = _mask(n_outputs, self._outputs, cut, self._orders).chunk(len(self._parts))
         solved = []
@@ -153,8 +198,9 @@ class _LayerPlan:
                 columns, weight = factored.columns(count), factored.weights(count, chosen)
             else:
                 columns = self._kept_columns(number, cut)
-                weight = part.solve(columns, ridge=self._ridge)[:, chosen]
-            solved.append(weight[columns.argsort()].mT)
+                weight = part.solve(columns, ridge=self._ridge, outputs=chosen)
+            by_channel = weight[columns.argsort()].mT
+            solved.append(by_channel.reshape(len(chosen), -1, *self._kernel))
         return torch.cat(solved)
 
     def losses(self, group: str) -> tuple[Tensor, Tensor]:
@@ -184,8 +230,47 @@ class _LayerPlan:
     def _columns(self, number: int, positions: Tensor) -> Tensor:
         """Columns of part ``number`` that belong to the input channels at ``positions``."""
         inside = positions[positions // self._width == number] % self._width
-        kernel = self._parts[0].anchor.shape[0] // self._width
-        return (inside[:, None] * kernel + torch.arange(kernel)).flatten()
+        return (inside[:, None] * prod(self._kernel) + torch.arange(prod(self._kernel))).flatten()
+
+
+@torch.no_grad()
+def reestimate_norms_(compact: nn.Module, batches: Sequence[Tensor]) -> None:
+    """Replace running means and variances of batch norms by those of ``batches``.
+
+    Each is the plain average over batches, which all count the same. Only the batch norms run in
+    training mode; modes, momenta and hooks are left as they were, and so are the statistics if a
+    batch cannot be run.
+
+    Raises:
+        ValueError: There is no sample, or no batch norm that keeps running statistics.
+    """
+    norms = [m for m in compact.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        raise ValueError("the network has no batch norm with running statistics")
+    if not batches:
+        raise ValueError("there are no calibration samples; give at least one batch")
+    before = [({k: v.clone() for k, v in n.named_buffers()}, n.momentum) for n in norms]
+    done = False
+    with evaluating(compact):
+        try:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # a plain average over batches
+                norm.train()
+            for batch in batches:
+                compact(batch)
+            done = True
+        finally:
+            for norm, (buffers, momentum) in zip(norms, before, strict=True):
+                norm.momentum = momentum
+                for name, buffer in norm.named_buffers():
+                    if not done or name == "num_batches_tracked":
+                        buffer.copy_(buffers[name])
+
+
+def _readers(graph: ChannelGraph) -> tuple[str, ...]:
+    """Layers that read a group, each once."""
+    return tuple({c.module: None for group in graph.groups for c in group.consumers})
 
 
 def _problem(layer: nn.Module, grams: Tensor) -> _Problem:
@@ -197,7 +282,7 @@ def _problem(layer: nn.Module, grams: Tensor) -> _Problem:
         NormalEquations.of_layer(gram, part.flatten(1).mT)
         for gram, part in zip(grams, parts, strict=True)
     )
-    return _Problem(parts=equations, width=weight.shape[1])
+    return _Problem(parts=equations, width=weight.shape[1], kernel=tuple(weight.shape[2:]))
 
 
 def _sides(graph: ChannelGraph, layer: str, *, producers: bool) -> tuple[_Side, ...]:

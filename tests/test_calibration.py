@@ -1,12 +1,20 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from structure.networks import NETWORKS, build
 from torch import Tensor, nn
 
-from amc_env import ChannelGraph
-from amc_env.calibration import RowSampling, calibrate, layer_rows
-from amc_env.reconstruction import repaired_layers
+from amc_env import ChannelGraph, calibration
+from amc_env.calibration import (
+    RowSampling,
+    calibrate,
+    draw_positions,
+    group_activations,
+    layer_rows,
+)
+from amc_env.reconstruction import repaired_layers, unrepaired_layers
 
 LAYERS = {
     "plain": nn.Conv2d(6, 4, 3, padding=1),
@@ -15,6 +23,7 @@ LAYERS = {
     "grouped": nn.Conv2d(6, 4, 3, groups=2),
     "same": nn.Conv2d(6, 4, (3, 5), padding="same"),
     "valid": nn.Conv2d(6, 4, 2, padding="valid"),
+    "uneven": nn.Conv2d(6, 6, (2, 3), stride=(1, 2), dilation=(3, 1), groups=3, padding=1),
     "reflecting": nn.Conv2d(6, 4, 3, padding=1, padding_mode="reflect"),
 }
 
@@ -29,6 +38,46 @@ def test_rows_times_weights_are_the_layers_output(name: str) -> None:
         out = out - layer.bias.view(-1, 1, 1)
     got = torch.cat(list(rows @ weight.mT), dim=1)
     assert torch.allclose(got, out.permute(0, 2, 3, 1).flatten(0, 2), atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    dilation=st.integers(1, 2),
+    groups=st.sampled_from([1, 2, 4]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_rows_of_any_convolution_and_of_some_positions(
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: int,
+    groups: int,
+    seed: int,
+) -> None:
+    layer = nn.Conv2d(
+        4, 8, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups, bias=False
+    ).double()
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(3, 4, 7, 6, generator=generator, dtype=torch.float64)
+    rows, out = layer_rows(layer, x), layer(x).flatten(2)
+    weight = layer.weight.flatten(1).view(groups, -1, rows.shape[2])
+    assert torch.allclose(torch.cat(list(rows @ weight.mT), dim=1), out.mT.flatten(0, 1))
+    positions = draw_positions(layer, x, 3, generator)
+    if positions is not None:
+        some = rows.unflatten(1, (3, -1))[:, :, positions].flatten(1, 2)
+        assert torch.equal(layer_rows(layer, x, positions), some)
+
+
+def test_rows_of_three_dimensions() -> None:
+    layer = nn.Conv3d(4, 6, (1, 2, 3), stride=(2, 1, 1), padding=(0, 1, 1), groups=2, bias=False)
+    x = torch.randn(2, 4, 5, 4, 6)
+    rows = layer_rows(layer, x)
+    weight = layer.weight.flatten(1).view(2, 3, -1)
+    got = torch.cat(list(rows @ weight.mT), dim=1)
+    assert torch.allclose(got, layer(x).flatten(2).mT.flatten(0, 1), atol=1e-5)
 
 
 def test_rows_of_one_dimension_and_of_linear_layers() -> None:
@@ -57,6 +106,16 @@ def test_a_gram_matrix_is_that_of_the_unfolded_inputs() -> None:
     rows = F.unfold(inputs, 3, padding=1).mT.flatten(0, 1).double()
     got = calibrate(model, [x], layers=["a"]).grams["a"]
     assert torch.allclose(got[0], rows.mT @ rows, rtol=1e-5, atol=1e-6)
+
+
+def test_samples_unfolded_in_pieces_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = build(NETWORKS, "residual")
+    x = torch.cat([x, x.flip(0), -x])
+    whole = calibrate(model, [x], layers=["a", "head"])
+    monkeypatch.setattr(calibration, "_CHUNK", 1)
+    pieces = calibrate(model, [x], layers=["a", "head"])
+    for name in ("a", "head"):
+        assert torch.allclose(whole.grams[name], pieces.grams[name], rtol=1e-10)
 
 
 def test_the_same_seed_draws_the_same_positions() -> None:
@@ -103,6 +162,91 @@ def test_mode_hooks_and_weights_are_left_as_they_were(fails: bool) -> None:
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
+def inputs_of(model: nn.Module, name: str, x: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+    layer = model.get_submodule(name)
+    handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        model(x)
+    handle.remove()
+    return seen[0]
+
+
+def test_activations_are_what_the_consumer_reads() -> None:
+    model, x = build(NETWORKS, "residual")
+    graph = ChannelGraph(model, x)
+    for group in graph.groups:
+        for member in group.consumers:
+            (got,) = group_activations(model, group, [x], consumer=member.module)
+            read = inputs_of(model, member.module, x)
+            assert torch.equal(got, read[:, member.positions.flatten()])
+
+
+def test_behind_a_flatten_a_channel_has_its_pixels_as_places() -> None:
+    model, x = build(NETWORKS, "flatten")
+    group = next(g for g in ChannelGraph(model, x).groups if g.name == "body.0")
+    (got,) = group_activations(model, group, [x], consumer="hidden")
+    with torch.no_grad():
+        assert torch.equal(got, model.body[:3](x).flatten(2))
+
+
+def test_activations_come_batch_by_batch_and_leave_nothing_behind() -> None:
+    model, x = build(NETWORKS, "residual")
+    model.train()
+    group = ChannelGraph(model, x).groups[0]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    stream = group_activations(model, group, [x, x[:1]])
+    assert len(next(stream)) == len(x)
+    # A stream that nobody reads to its end leaves no trace either.
+    assert model.training
+    assert not any(m._forward_pre_hooks for m in model.modules())
+    assert len(next(stream)) == 1
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_bad_requests_for_activations_are_refused() -> None:
+    model, x = build(NETWORKS, "residual")
+    group = ChannelGraph(model, x).groups[0]
+    with pytest.raises(ValueError, match="is not read by 'nowhere'; its consumers are"):
+        group_activations(model, group, [x], consumer="nowhere")
+    with pytest.raises(ValueError, match="give the group's own model"):
+        group_activations(nn.Identity(), group, [x])
+    with pytest.raises(ValueError, match="reads NaN or infinite values"):
+        list(group_activations(model, group, [x * float("nan")]))
+    with pytest.raises(ValueError, match="give at least one sample"):
+        list(group_activations(model, group, [x[:0]]))
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+class ByKeyword(nn.Module):
+    """Passes its input by name, and may give its last layer something else."""
+
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(1, 4, 1), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(input=self.stem(input=x))
+
+
+def test_inputs_passed_by_name_are_heard() -> None:
+    model = ByKeyword(nn.Conv2d(4, 2, 1))
+    assert calibrate(model, [torch.ones(2, 1, 3, 3)], layers=["last"]).grams["last"].shape[1] == 4
+
+
+def test_samples_that_the_model_cannot_read_are_refused() -> None:
+    model, x = build(NETWORKS, "residual")
+    with pytest.raises(ValueError, match=r"cannot run on calibration samples of shape \(2, 1, 8"):
+        calibrate(model, [torch.ones(2, 1, 8, 8)], layers=["a"])
+    with pytest.raises(ValueError, match="layer 'last' reads"):
+        calibrate(ByKeyword(nn.Conv2d(5, 2, 1)), [torch.ones(2, 1, 3, 3)], layers=["last"])
+    with pytest.raises(ValueError, match=r"has the shape \(0, 3, 8, 8\); give at least one sample"):
+        calibrate(model, [x[:0]], layers=["a"])
+    with pytest.raises(ValueError, match=r"is a list; give tensors of samples, without their lab"):
+        calibrate(model, [[x, torch.zeros(2)]], layers=["a"])
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
 def test_bad_requests_are_refused() -> None:
     model, x = build(NETWORKS, "residual")
     with pytest.raises(ValueError, match="there are no calibration samples"):
@@ -118,4 +262,6 @@ def test_bad_requests_are_refused() -> None:
 
 def test_layers_to_calibrate_read_a_group_and_are_no_transposed_convolution() -> None:
     model, x = build(NETWORKS, "transposed")
-    assert repaired_layers(ChannelGraph(model, x)) == ("out", "head")
+    graph = ChannelGraph(model, x)
+    assert repaired_layers(graph) == ("out", "head")
+    assert unrepaired_layers(graph) == ("up",)

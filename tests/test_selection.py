@@ -1,15 +1,35 @@
+from fractions import Fraction
+from math import ceil
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from amc_env.selection import best_channels, kept_count, ranking
 
 
 @pytest.mark.parametrize(
     ("channels", "sparsity", "count"),
-    [(10, 0.7, 3), (10, 0.3, 7), (3, 0.5, 2), (10, 1.0, 1), (10, 0.0, 10), (100, 0.29, 71)],
+    [
+        (10, 0.7, 3),
+        (10, 0.3, 7),
+        (3, 0.5, 2),
+        (10, 1.0, 1),
+        (10, 0.0, 10),
+        (100, 0.29, 71),
+        (512, 0.719, 144),
+    ],
 )
 def test_kept_count_rounds_up_and_keeps_one(channels: int, sparsity: float, count: int) -> None:
     assert kept_count(channels, sparsity=sparsity) == count
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(channels=st.integers(1, 4096), sparsity=st.integers(0, 1000))
+def test_kept_count_is_that_of_exact_arithmetic(channels: int, sparsity: int) -> None:
+    exact = max(1, ceil((1 - Fraction(sparsity, 1000)) * channels))
+    assert kept_count(channels, sparsity=sparsity / 1000) == exact
 
 
 def test_of_equal_scores_the_lower_index_stays() -> None:

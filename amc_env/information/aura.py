@@ -1,24 +1,22 @@
-r"""Spatial entropy of feature maps by aura matrices (document 000, equations 2 to 6).
+r"""Spatial entropy of feature maps by aura matrices (documents 000 and 002).
 
 A map is quantised into ``bins`` symbols. The aura matrix of an offset ``(k, l)`` counts the pairs
-of symbols at ``(i, j)`` and ``(i + k, j + l)``; its entropy relative to that of a single pixel,
+of symbols at ``(i, j)`` and ``(i + k, j + l)``; its entropy relative to that of a single pixel is 0
+where a neighbour is known exactly and 1 where it is independent. AME is the mean over offsets.
 
-.. math:: H_R(k, l) = \frac{H(k, l) - H(0)}{H(0)}
-
-is 0 where a neighbour is known exactly and 1 where it is independent. AME is the mean over offsets.
-
-Decided where the documents leave a choice: ``H(0)`` is the mean entropy of the pair table's own
-marginals, which keeps ``H_R`` in [0, 1] with no clipping; the tables of ``(-1, 0)`` and
-``(0, -1)`` are transposes of those of ``(1, 0)`` and ``(0, 1)``, so two offsets suffice; pairs of
-all samples of a batch fall into one table a channel.
+The documents leave choices open, which the golden vectors have made. ``H(0)`` is the mean entropy
+of the pair table's own marginals, which keeps the relative entropy in [0, 1] without clipping. The
+tables of ``(-1, 0)`` and ``(0, -1)`` are transposes of those of ``(1, 0)`` and ``(0, 1)``, so two
+offsets give the mean over four. The pairs of all samples of a batch fall into one table a channel.
 """
 
-from collections.abc import Iterable, Sequence
-from math import log
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from amc_env.information.counts import entropy_of_symbols
 
 Scope = Literal["channel", "map", "layer"] | Sequence[float]
 Pool = Literal["batch", "sample"]
@@ -26,6 +24,7 @@ Base = Literal["pair", "global", "global-raw"]
 Dead = Literal["constant", "zero"]
 
 OFFSETS = ((1, 0), (0, 1))
+_RANGES = {"channel": (0, 2, 3), "map": (2, 3), "layer": (0, 1, 2, 3)}
 
 
 def quantize(x: Tensor, *, bins: int, scope: Scope = "channel") -> Tensor:
@@ -34,77 +33,113 @@ def quantize(x: Tensor, *, bins: int, scope: Scope = "channel") -> Tensor:
     .. math:: q = \min(\lfloor (x - lo) / (hi - lo) \cdot bins \rfloor, bins - 1)
 
     ``lo`` and ``hi`` are the least and greatest value of the scope: a channel over all samples, a
-    single map, the whole layer, or two given numbers; all symbols are 0 where they are equal.
+    single map, the whole layer, or two given numbers. Document 000 bins the maps (equation 2) and
+    does not say how; decided: equal widths, a channel's own range over the batch, the greatest
+    value in the last bin, values outside a given range in the first or last bin, and one symbol, 0,
+    where ``lo`` equals ``hi``.
 
     Raises:
-        ValueError: ``x`` is no batch of maps, or ``bins`` is below 1.
+        ValueError: ``x`` is no batch of finite maps, ``bins`` is below 1 or the scope is unknown.
     """
-    _check_maps(x)
+    return torch.stack(list(channel_symbols(x, bins=bins, scope=scope)), 1)
+
+
+def channel_symbols(x: Tensor, *, bins: int, scope: Scope = "channel") -> Iterator[Tensor]:
+    """The symbols (N, H, W) of one channel of maps (N, C, H, W) after the other; see ``quantize``.
+
+    One channel at a time stays in the processor's cache, which makes everything after it faster.
+    """
     if bins < 1:
         raise ValueError(f"bins is {bins}; give at least 1")
-    low, high = _range(x.double(), scope)
-    span = high - low
-    # A range of no width has one symbol, whatever it is divided by.
-    scaled = (x.double() - low) / torch.where(span > 0, span, 1.0) * bins
-    symbols = scaled.floor().clamp_(0, bins - 1).long()
-    return symbols * (span > 0)
+    low, high = _limits(x, scope)
+    return (
+        _symbols(x[:, c], low[:, c].double(), high[:, c].double(), bins) for c in range(x.shape[1])
+    )
 
 
 def pair_counts(symbols: Tensor, *, offset: tuple[int, int], bins: int) -> Tensor:
-    """The aura matrix (bins, bins) of maps (H, W) or (n, H, W): counts of symbol pairs.
+    r"""The aura matrix (bins, bins): how often symbol ``g'`` stands at an offset from symbol ``g``.
 
-    Rows are the symbol at ``(i, j)``, columns that at ``(i + k, j + l)``; a pair counts where both
-    pixels lie inside, without padding or wrapping (document 000, equation 2).
+    .. math:: c_{gg'}(k, l) = |\{(i, j) : X_{i, j} = g, X_{i + k, j + l} = g'\}|
+
+    ``X`` is ``symbols``, (H, W) or (n, H, W), whose counts add up; ``(k, l)`` is the offset, down
+    and right. Document 000, equation 2, times the number of pairs. Decided: only pairs with both
+    pixels inside count, without padding or wrapping.
     """
-    first, second = _shifted(symbols, offset)
+    first, second = shifted(symbols, offset)
     codes = (first * bins + second).flatten()
     return torch.bincount(codes, minlength=bins * bins).view(bins, bins)
 
 
-def entropy_of_counts(counts: Tensor) -> Tensor:
-    """Shannon entropy in bits of the last dimension of counts, float64; 0 where all are 0."""
-    share = counts.double() / counts.sum(-1, keepdim=True).clamp_min(1)
-    nats: Tensor = -torch.special.xlogy(share, share).sum(-1)
-    return nats / log(2)
-
-
 def ame_of_symbols(symbols: Tensor, *, bins: int, h0: Base = "pair") -> float:
-    """AME of maps of symbols (H, W) or (n, H, W), pooled (document 000, equation 6).
+    r"""AME of maps of symbols (H, W) or (n, H, W), pooled into one table an offset.
 
-    An offset without a pair is left out; NaN where none has one. ``h0="global"`` takes ``H(0)``
-    from all pixels and clips, ``"global-raw"`` does not clip.
+    .. math:: H_{AME} = \frac{1}{4} (H_R(-1, 0) + H_R(0, -1) + H_R(1, 0) + H_R(0, 1)), \quad
+              H_R(k, l) = \frac{H(k, l) - H(0)}{H(0)}
+
+    ``H(k, l)`` is the entropy of the aura matrix. Document 000, equations 3, 4 and 6. Decided:
+    ``H(0)`` is the mean entropy of the matrix's marginals; ``h0="global"`` takes it from all pixels
+    and clips to [0, 1], ``"global-raw"`` does not clip. 0 where ``H(0)`` is 0. An offset without a
+    pair is left out; NaN where none has one.
     """
-    flat = symbols.reshape(-1, *symbols.shape[-2:])
-    pixels = entropy_of_counts(torch.bincount(flat.flatten(), minlength=bins))
-    values = [_relative(pair_counts(flat, offset=o, bins=bins), h0, pixels) for o in OFFSETS]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else float("nan")
+    return float(ame_of_rows(symbols.reshape(1, -1, *symbols.shape[-2:]), bins=bins, h0=h0))
+
+
+def ame_of_rows(symbols: Tensor, *, bins: int, h0: Base = "pair") -> Tensor:
+    """``ame_of_symbols`` of each of the stacks (rows, n, H, W): (rows,), float64."""
+    if h0 not in get_args(Base):
+        raise ValueError(f"h0 {h0!r} does not exist; choose one of {', '.join(get_args(Base))}")
+    pixels = None if h0 == "pair" else entropy_of_symbols(symbols.flatten(1), bins=bins)
+    values = [relative_entropy(symbols, offset=o, bins=bins, base=pixels) for o in OFFSETS]
+    stacked = torch.stack(values)
+    return (stacked if h0 == "global-raw" else stacked.clamp(0.0, 1.0)).nanmean(0)
+
+
+def relative_entropy(
+    symbols: Tensor, *, offset: tuple[int, int], bins: int, base: Tensor | None = None
+) -> Tensor:
+    r"""``H_R`` of each of the stacks (rows, n, H, W) at one offset, (rows,), float64.
+
+    .. math:: H_R(k, l) = \frac{H(k, l) - H(0)}{H(0)}
+
+    Document 000, equation 4. ``base`` is ``H(0)`` of each row, (rows,); without one, the mean
+    entropy of the first and of the second pixels. 0 where ``H(0)`` is 0; NaN without a pair.
+    """
+    first, second = (pixels.flatten(1) for pixels in shifted(symbols, offset))
+    joint = entropy_of_symbols(first * bins + second, bins=bins * bins)
+    if base is None:
+        base = marginal_entropy(first, second, bins=bins)
+    relative = torch.where(base > 0, (joint - base) / base, 0.0)
+    return torch.where(joint.isnan(), joint, relative)
+
+
+def marginal_entropy(first: Tensor, second: Tensor, *, bins: int) -> Tensor:
+    """``H(0)``: the mean entropy of the first and second pixels of pairs, both (rows, pairs)."""
+    return (entropy_of_symbols(first, bins=bins) + entropy_of_symbols(second, bins=bins)) / 2
 
 
 def spatial_entropy(
     x: Tensor, *, bins: int = 256, scope: Scope = "channel", pool: Pool = "batch", h0: Base = "pair"
 ) -> Tensor:
-    """AME of every channel of maps (N, C, H, W), (C,) in the type of ``x``.
+    """AME of every channel of maps (N, C, H, W), (C,) in the type of ``x``; NaN for 1 x 1 maps.
 
-    ``pool="batch"`` has one table a channel; ``"sample"`` averages one AME a map over the maps that
-    are not constant. NaN for maps of one pixel.
+    Documents 000, equation 6, and 002, equation 5; see ``ame_of_symbols``. They speak of one map.
+    Decided: ``pool="batch"`` counts the pairs of all samples in one table a channel; ``"sample"``
+    averages one AME a map over the maps that are not constant, 0 where all are.
     """
-    symbols = quantize(x, bins=bins, scope=scope)
-    measure = _pooled if pool == "batch" else _averaged
-    return torch.tensor(
-        [measure(x[:, c], symbols[:, c], bins, h0) for c in range(x.shape[1])],
-        dtype=x.dtype,
-        device=x.device,
-    )
+    return _channel_entropies(x, bins=bins, scope=scope, pool=pool, h0=h0).to(x.dtype)
 
 
 def live_channels(x: Tensor, *, dead: Dead = "constant") -> Tensor:
-    """Which channels of maps (N, C, H, W) are alive: not constant, or not all zero."""
-    _check_maps(x)
-    values = x.transpose(0, 1).flatten(1)
-    if dead == "constant":
-        return values.amax(1) > values.amin(1)
-    return (values != 0).any(1)
+    """Which channels of maps (N, C, H, W) are alive, (C,), boolean.
+
+    Decided: a channel is dead if it has one value over the batch; with ``dead="zero"`` only if that
+    value is 0.
+    """
+    if dead not in get_args(Dead):
+        raise ValueError(f"dead {dead!r} does not exist; choose one of {', '.join(get_args(Dead))}")
+    low, high = (limit[0, :, 0, 0] for limit in _limits(x, "channel"))
+    return high > low if dead == "constant" else (high != 0) | (low != 0)
 
 
 def layer_entropy(
@@ -113,42 +148,46 @@ def layer_entropy(
     bins: int = 256,
     scope: Scope = "channel",
     pool: Pool = "batch",
+    h0: Base = "pair",
     dead: Dead = "constant",
 ) -> float:
-    """Mean AME of the live channels; NaN where none is alive or maps have one pixel."""
+    """Mean AME of the live channels; NaN where none is alive or the maps are 1 x 1.
+
+    Document 002 averages over all activation maps of a layer. Decided: a dead channel, whose
+    entropy of 0 would reward killing channels, is left out.
+    """
     live = live_channels(x, dead=dead)
     if not live.any():
         return float("nan")
-    return float(spatial_entropy(x, bins=bins, scope=scope, pool=pool)[live].double().nanmean())
+    return float(_channel_entropies(x, bins=bins, scope=scope, pool=pool, h0=h0)[live].nanmean())
 
 
-def entropy_reward(layers: Iterable[Tensor], *, bins: int = 256) -> float:
-    """1 - the mean of ``layer_entropy`` over layers (document 002); 0 where no layer has one."""
-    values = torch.tensor([layer_entropy(x, bins=bins) for x in layers], dtype=torch.float64)
+def entropy_reward(
+    layers: Iterable[Tensor],
+    *,
+    bins: int = 256,
+    scope: Scope = "channel",
+    pool: Pool = "batch",
+    h0: Base = "pair",
+    dead: Dead = "constant",
+) -> float:
+    r"""1 - the mean of ``layer_entropy`` over layers; 0 where no layer has one.
+
+    .. math:: R = 1 - \frac{1}{L} \sum_{i=1}^{L} H_{AME}(\mathbf{X}_i)
+
+    ``X_i`` are the maps (N, C, H, W) of layer ``i``. Document 002, the reward of its section 4.
+    Decided: layers without a number (1 x 1 maps, no live channel) are left out of the mean.
+    """
+    each = [layer_entropy(x, bins=bins, scope=scope, pool=pool, h0=h0, dead=dead) for x in layers]
+    values = torch.tensor(each, dtype=torch.float64)
     return 0.0 if values.isnan().all() else 1.0 - float(values.nanmean())
 
 
-def _check_maps(x: Tensor) -> None:
-    if x.dim() != 4 or x.numel() == 0:
-        raise ValueError(f"maps have the shape {tuple(x.shape)}; give (samples, channels, H, W)")
-
-
-def _range(x: Tensor, scope: Scope) -> tuple[Tensor, Tensor]:
-    if isinstance(scope, str):
-        if scope not in _RANGES:
-            raise ValueError(f"scope {scope!r} does not exist; choose one of {', '.join(_RANGES)}")
-        dims = _RANGES[scope]
-        return x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
-    low, high = scope
-    return x.new_tensor(low), x.new_tensor(high)
-
-
-_RANGES = {"channel": (0, 2, 3), "map": (2, 3), "layer": (0, 1, 2, 3)}
-
-
-def _shifted(symbols: Tensor, offset: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Views of the first and of the second pixel of every pair."""
+def shifted(symbols: Tensor, offset: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Views of the first and of the second pixel of every pair, of maps (..., H, W)."""
     down, right = offset
+    # A pair's code, first * bins + second, may be too great for the type of a symbol.
+    symbols = symbols.long()
     height, width = symbols.shape[-2:]
     rows, columns = max(height - abs(down), 0), max(width - abs(right), 0)
 
@@ -158,28 +197,52 @@ def _shifted(symbols: Tensor, offset: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return part(max(-down, 0), max(-right, 0)), part(max(down, 0), max(right, 0))
 
 
-def _relative(table: Tensor, h0: Base, pixels: Tensor) -> float | None:
-    """``H_R`` of one table; None without a pair."""
-    if not table.any():
-        return None
-    if h0 == "pair":
-        base = (entropy_of_counts(table.sum(0)) + entropy_of_counts(table.sum(1))) / 2
-    else:
-        base = pixels
-    if base <= 0:
-        return 0.0
-    relative = float((entropy_of_counts(table.flatten()) - base) / base)
-    return relative if h0 == "global-raw" else min(max(relative, 0.0), 1.0)
+def _channel_entropies(x: Tensor, *, bins: int, scope: Scope, pool: Pool, h0: Base) -> Tensor:
+    """``spatial_entropy`` before it is rounded to the type of ``x``, float64."""
+    if pool not in get_args(Pool):
+        raise ValueError(f"pool {pool!r} does not exist; choose one of {', '.join(get_args(Pool))}")
+    values = [
+        ame_of_rows(symbols[None], bins=bins, h0=h0)[0]
+        if pool == "batch"
+        else _mean_of_maps(x[:, c], ame_of_rows(symbols[:, None], bins=bins, h0=h0))
+        for c, symbols in enumerate(channel_symbols(x, bins=bins, scope=scope))
+    ]
+    return torch.stack(values)
 
 
-def _pooled(_x: Tensor, symbols: Tensor, bins: int, h0: Base) -> float:
-    return ame_of_symbols(symbols, bins=bins, h0=h0)
+def _limits(x: Tensor, scope: Scope) -> tuple[Tensor, Tensor]:
+    """The least and greatest value of the scope of each map, (N or 1, C, 1, 1)."""
+    if x.dim() != 4 or x.numel() == 0 or not x.is_floating_point():
+        raise ValueError(
+            f"maps have the shape {tuple(x.shape)} and type {x.dtype}; "
+            "give floating point (samples, channels, height, width) with no dimension of size 0"
+        )
+    name = scope if isinstance(scope, str) else "channel"
+    if name not in _RANGES:
+        raise ValueError(f"scope {scope!r} does not exist; choose one of {', '.join(_RANGES)}")
+    low, high = torch.aminmax(x.transpose(0, 1).flatten(1), dim=1)
+    if not (low.isfinite() & high.isfinite()).all():
+        raise ValueError("maps hold NaN or infinity; give finite maps")
+    if name == "map":
+        return x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+    if name == "layer":
+        low, high = low.min().expand_as(low), high.max().expand_as(high)
+    elif not isinstance(scope, str):
+        low, high = (low.new_full(low.shape, end, dtype=torch.float64) for end in scope)
+    return low.view(1, -1, 1, 1), high.view(1, -1, 1, 1)
 
 
-def _averaged(x: Tensor, symbols: Tensor, bins: int, h0: Base) -> float:
+def _symbols(x: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
+    span = high - low
+    # A range of no width has one symbol, whatever it is divided by.
+    width = torch.where(span > 0, span, float("inf"))
+    return (x.double() - low).div_(width).mul_(bins).clamp_(0, bins - 1).long()
+
+
+def _mean_of_maps(x: Tensor, values: Tensor) -> Tensor:
+    """The mean of one value a map (N,) over the maps of a channel (N, H, W) that vary."""
     if x[0].numel() == 1:
-        return float("nan")
-    flat = x.flatten(1)
-    varied = (flat.amax(1) > flat.amin(1)).nonzero().flatten().tolist()
-    values = [ame_of_symbols(symbols[n], bins=bins, h0=h0) for n in varied]
-    return sum(values) / len(values) if values else 0.0
+        return values.new_tensor(float("nan"))
+    low, high = torch.aminmax(x.flatten(1), dim=1)
+    varied = values[high > low]
+    return varied.mean() if len(varied) else values.new_zeros(())

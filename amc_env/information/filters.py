@@ -1,8 +1,9 @@
 r"""Information capacity and independence of filters, from weights alone (document 001).
 
-Capacity is high where a filter's kernels differ evenly; independence where a filter is far from the
-others of its layer. Where the document leaves it open, kernel and filter are never their own
-neighbour, and both terms are min-max scaled within the layer before they are weighed.
+Capacity is high where a filter's kernels are spread unevenly; independence where a filter is far
+from the others of its layer. Document 001 leaves choices open, which the golden vectors have made:
+a kernel or filter is never its own neighbour, both terms are min-max scaled within the layer before
+they are weighed, and a linear layer's weight (outputs, inputs) has kernels of 1 x 1.
 """
 
 from math import log, log2
@@ -13,41 +14,52 @@ from torch import Tensor
 
 Metric = Literal["euclidean", "manhattan", "chebyshev", "cosine"]
 _NORMS = {"euclidean": 2.0, "manhattan": 1.0, "chebyshev": float("inf")}
+# Distances between kernels that are held at once, 8 bytes each.
+_DISTANCES_AT_ONCE = 2**23
 
 
 def filter_entropy(
     weight: Tensor, *, nearest: int | None = None, normalize: bool = False
 ) -> Tensor:
-    r"""Entropy in bits of each filter's kernels, (outputs,).
+    r"""Entropy in bits of each filter's kernels, (outputs,), from 0 to log2 inputs.
 
-    .. math:: H = -\sum_i p_i \log_2 p_i, \quad p = \mathrm{softmax}_i \sum_{j} |k_i - k_j|_2
+    .. math:: H = -\sum_q p_q \log_2 p_q, \quad p_q = \frac{\exp s_q}{\sum_i \exp s_i}, \quad
+              s_q = \sum_c |w^q - w^c|_2
+
+    ``w`` are the kernels of a filter. Document 001, equations 2 to 5. Decided: the sum is over all
+    other kernels, or over the ``nearest`` M of them.
 
     Args:
         weight: (outputs, inputs, kh, kw), or (outputs, inputs) of a linear layer.
         nearest: Sum over so many nearest other kernels; over all if None or too many.
-        normalize: Divide by the logarithm of the number of inputs.
+        normalize: Divide by log2 inputs, for a range of 0 to 1.
+
+    Raises:
+        ValueError: ``weight`` has another shape or ``nearest`` is below 0.
     """
-    kernels = _kernels(weight).flatten(2)
-    logits = _sums(_distances(kernels, "euclidean"), nearest)
-    log_share = logits.log_softmax(-1)
-    entropy = -(log_share.exp() * log_share).sum(-1).clamp_max(0) / log(2)
-    if normalize:
-        inputs = kernels.shape[1]
-        entropy = entropy / log2(inputs) if inputs > 1 else torch.zeros_like(entropy)
-    return entropy.to(weight.dtype)
+    return _filter_entropy(weight, nearest, normalize=normalize).to(weight.dtype)
 
 
 def capacity(weight: Tensor, *, nearest: int | None = None, normalize: bool = False) -> Tensor:
-    """1 - filter entropy, (outputs,); higher means keep (document 001)."""
-    return 1.0 - filter_entropy(weight, nearest=nearest, normalize=normalize)
+    """1 - ``filter_entropy``, (outputs,); higher means keep (document 001, equation 6)."""
+    return (1.0 - _filter_entropy(weight, nearest, normalize=normalize)).to(weight.dtype)
 
 
 def independence(
     weight: Tensor, *, nearest: int | None = None, metric: Metric = "euclidean"
 ) -> Tensor:
-    """Sum of each filter's distances to the nearest other filters, (outputs,); all if None."""
-    filters = _kernels(weight).flatten(1)
-    return _sums(_distances(filters, metric), nearest).to(weight.dtype)
+    r"""Sum of each filter's distances to the other filters, (outputs,); higher means keep.
+
+    .. math:: I_i = \sum_c |F_i - F_c|
+
+    ``F`` are the filters, flattened. Document 001, equation 7, whose sum is over the nearest M.
+    Decided: all others unless ``nearest`` says how many; a zero filter is at cosine distance 1 from
+    any other and 0 from another zero filter.
+
+    Raises:
+        ValueError: ``weight`` has no 2 or 4 dimensions, or the metric or ``nearest`` is wrong.
+    """
+    return _independence(weight, nearest, metric).to(weight.dtype)
 
 
 def importance(
@@ -58,26 +70,50 @@ def importance(
     metric: Metric = "euclidean",
     scaled: bool = True,
 ) -> Tensor:
-    r"""Capacity and independence together, (outputs,); higher means keep (document 001).
+    r"""Capacity and independence together, (outputs,); higher means keep.
 
-    .. math:: \sigma \cdot capacity + (1 - \sigma) \cdot independence
+    .. math:: O = \sigma \cdot IM_{cap} + (1 - \sigma) \cdot IM_{ind}
+
+    Document 001, equation 8, which adds the raw terms (``scaled=False``); independence, the greater
+    by far, then rules alone. Decided: each is min-max scaled within the layer first, to 0 where all
+    are equal.
 
     Args:
         weight: (outputs, inputs, kh, kw), or (outputs, inputs).
-        sigma: Weight of capacity.
-        nearest: Neighbours that count among kernels, and among filters.
+        sigma: Weight of capacity, from 0 to 1.
+        nearest: How many neighbours count, among kernels and among filters; all if None.
         metric: Distance between filters.
-        scaled: Min-max scale both terms within the layer first.
+        scaled: Min-max scale both terms first.
+
+    Raises:
+        ValueError: As ``filter_entropy`` and ``independence``, or ``sigma`` is out of range.
     """
-    first = capacity(weight, nearest=nearest[0])
-    second = independence(weight, nearest=nearest[1], metric=metric)
+    if not 0.0 <= sigma <= 1.0:
+        raise ValueError(f"sigma is {sigma}; give a number from 0 to 1")
+    first = 1.0 - _filter_entropy(weight, nearest[0])
+    second = _independence(weight, nearest[1], metric)
     if scaled:
         first, second = _min_max(first), _min_max(second)
-    return sigma * first + (1.0 - sigma) * second
+    return (sigma * first + (1.0 - sigma) * second).to(weight.dtype)
+
+
+def _filter_entropy(weight: Tensor, nearest: int | None, *, normalize: bool = False) -> Tensor:
+    kernels = _kernels(weight).flatten(2)
+    inputs = kernels.shape[1]
+    together = max(1, _DISTANCES_AT_ONCE // inputs**2)
+    sums = [_sums(_distances(part, "euclidean"), nearest) for part in kernels.split(together)]
+    log_share = torch.cat(sums).log_softmax(-1)
+    bits = -(log_share.exp() * log_share).sum(-1).div_(log(2.0))
+    greatest = log2(inputs) if normalize and inputs > 1 else 1.0
+    return bits.clamp_min_(0.0) / greatest
+
+
+def _independence(weight: Tensor, nearest: int | None, metric: Metric) -> Tensor:
+    return _sums(_distances(_kernels(weight).flatten(1), metric), nearest)
 
 
 def _kernels(weight: Tensor) -> Tensor:
-    if weight.dim() not in (2, 4):
+    if weight.dim() not in (2, 4) or weight.numel() == 0:
         raise ValueError(
             f"weight has the shape {tuple(weight.shape)}; give (outputs, inputs, kh, kw) or "
             "(outputs, inputs)"
@@ -95,21 +131,23 @@ def _distances(rows: Tensor, metric: Metric) -> Tensor:
         raise ValueError(
             f"metric {metric!r} does not exist; choose one of {', '.join(_NORMS)}, cosine"
         )
-    norms = rows.norm(dim=-1)
-    scale = norms[..., :, None] * norms[..., None, :]
-    cosine = (rows @ rows.mT / torch.where(scale > 0, scale, 1.0)).clamp(-1, 1)
-    both_zero = (norms[..., :, None] == 0) & (norms[..., None, :] == 0)
-    return torch.where(both_zero, 0.0, 1.0 - torch.where(scale > 0, cosine, 0.0))
+    norms = rows.norm(dim=-1, keepdim=True)
+    directions = rows / torch.where(norms > 0, norms, 1.0)
+    cosine = (directions @ directions.mT).clamp_(-1.0, 1.0)
+    both_zero = (norms == 0) & (norms == 0).mT
+    return torch.where(both_zero, 0.0, 1.0 - cosine)
 
 
 def _sums(distances: Tensor, nearest: int | None) -> Tensor:
     """Sum of each row's distances to the nearest others; sorted only where some are left out."""
     others = distances.shape[-1] - 1
-    diagonal = torch.eye(others + 1, dtype=torch.bool, device=distances.device)
+    if nearest is not None and nearest < 0:
+        raise ValueError(f"nearest is {nearest}; give 0 or more, or None for all")
     if nearest is None or nearest >= others:
-        return distances.masked_fill(diagonal, 0.0).sum(-1)
-    far = distances.masked_fill(diagonal, float("inf"))
-    return far.topk(nearest, dim=-1, largest=False).values.sum(-1)
+        distances.diagonal(dim1=-2, dim2=-1).zero_()
+        return distances.sum(-1)
+    distances.diagonal(dim1=-2, dim2=-1).fill_(float("inf"))
+    return distances.topk(nearest, dim=-1, largest=False).values.sum(-1)
 
 
 def _min_max(values: Tensor) -> Tensor:

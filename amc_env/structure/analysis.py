@@ -146,7 +146,7 @@ def _follow(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...]) -> obj
 
 
 def _thin_even(number: int, channels: int) -> Tensor:
-    return _without(channels // 2, channels) if number % 2 == 0 else torch.arange(channels)
+    return torch.arange(channels - 1 if number % 2 == 0 else channels)
 
 
 def _thin_odd(number: int, channels: int) -> Tensor:
@@ -160,18 +160,19 @@ def _uneven(number: int, channels: int) -> Tensor:
     return torch.randperm(channels, generator=generator)[:count].sort().values
 
 
+def _without_first(_: int, channels: int) -> Tensor:
+    return torch.arange(1, channels)
+
+
 def _last(_: int, channels: int) -> Tensor:
     return torch.tensor([channels - 1])
 
 
-def _without(channel: int, channels: int) -> Tensor:
-    return torch.cat([torch.arange(channel), torch.arange(channel + 1, channels)])
-
-
 # Which channels the group of a number keeps in a trial. Groups that depend on each other in a
-# way no operation shows are found only when they are cut by different amounts.
+# way no operation shows are found only when they are cut by different amounts, and channels that
+# are moved around an end, as by a roll, only when that end is cut.
 _Choice = Callable[[int, int], Tensor]
-_CHOICES: tuple[_Choice, ...] = (_thin_even, _thin_odd, _uneven, _last)
+_CHOICES: tuple[_Choice, ...] = (_thin_even, _thin_odd, _uneven, _without_first, _last)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@ import torch
 
 from amc_env.information.aura import (
     ame_of_symbols,
-    entropy_of_counts,
     entropy_reward,
     live_channels,
     pair_counts,
     quantize,
     spatial_entropy,
 )
+from amc_env.information.counts import entropy_of_counts
 
 
 def test_pairs_of_a_row_are_counted_left_to_right() -> None:

@@ -377,3 +377,21 @@ def test_computed_weights_freeze_what_they_touch() -> None:
     graph = ChannelGraph(model, torch.randn(1, 3, 8, 8))
     assert [g.name for g in graph.groups] == ["out"]
     assert "remove the parametrization" in {f.name: f.reason for f in graph.frozen}["stem"]
+
+
+class Rolled(nn.Module):
+    """A roll over channels, which shows only when the channels at an end are cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second = nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(torch.roll(self.first(x), 1, dims=1))
+        return out
+
+
+def test_a_roll_over_channels_freezes_its_group() -> None:
+    with pytest.raises(ValueError, match="first: a cut network fails"):
+        ChannelGraph(Rolled().eval(), torch.randn(2, 3, 9, 9))
