@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from amc_env.calibration import Calibration, can_be_repaired, evaluating
+from amc_env.calibration import Calibration
 from amc_env.least_squares import FactoredLeastSquares, NormalEquations
+from amc_env.running import evaluating
 from amc_env.structure import ChannelGraph, ChannelGroup
+from amc_env.unfolding import can_be_repaired
 
 DEFAULT_RIDGE = 1e-4
 

@@ -13,16 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc_env.calibration import (
-    RowSampling,
-    can_be_repaired,
-    draw_positions,
-    evaluating,
-    layer_rows,
-)
 from amc_env.least_squares import NormalEquations
 from amc_env.reconstruction import DEFAULT_RIDGE
+from amc_env.running import evaluating
 from amc_env.structure import ChannelGraph
+from amc_env.unfolding import RowSampling, can_be_repaired, draw_positions, layer_rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,15 +6,10 @@ from hypothesis import strategies as st
 from structure.networks import NETWORKS, build
 from torch import Tensor, nn
 
-from amc_env import ChannelGraph, calibration
-from amc_env.calibration import (
-    RowSampling,
-    calibrate,
-    draw_positions,
-    group_activations,
-    layer_rows,
-)
+from amc_env import ChannelGraph, unfolding
+from amc_env.calibration import calibrate
 from amc_env.reconstruction import repaired_layers, unrepaired_layers
+from amc_env.unfolding import RowSampling, draw_positions, layer_rows
 
 LAYERS = {
     "plain": nn.Conv2d(6, 4, 3, padding=1),
@@ -112,7 +107,7 @@ def test_samples_unfolded_in_pieces_add_up(monkeypatch: pytest.MonkeyPatch) -> N
     model, x = build(NETWORKS, "residual")
     x = torch.cat([x, x.flip(0), -x])
     whole = calibrate(model, [x], layers=["a", "head"])
-    monkeypatch.setattr(calibration, "_CHUNK", 1)
+    monkeypatch.setattr(unfolding, "_CHUNK", 1)
     pieces = calibrate(model, [x], layers=["a", "head"])
     for name in ("a", "head"):
         assert torch.allclose(whole.grams[name], pieces.grams[name], rtol=1e-10)
@@ -159,62 +154,6 @@ def test_mode_hooks_and_weights_are_left_as_they_were(fails: bool) -> None:
         calibrate(model, [torch.ones(1, 1, 2, 2)], layers=["head"])
     assert model.training
     assert not model.head.training
-    assert not any(m._forward_pre_hooks for m in model.modules())
-
-
-def inputs_of(model: nn.Module, name: str, x: Tensor) -> Tensor:
-    seen: list[Tensor] = []
-    layer = model.get_submodule(name)
-    handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    with torch.no_grad():
-        model(x)
-    handle.remove()
-    return seen[0]
-
-
-def test_activations_are_what_the_consumer_reads() -> None:
-    model, x = build(NETWORKS, "residual")
-    graph = ChannelGraph(model, x)
-    for group in graph.groups:
-        for member in group.consumers:
-            (got,) = group_activations(model, group, [x], consumer=member.module)
-            read = inputs_of(model, member.module, x)
-            assert torch.equal(got, read[:, member.positions.flatten()])
-
-
-def test_behind_a_flatten_a_channel_has_its_pixels_as_places() -> None:
-    model, x = build(NETWORKS, "flatten")
-    group = next(g for g in ChannelGraph(model, x).groups if g.name == "body.0")
-    (got,) = group_activations(model, group, [x], consumer="hidden")
-    with torch.no_grad():
-        assert torch.equal(got, model.body[:3](x).flatten(2))
-
-
-def test_activations_come_batch_by_batch_and_leave_nothing_behind() -> None:
-    model, x = build(NETWORKS, "residual")
-    model.train()
-    group = ChannelGraph(model, x).groups[0]
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    stream = group_activations(model, group, [x, x[:1]])
-    assert len(next(stream)) == len(x)
-    # A stream that nobody reads to its end leaves no trace either.
-    assert model.training
-    assert not any(m._forward_pre_hooks for m in model.modules())
-    assert len(next(stream)) == 1
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_bad_requests_for_activations_are_refused() -> None:
-    model, x = build(NETWORKS, "residual")
-    group = ChannelGraph(model, x).groups[0]
-    with pytest.raises(ValueError, match="is not read by 'nowhere'; its consumers are"):
-        group_activations(model, group, [x], consumer="nowhere")
-    with pytest.raises(ValueError, match="give the group's own model"):
-        group_activations(nn.Identity(), group, [x])
-    with pytest.raises(ValueError, match="reads NaN or infinite values"):
-        list(group_activations(model, group, [x * float("nan")]))
-    with pytest.raises(ValueError, match="give at least one sample"):
-        list(group_activations(model, group, [x[:0]]))
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
@@ -265,3 +204,24 @@ def test_layers_to_calibrate_read_a_group_and_are_no_transposed_convolution() ->
     graph = ChannelGraph(model, x)
     assert repaired_layers(graph) == ("out", "head")
     assert unrepaired_layers(graph) == ("up",)
+
+
+def test_labels_that_do_not_fit_the_samples_are_refused() -> None:
+    model, x = build(NETWORKS, "residual")
+    with pytest.raises(ValueError, match=r"labels have the shape \(3,\).*each of 2 samples"):
+        calibrate(model, [x], labels=torch.zeros(3, dtype=torch.long))
+    with pytest.raises(ValueError, match="label -1 is negative"):
+        calibrate(model, [x], labels=torch.tensor([0, -1]))
+    with pytest.raises(ValueError, match="have no labels"):
+        calibrate(model, [x]).known_labels()
+
+
+def test_maps_of_a_group_are_its_channels_in_group_order() -> None:
+    model, x = build(NETWORKS, "residual")
+    graph = ChannelGraph(model, x)
+    calibration = calibrate(model, [x, x[:1]])
+    stem, _ = (m for g in graph.groups if g.name == "stem" for m in g.producers)
+    with torch.no_grad():
+        once = F.relu(model.norm(model.stem(x)))
+    expected = torch.cat([once, once[:1]])[:, stem.positions[:, 0]]
+    assert torch.allclose(calibration.maps(stem), expected, atol=1e-6)

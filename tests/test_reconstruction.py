@@ -7,9 +7,10 @@ from structure.networks import NETWORKS, build
 from torch import Tensor, nn
 
 from amc_env import ChannelGraph
-from amc_env.calibration import Calibration, calibrate, layer_rows
+from amc_env.calibration import Calibration, calibrate
 from amc_env.reconstruction import Reconstruction, reestimate_norms_, repaired_layers
 from amc_env.sequential import repair_sequentially_
+from amc_env.unfolding import layer_rows
 
 # All but those without a layer to repair behind the first group.
 NAMES = sorted(NETWORKS)

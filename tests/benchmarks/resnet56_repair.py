@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from amc_env import ChannelGraph, ChannelGroup
-from amc_env.calibration import RowSampling, calibrate
+from amc_env.calibration import calibrate
 from amc_env.models import build_model, load_checkpoint_
 from amc_env.reconstruction import Reconstruction, repaired_layers
 from amc_env.selection import ranking
 from amc_env.sequential import repair_sequentially_
+from amc_env.unfolding import RowSampling
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)

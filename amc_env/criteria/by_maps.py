@@ -1,0 +1,160 @@
+"""Criteria that read feature maps on calibration samples, after norm and activation.
+
+The score of a group is the mean over its producers of the score of each one's maps.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from amc_env.calibration import Calibration
+from amc_env.criteria.criterion import Criterion
+from amc_env.criteria.maps import chip, hrank
+from amc_env.information.class_mi import class_mi, class_mi_excess
+from amc_env.information.label_grid import Orient, grid_mi, label_grids
+from amc_env.information.renyi import Width, renyi_mi
+from amc_env.structure import ChannelGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuraInformation(Criterion):
+    """Mutual information with the label grid, by spatial aura entropy (document 000).
+
+    ``grid_mi`` at 128 bins, as in the document's experiments. It needs maps of more than a pixel.
+    """
+
+    name = "mi_aura"
+    needs_samples = True
+    needs_labels = True
+    bins: int = 128
+    orient: Orient = "columns"
+
+    @override
+    def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
+        labels = calibration.known_labels()
+        classes = int(labels.max()) + 1
+
+        def score(maps: Tensor) -> Tensor:
+            height, width = maps.shape[-2:]
+            if height * width == 1:
+                raise ValueError(
+                    "its maps are a single pixel, which has no neighbour; "
+                    "choose class_mi, or ignore the layer"
+                )
+            grids = label_grids(labels, classes=classes, size=(height, width), orient=self.orient)
+            return grid_mi(maps, grids.to(maps.device), bins=self.bins)
+
+        return _mean_over_producers(group, calibration, score)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassInformation(Criterion):
+    """Mutual information of what a pixel shows with the class of its sample.
+
+    ``shuffles`` permutations of the labels correct the estimate's bias; 0 leaves it.
+    """
+
+    name = "class_mi"
+    needs_samples = True
+    needs_labels = True
+    bins: int = 16
+    order: int = 1
+    shuffles: int = 0
+
+    @override
+    def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
+        labels = calibration.known_labels()
+        generator = torch.Generator().manual_seed(calibration.seed)
+        orders = [torch.randperm(len(labels), generator=generator) for _ in range(self.shuffles)]
+
+        def score(maps: Tensor) -> Tensor:
+            known = labels.to(maps.device)
+            if not orders:
+                return class_mi(maps, known, bins=self.bins, order=self.order)
+            shuffled = torch.stack(orders).to(maps.device)
+            return class_mi_excess(maps, known, shuffled, bins=self.bins, order=self.order)
+
+        return _mean_over_producers(group, calibration, score)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelInformation(Criterion):
+    """Mutual information with the class by Rényi's matrix-based entropy (HRel, document 000).
+
+    Its cost grows with the cube of the samples; document 000 replaces it by ``mi_aura``.
+    """
+
+    name = "hrel"
+    needs_samples = True
+    needs_labels = True
+    alpha: float = 1.01
+    width: Width = "mean"
+
+    @override
+    def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
+        labels = calibration.known_labels()
+
+        def score(maps: Tensor) -> Tensor:
+            return renyi_mi(maps, labels.to(maps.device), alpha=self.alpha, width=self.width)
+
+        return _mean_over_producers(group, calibration, score)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapRank(Criterion):
+    """Mean rank of a channel's maps (HRank)."""
+
+    name = "hrank"
+    needs_samples = True
+
+    @override
+    def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
+        return _mean_over_producers(group, calibration, hrank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelIndependence(Criterion):
+    """Loss of nuclear norm when a channel's maps go (CHIP)."""
+
+    name = "chip"
+    needs_samples = True
+
+    @override
+    def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
+        return _mean_over_producers(group, calibration, chip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstOrderTaylor(Criterion):
+    r"""What the loss changes by when a channel goes, to first order.
+
+    .. math:: s_c = \frac{1}{N} \sum_n \left| \sum_{ij} x_{ncij}
+                    \frac{\partial L_n}{\partial x_{ncij}} \right|
+
+    ``x`` are the channel's maps, ``L`` the cross-entropy of each of ``N`` samples (Molchanov et
+    al., 2017, equation 8, without the mean over positions, which is the same for all channels of a
+    layer). It needs a network that gives class scores.
+    """
+
+    name = "taylor"
+    needs_samples = True
+    needs_labels = True
+
+    @override
+    def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
+        total = torch.zeros(group.channels, dtype=torch.float64)
+        for producer in group.producers:
+            for maps, gradients in calibration.maps_and_gradients(producer):
+                changes = (maps.double() * gradients.double()).flatten(2).sum(2)
+                total += changes.abs().sum(0).cpu()
+        return total / (calibration.samples * len(group.producers))
+
+
+def _mean_over_producers(
+    group: ChannelGroup, calibration: Calibration, score: Callable[[Tensor], Tensor]
+) -> Tensor:
+    each = [score(calibration.maps(producer)).double().cpu() for producer in group.producers]
+    return torch.stack(each).mean(0)

@@ -1,0 +1,96 @@
+"""What a criterion is, and the check that every score goes through."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from amc_env.calibration import Calibration
+from amc_env.structure import ChannelGroup, Member
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+class Criterion(ABC):
+    """A score for every channel of a group.
+
+    Attributes:
+        name: What configurations and errors call it.
+        needs_samples: Whether calibration samples are read; else weights are enough.
+        needs_labels: Whether the samples' classes are read.
+        needs_grams: Whether the Gram matrices of the layers that read the group are.
+    """
+
+    name: str
+    needs_samples: bool = False
+    needs_labels: bool = False
+    needs_grams: bool = False
+
+    @abstractmethod
+    def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
+        """One finite number for each channel, (channels,); higher means keep."""
+
+
+@torch.no_grad()
+def channel_scores(criterion: Criterion, group: ChannelGroup, calibration: Calibration) -> Tensor:
+    """The criterion's scores of a group, checked, on the CPU in float64.
+
+    Raises:
+        ValueError: The criterion cannot score the group, or a score is NaN or infinite; the message
+            names criterion and group.
+    """
+    try:
+        scores = criterion.scores(group, calibration).detach().cpu().double()
+    except ValueError as error:
+        raise ValueError(
+            f"criterion {criterion.name!r} cannot score group {group.name!r}: {error}"
+        ) from error
+    if scores.shape != (group.channels,):
+        raise ValueError(
+            f"criterion {criterion.name!r} gave group {group.name!r} scores of the shape "
+            f"{tuple(scores.shape)}; it must give {group.channels}, one a channel"
+        )
+    if not scores.isfinite().all():
+        channel = int((~scores.isfinite()).nonzero()[0])
+        raise ValueError(
+            f"criterion {criterion.name!r} gave channel {channel} of group {group.name!r} the "
+            f"score {scores[channel].item()}; check the layer's weights and the samples, or "
+            "choose another criterion"
+        )
+    return scores
+
+
+def produced_by(model: nn.Module, producer: Member) -> Tensor:
+    """A producer's weight as (outputs, inputs, kh, kw), whatever kind of layer it is.
+
+    Raises:
+        ValueError: The layer has no weight of its own.
+    """
+    layer = model.get_submodule(producer.module)
+    weight = _weight(layer, producer.module)
+    if isinstance(layer, _TRANSPOSED):
+        parts = weight.unflatten(0, (layer.groups, -1))
+        weight = parts.transpose(1, 2).flatten(0, 1)
+    return weight.flatten(2)[..., None] if weight.dim() > 2 else weight[:, :, None, None]
+
+
+def read_by(model: nn.Module, consumer: Member) -> Tensor:
+    """A consumer's weight as (inputs, outputs of a part, kernel), convolution groups in turn.
+
+    Raises:
+        ValueError: The layer has no weight of its own.
+    """
+    layer = model.get_submodule(consumer.module)
+    weight = _weight(layer, consumer.module)
+    if isinstance(layer, _TRANSPOSED):
+        return weight.flatten(2)
+    parts = weight.unflatten(0, (getattr(layer, "groups", 1), -1))
+    by_input: Tensor = parts.transpose(1, 2).flatten(0, 1)
+    return by_input.reshape(len(by_input), parts.shape[1], -1)
+
+
+def _weight(layer: nn.Module, name: str) -> Tensor:
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor) or weight.dim() < 2:
+        raise ValueError(f"{name!r} ({type(layer).__name__}) has no filters")
+    return weight.detach()

@@ -1,0 +1,169 @@
+"""Every criterion by its name is held to the same law."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from structure.networks import Net, conv
+from torch import Tensor, nn
+from typing_extensions import override
+
+from amc_env import ChannelGraph, ChannelGroup
+from amc_env.calibration import Calibration, calibrate
+from amc_env.criteria import CRITERIA, Criterion, channel_scores, make_criterion
+from amc_env.reconstruction import repaired_layers
+
+
+class Small(nn.Module):
+    """A residual stage with batch norms, a depthwise and a grouped convolution, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.a, self.norm_a = nn.Conv2d(8, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.b, self.norm_b = nn.Conv2d(6, 8, 1), nn.BatchNorm2d(8)
+        self.grouped, self.norm_c = nn.Conv2d(8, 12, 3, groups=2), nn.BatchNorm2d(12)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = self.norm(self.stem(x)).relu()
+        a = self.depthwise(self.norm_a(self.a(stem)).relu())
+        both = (stem + self.norm_b(self.b(a))).relu()
+        out: Tensor = self.head(self.norm_c(self.grouped(both)).relu().mean((2, 3)))
+        return out
+
+
+@pytest.fixture(scope="module")
+def prepared() -> tuple[ChannelGraph, Calibration]:
+    torch.manual_seed(0)
+    model = Small()
+    x = torch.randn(24, 3, 8, 8)
+    with torch.no_grad():
+        for norm in (model.norm, model.norm_a, model.norm_b, model.norm_c):
+            norm.weight.uniform_(0.5, 1.5)
+        for _ in range(20):
+            model(x)
+    model.eval()
+    graph = ChannelGraph(model, x[:2])
+    labels = torch.arange(24) % 4
+    calibration = calibrate(model, x.split(10), layers=repaired_layers(graph), labels=labels)
+    return graph, calibration
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_scores_are_one_finite_number_a_channel(
+    name: str, prepared: tuple[ChannelGraph, Calibration]
+) -> None:
+    graph, calibration = prepared
+    criterion = make_criterion(name)
+    assert criterion.name == name
+    for group in graph.groups:
+        scores = channel_scores(criterion, group, calibration)
+        assert scores.shape == (group.channels,)
+        assert scores.dtype == torch.float64
+        # Random maps all have full rank.
+        assert name == "hrank" or len(scores.unique()) > 1
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_scores_are_the_same_again_and_leave_the_model_as_it_was(
+    name: str, prepared: tuple[ChannelGraph, Calibration]
+) -> None:
+    graph, calibration = prepared
+    before = {k: v.clone() for k, v in calibration.model.state_dict().items()}
+    group = graph.groups[0]
+    first = channel_scores(make_criterion(name), group, calibration)
+    assert torch.equal(first, channel_scores(make_criterion(name), group, calibration))
+    assert all(torch.equal(v, before[k]) for k, v in calibration.model.state_dict().items())
+    assert not calibration.model.training
+    assert all(p.grad is None for p in calibration.model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in calibration.model.modules())
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_what_a_criterion_says_it_needs_is_enough(
+    name: str, prepared: tuple[ChannelGraph, Calibration]
+) -> None:
+    graph, full = prepared
+    criterion = make_criterion(name)
+    given = Calibration(
+        model=full.model,
+        batches=full.batches if criterion.needs_samples else (),
+        labels=full.labels if criterion.needs_labels else None,
+        grams=full.grams if criterion.needs_grams else {},
+    )
+    for group in graph.groups:
+        scores = channel_scores(criterion, group, given)
+        assert torch.equal(scores, channel_scores(criterion, group, full))
+
+
+@pytest.mark.parametrize("name", [n for n in CRITERIA if make_criterion(n).needs_samples])
+def test_missing_samples_are_named(name: str, prepared: tuple[ChannelGraph, Calibration]) -> None:
+    graph, full = prepared
+    with pytest.raises(
+        ValueError, match=f"criterion '{name}' cannot score group 'stem': .*calibra"
+    ):
+        channel_scores(make_criterion(name), graph.groups[0], Calibration(model=full.model))
+
+
+@pytest.mark.parametrize("name", [n for n in CRITERIA if n not in ("random", "bn_scale")])
+def test_a_channel_of_zeros_scores_lowest(name: str) -> None:
+    torch.manual_seed(0)
+    model = Net(lambda n, x: n.b(n.a(x).relu()), 5, a=conv(8, 7), b=conv(7, 5)).eval()
+    with torch.no_grad():
+        model.a.weight[3], model.a.bias[3] = 0.0, 0.0
+        model.b.weight[:, 3] = 0.0
+        model.a.weight[3] = 0.0
+    x = torch.randn(16, 3, 6, 6)
+    graph = ChannelGraph(model, x[:2])
+    group = graph.group("a")
+    labels = torch.arange(16) % 4
+    calibration = calibrate(model, [x], layers=repaired_layers(graph), labels=labels)
+    scores = channel_scores(make_criterion(name), group, calibration)
+    # The geometric median, capacity and label grids do not speak of size.
+    if name not in ("fpgm", "capacity", "mi_aura"):
+        assert scores[3] == scores.min()
+
+
+def test_the_seed_draws_the_random_scores(prepared: tuple[ChannelGraph, Calibration]) -> None:
+    graph, full = prepared
+    drawn = [
+        channel_scores(make_criterion("random"), group, Calibration(model=full.model, seed=seed))
+        for seed in (0, 1)
+        for group in graph.groups[:2]
+    ]
+    assert len({tuple(d[:6].tolist()) for d in drawn}) == 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(Criterion):
+    """A user's criterion with a mistake."""
+
+    name = "broken"
+    values: ClassVar[list[float]] = [float("nan")]
+
+    @override
+    def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
+        return torch.tensor(self.values * group.channels)
+
+
+def test_a_score_that_is_no_number_names_criterion_and_layer(
+    prepared: tuple[ChannelGraph, Calibration],
+) -> None:
+    graph, calibration = prepared
+    with pytest.raises(ValueError, match="'broken' gave channel 0 of group 'stem' the score nan"):
+        channel_scores(Broken(), graph.groups[0], calibration)
+    assert make_criterion(Broken()).name == "broken"
+
+
+def test_a_misspelt_criterion_or_option_is_refused() -> None:
+    with pytest.raises(ValueError, match="'capcity' does not exist; the nearest is 'capacity'"):
+        make_criterion("capcity")
+    with pytest.raises(ValueError, match=r"criterion 'capacity' cannot take .*'sgima'"):
+        make_criterion("capacity", {"sgima": 0.5})
+    with pytest.raises(ValueError, match="sigma"):
+        make_criterion("capacity", {"sigma": 2.0})
+    with pytest.raises(ValueError, match="come with a criterion made already"):
+        make_criterion(Broken(), {"values": []})
