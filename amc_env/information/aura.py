@@ -24,6 +24,8 @@ Base = Literal["pair", "global", "global-raw"]
 Dead = Literal["constant", "zero"]
 
 OFFSETS = ((1, 0), (0, 1))
+# With more bins, passing over the tables of small maps takes longer than sorting their pairs.
+_COMPILED_BINS = 1024
 _RANGES = {"channel": (0, 2, 3), "map": (2, 3), "layer": (0, 1, 2, 3)}
 
 
@@ -201,6 +203,22 @@ def _channel_entropies(x: Tensor, *, bins: int, scope: Scope, pool: Pool, h0: Ba
     """``spatial_entropy`` before it is rounded to the type of ``x``, float64."""
     if pool not in get_args(Pool):
         raise ValueError(f"pool {pool!r} does not exist; choose one of {', '.join(get_args(Pool))}")
+    if x.device.type == "cpu" and pool == "batch" and h0 == "pair" and 1 <= bins <= _COMPILED_BINS:
+        return _compiled_entropies(x, bins=bins, scope=scope)
+    return _torch_entropies(x, bins=bins, scope=scope, pool=pool, h0=h0)
+
+
+def _compiled_entropies(x: Tensor, *, bins: int, scope: Scope) -> Tensor:
+    """``_channel_entropies`` of maps in main memory, all samples pooled, ``h0`` of the pairs."""
+    # numba takes half a second to import, which only those who call this need to wait for.
+    from amc_env.information.pair_tables import neighbour_entropies
+
+    low, high = _limits(x, scope)
+    return neighbour_entropies(x, low=low, high=high, bins=bins).clamp(0.0, 1.0).nanmean(0)
+
+
+def _torch_entropies(x: Tensor, *, bins: int, scope: Scope, pool: Pool, h0: Base) -> Tensor:
+    """``_channel_entropies`` on any device, one channel after the other."""
     values = [
         ame_of_rows(symbols[None], bins=bins, h0=h0)[0]
         if pool == "batch"
@@ -220,16 +238,17 @@ def _limits(x: Tensor, scope: Scope) -> tuple[Tensor, Tensor]:
     name = scope if isinstance(scope, str) else "channel"
     if name not in _RANGES:
         raise ValueError(f"scope {scope!r} does not exist; choose one of {', '.join(_RANGES)}")
-    low, high = torch.aminmax(x.transpose(0, 1).flatten(1), dim=1)
+    low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
     if not (low.isfinite() & high.isfinite()).all():
         raise ValueError("maps hold NaN or infinity; give finite maps")
     if name == "map":
-        return x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        return low, high
+    low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
     if name == "layer":
         low, high = low.min().expand_as(low), high.max().expand_as(high)
     elif not isinstance(scope, str):
         low, high = (low.new_full(low.shape, end, dtype=torch.float64) for end in scope)
-    return low.view(1, -1, 1, 1), high.view(1, -1, 1, 1)
+    return low, high
 
 
 def _symbols(x: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
