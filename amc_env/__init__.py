@@ -1,5 +1,15 @@
-"""AutoML for Model Compression as a Gymnasium environment."""
+"""AutoML for Model Compression as a Gymnasium environment.
 
+Importing the package registers ``AMC/ChannelPruning-v0``.
+"""
+
+import gymnasium
+
+from amc_env.budget import Budget
+from amc_env.data import PruningData, Split
+from amc_env.env import ChannelPruningEnv, EnvSettings
+from amc_env.policy import Policy
+from amc_env.pruner import RepairSettings
 from amc_env.structure import (
     ChannelGraph,
     ChannelGroup,
@@ -10,4 +20,23 @@ from amc_env.structure import (
     Share,
 )
 
-__all__ = ["ChannelGraph", "ChannelGroup", "Cost", "FrozenGroup", "LayerCost", "Member", "Share"]
+__all__ = [
+    "Budget",
+    "ChannelGraph",
+    "ChannelGroup",
+    "ChannelPruningEnv",
+    "Cost",
+    "EnvSettings",
+    "FrozenGroup",
+    "LayerCost",
+    "Member",
+    "Policy",
+    "PruningData",
+    "RepairSettings",
+    "Share",
+    "Split",
+]
+
+gymnasium.register(
+    id="AMC/ChannelPruning-v0", entry_point="amc_env.env:ChannelPruningEnv", order_enforce=False
+)

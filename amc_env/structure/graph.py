@@ -48,6 +48,8 @@ class ChannelGraph:
         self.inputs = _checked_inputs(example_input)
         rounding = Rounding(round_to=round_to, min_channels=min_channels)
         ignored = _checked_ignore(model, ignore)
+        self.ignore = tuple(ignore)
+        self.round_to = round_to
         self._structure = analyse(model, self.inputs, ignored=ignored, rounding=rounding)
         if not self._structure.groups:
             raise ValueError(_nothing_to_cut(model, self._structure.frozen))

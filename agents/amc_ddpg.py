@@ -1,0 +1,384 @@
+"""DDPG with the rules of AMC (He et al. 2018), on top of stable-baselines3."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from stable_baselines3 import DDPG
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.type_aliases import (
+    GymEnv,
+    MaybeCallback,
+    RolloutReturn,
+    TrainFreq,
+)
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.td3.policies import TD3Policy
+from torch import Tensor, nn
+from typing_extensions import override
+
+from agents.episode_buffer import EpisodeBuffer
+from agents.truncated_normal import sample_truncated_normal
+
+# A feature that hardly moves is not blown up, and one that leaves its range stays in sight.
+SMALLEST_DEVIATION = 1e-3
+LARGEST_FEATURE = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AMCSettings:
+    """What AMC fixes about its agent; ``docs/agents.md`` compares each value with AMC's.
+
+    Attributes:
+        hidden_sizes: Widths of the hidden layers of actor and critic.
+        actor_learning_rate: Of Adam, for the actor.
+        critic_learning_rate: Of Adam, for the critic.
+        tau: Share of the networks that each gradient step adds to their targets.
+        gamma: Discount of the next state's value.
+        batch_size: Steps sampled for one gradient step.
+        warmup_episodes: Episodes with uniform actions and without gradient steps.
+        sigma: Deviation of the truncated normal noise in the first episode after them.
+        sigma_decay: Its factor from episode to episode.
+        replay_episodes: Episodes that the replay buffer holds.
+        baseline_decay: Share of the reward baseline that survives a batch.
+        normalise_observations: Whether the networks see observations by their running mean and
+            deviation.
+    """
+
+    hidden_sizes: tuple[int, ...] = (300, 300)
+    actor_learning_rate: float = 1e-4
+    critic_learning_rate: float = 1e-3
+    tau: float = 0.01
+    gamma: float = 1.0
+    batch_size: int = 64
+    warmup_episodes: int = 100
+    sigma: float = 0.5
+    sigma_decay: float = 0.95
+    replay_episodes: int = 100
+    baseline_decay: float = 0.95
+    normalise_observations: bool = True
+
+    def __post_init__(self) -> None:
+        widths = bool(self.hidden_sizes) and min(self.hidden_sizes) >= 1
+        laws = {
+            "hidden_sizes": (widths, "one or more widths of at least 1"),
+            "actor_learning_rate": (0 < self.actor_learning_rate < 1, "in (0, 1)"),
+            "critic_learning_rate": (0 < self.critic_learning_rate < 1, "in (0, 1)"),
+            "tau": (0 < self.tau <= 1, "in (0, 1]"),
+            "gamma": (0 <= self.gamma <= 1, "in [0, 1]"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "warmup_episodes": (self.warmup_episodes >= 0, "at least 0"),
+            "sigma": (0 < self.sigma < float("inf"), "positive and finite"),
+            "sigma_decay": (0 < self.sigma_decay <= 1, "in (0, 1]"),
+            "replay_episodes": (self.replay_episodes >= 1, "at least 1"),
+            "baseline_decay": (0 <= self.baseline_decay < 1, "in [0, 1)"),
+        }
+        for name, (holds, expected) in laws.items():
+            if not holds:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {expected}")
+
+    def sigma_of_episode(self, episode: int) -> float:
+        """Deviation of the noise in an episode, counted from 0, warm-up included."""
+        after_warmup = max(episode - self.warmup_episodes, 0)
+        # The power underflows to 0 after thousands of episodes, and 0 has no distribution.
+        return max(self.sigma * self.sigma_decay**after_warmup, sys.float_info.epsilon)
+
+
+class RunningNormaliser(BaseFeaturesExtractor):
+    r"""Observations less their running mean, over their running deviation.
+
+    .. math:: f = \mathrm{clip}((o - \mu) / \max(\sigma, 10^{-3}), -10, 10)
+
+    ``mu`` and ``sigma`` run over everything that :meth:`observe_` was given. They are buffers, so
+    they are saved with the policy, and named as those of batch norm, so stable-baselines3 copies
+    them to the target networks as they are.
+    """
+
+    running_mean: Tensor
+    running_variance: Tensor
+    running_count: Tensor
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        """Start as the identity, before any observation."""
+        features = int(np.prod(observation_space.shape))
+        super().__init__(observation_space, features_dim=features)
+        self.register_buffer("running_mean", torch.zeros(features, dtype=torch.float64))
+        self.register_buffer("running_variance", torch.ones(features, dtype=torch.float64))
+        self.register_buffer("running_count", torch.zeros((), dtype=torch.float64))
+
+    @override
+    def forward(self, observations: Tensor) -> Tensor:
+        deviation = self.running_variance.sqrt().clamp_min(SMALLEST_DEVIATION)
+        features = (observations.flatten(start_dim=1) - self.running_mean) / deviation
+        return features.clamp(-LARGEST_FEATURE, LARGEST_FEATURE).to(observations.dtype)
+
+    def observe_(self, observations: Tensor) -> None:
+        """Add observations (n, ...) to the running mean and variance (Chan et al. 1979)."""
+        values = observations.flatten(start_dim=1).to(self.running_mean)
+        count = len(values)
+        total = self.running_count + count
+        shift = values.mean(dim=0) - self.running_mean
+        deviations = self.running_variance * self.running_count + (
+            values.var(dim=0, correction=0) * count + shift**2 * self.running_count * count / total
+        )
+        self.running_mean += shift * count / total
+        self.running_variance.copy_(deviations / total)
+        self.running_count.copy_(total)
+
+
+class AMCDDPG(DDPG):
+    r"""Deep deterministic policy gradient as AMC uses it; every number is in :class:`AMCSettings`.
+
+    An environment has one action in [0, 1] and a float32 observation in [0, 1]; it may report the
+    action that it really executed as ``info["executed"]``. Training goes by whole episodes: after
+    each, as many gradient steps are done as it had steps. The final reward of an episode is
+    credited to all its steps, and the critic learns, as in the published code of AMC,
+
+    .. math:: Q(s_t, a_t) \leftarrow R - b + \gamma Q'(s_{t+1}, \mu'(s_{t+1}))
+
+    without the last term at the last step; ``R`` is the final reward and ``b`` a moving average of
+    it (:class:`EpisodeBuffer`). Exploration draws from a normal distribution around the actor's
+    action that is *truncated* to (0, 1), not clipped to it.
+
+    AMC's actor ends in a sigmoid. That of stable-baselines3 ends in tanh, which is then rescaled
+    from [-1, 1] to the action space: :math:`(\tanh z + 1) / 2 = \mathrm{sigmoid}(2 z)`. So the
+    actor here is a sigmoid too, of twice its last layer.
+
+    Each call of ``learn`` begins with a new episode. ``reset_num_timesteps=True``, its default,
+    counts episodes from 0 again, so the warm-up comes again as well. ``save`` keeps everything
+    but the replay buffer; with ``save_replay_buffer`` too, training goes on as if never stopped.
+
+    Attributes:
+        settings: The numbers.
+        rng: Draws the actions of warm-up and exploration.
+        episode_limit: Collecting ends once so many episodes are over; None for no limit.
+    """
+
+    settings: AMCSettings
+    rng: np.random.Generator | None = None
+    episode_limit: int | None = None
+
+    def __init__(
+        self,
+        env: GymEnv | str,
+        *,
+        settings: AMCSettings | None = None,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        tensorboard_log: str | None = None,
+        policy: type[TD3Policy] = TD3Policy,
+        _init_setup_model: bool = True,
+    ) -> None:
+        """Build the networks for ``env``; ``policy`` and the last argument are for ``load``.
+
+        Raises:
+            ValueError: The environment has other spaces, or there are several environments.
+        """
+        self.settings = settings or AMCSettings()
+        super().__init__(
+            policy,
+            env,
+            learning_rate=self.settings.critic_learning_rate,
+            buffer_size=self.settings.replay_episodes,
+            learning_starts=0,
+            batch_size=self.settings.batch_size,
+            tau=self.settings.tau,
+            gamma=self.settings.gamma,
+            train_freq=(1, "episode"),
+            gradient_steps=-1,
+            replay_buffer_class=EpisodeBuffer,
+            replay_buffer_kwargs={"baseline_decay": self.settings.baseline_decay},
+            policy_kwargs=_policy_arguments(self.settings),
+            tensorboard_log=tensorboard_log,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        if self.env is not None:
+            _check_environment(self.env)
+        if _init_setup_model:
+            self._setup_model()
+
+    @property
+    def episode(self) -> int:
+        """How many episodes are over since the count began."""
+        return self._episode_num
+
+    @property
+    def episodes(self) -> EpisodeBuffer:
+        """The replay buffer.
+
+        Raises:
+            TypeError: A buffer of another kind was loaded.
+        """
+        if not isinstance(self.replay_buffer, EpisodeBuffer):
+            kind = type(self.replay_buffer).__name__
+            raise TypeError(f"the replay buffer is a {kind}; AMCDDPG needs an EpisodeBuffer")
+        return self.replay_buffer
+
+    @override
+    def set_random_seed(self, seed: int | None = None) -> None:
+        super().set_random_seed(seed)
+        self.rng = np.random.default_rng(seed)
+        if self.replay_buffer is not None:
+            self.episodes.seed_(seed)
+
+    @override
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        if self.episode <= self.settings.warmup_episodes:
+            return
+        super().train(gradient_steps, batch_size)
+        self.logger.record("train/baseline", self.episodes.baseline)
+        self.logger.record("train/sigma", self.settings.sigma_of_episode(self.episode))
+
+    @override
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: Any,
+        action_noise: ActionNoise | None = None,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        if self.episode_limit is not None and self.episode >= self.episode_limit:
+            return RolloutReturn(0, 0, continue_training=False)
+        rollout = super().collect_rollouts(
+            env,
+            callback,
+            train_freq,
+            replay_buffer,
+            action_noise=action_noise,
+            learning_starts=learning_starts,
+            log_interval=log_interval,
+        )
+        if rollout.n_episodes:
+            self._observe_last_episode_()
+        return rollout
+
+    @override
+    def _setup_model(self) -> None:
+        saved = self.rng
+        super()._setup_model()
+        self.episodes.seed_(self.seed)
+        # Loading builds the model anew, which seeds it; its random sequence goes on instead.
+        self.rng = saved or self.rng
+        for group in self.actor.optimizer.param_groups:
+            group["lr"] = self.settings.actor_learning_rate
+
+    @override
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        # A callback may have stopped the last call within an episode, and its last step is lost.
+        self.episodes.drop_unfinished_()
+        self._last_obs = None
+        return super()._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+
+    @override
+    def _update_learning_rate(
+        self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer
+    ) -> None:
+        # The parent would give both optimizers the one rate it knows; they keep their own.
+        self.logger.record("train/actor_learning_rate", self.settings.actor_learning_rate)
+        self.logger.record("train/critic_learning_rate", self.settings.critic_learning_rate)
+
+    @override
+    def _sample_action(
+        self,
+        learning_starts: int,
+        action_noise: ActionNoise | None = None,
+        n_envs: int = 1,
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        action = np.array([[self._explore()]], dtype=np.float32)
+        return action, self.policy.scale_action(action)
+
+    @override
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "episode_limit"]
+
+    def _explore(self) -> float:
+        """The action of this step: uniform in the warm-up, then truncated normal."""
+        if self.rng is None or self._last_obs is None:
+            raise RuntimeError("there is no observation to act on; call learn()")
+        if self.episode < self.settings.warmup_episodes:
+            return float(self.rng.random())
+        mean, _ = self.predict(self._last_obs, deterministic=True)
+        sigma = self.settings.sigma_of_episode(self.episode)
+        return sample_truncated_normal(self.rng, mean=float(mean.item()), sigma=sigma)
+
+    def _observe_last_episode_(self) -> None:
+        """Show the last episode to the normalisers of all networks."""
+        observations = torch.as_tensor(self.episodes.last_observations(), device=self.device)
+        for module in self.policy.modules():
+            if isinstance(module, RunningNormaliser):
+                module.observe_(observations)
+
+
+def learn_episodes(model: AMCDDPG, *, episodes: int, callback: MaybeCallback = None) -> None:
+    """Train ``model`` in place for ``episodes`` more episodes, gradient steps of the last included.
+
+    A callback of stable-baselines3 that stops at an episode's end would lose its last step and
+    its gradient steps; so the model itself ends here, between two episodes.
+
+    Raises:
+        ValueError: ``episodes`` is less than 1.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}; it must be at least 1")
+    model.episode_limit = model.episode + episodes
+    try:
+        model.learn(
+            sys.maxsize,
+            callback=callback,
+            tb_log_name="AMCDDPG",
+            reset_num_timesteps=model.num_timesteps == 0,
+        )
+    finally:
+        model.episode_limit = None
+
+
+def _policy_arguments(settings: AMCSettings) -> dict[str, Any]:
+    """What the policy of stable-baselines3 is built with."""
+    extractor = RunningNormaliser if settings.normalise_observations else FlattenExtractor
+    return {
+        "net_arch": list(settings.hidden_sizes),
+        "activation_fn": nn.ReLU,
+        "features_extractor_class": extractor,
+    }
+
+
+def _check_environment(env: VecEnv) -> None:
+    """Refuse what AMC's rules do not fit.
+
+    Raises:
+        ValueError: As :class:`AMCDDPG` says.
+    """
+    if env.num_envs != 1:
+        raise ValueError(f"there are {env.num_envs} environments; AMCDDPG follows exactly 1")
+    if isinstance(env, VecNormalize):
+        raise ValueError("the environment is a VecNormalize; AMCDDPG normalises by itself")
+    seen, acted = env.observation_space, env.action_space
+    if not (isinstance(seen, spaces.Box) and seen.dtype == np.float32 and _is_within_unit(seen)):
+        raise ValueError(f"the observation space is {seen}; it must be a float32 Box in [0, 1]")
+    if acted != spaces.Box(0.0, 1.0, (1,), np.float32):
+        raise ValueError(f"the action space is {acted}; it must be Box(0, 1, (1,), float32)")
+
+
+def _is_within_unit(space: spaces.Box) -> bool:
+    """Whether all values of ``space`` lie in [0, 1]."""
+    return bool((space.low >= 0).all() and (space.high <= 1).all())

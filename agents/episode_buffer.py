@@ -1,0 +1,186 @@
+"""A replay buffer of whole episodes, rewarded and filled as in AMC."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+from typing_extensions import override
+
+Array = npt.NDArray[Any]
+
+
+FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Steps:
+    """Steps of one episode, in order; every array is (steps, 1, ...), the 1 for the environment.
+
+    Attributes:
+        observations: Where the actions were taken.
+        next_observations: What came of them.
+        actions: The executed actions, scaled to [-1, 1].
+        rewards: What was paid (steps, 1).
+        dones: 1 where the episode ended, else 0 (steps, 1).
+        timeouts: 1 where it ended by a time limit only, else 0 (steps, 1).
+    """
+
+    observations: Array
+    next_observations: Array
+    actions: Array
+    rewards: Array
+    dones: Array
+    timeouts: Array
+
+    def __post_init__(self) -> None:
+        for name in FIELDS:
+            array = getattr(self, name)
+            if array.shape[:2] != (len(self), 1) or len(self) == 0:
+                raise ValueError(
+                    f"{name} has shape {array.shape} beside {len(self)} observations; "
+                    "it must be (observations, 1, ...), with 1 observation or more"
+                )
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} is {array}; every number must be finite")
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+
+def finish(steps: Sequence[Steps]) -> Steps:
+    """Join the steps of a finished episode and credit the final reward to each of them."""
+    joined = {name: np.concatenate([getattr(step, name) for step in steps]) for name in FIELDS}
+    return Steps(**joined | {"rewards": np.full_like(joined["rewards"], joined["rewards"][-1])})
+
+
+class EpisodeBuffer(ReplayBuffer):
+    r"""Holds the last whole episodes and samples their steps with rewards above a baseline.
+
+    A step can be sampled once its episode has ended. Its action is the one that was *executed*,
+    ``info["executed"]`` in [0, 1], and the action asked for where an environment reports none.
+    Its reward is the final reward ``R`` of its episode. What :meth:`sample` returns is
+
+    .. math:: r = R - b, \quad b \leftarrow \lambda b + (1 - \lambda) \bar R
+
+    ``R-bar`` is the mean of ``R`` over the sampled batch, ``lambda`` is ``baseline_decay``, and
+    ``b`` starts at the first ``R-bar``. Source: He et al. 2018 and their published code.
+
+    ``buffer_size`` counts *episodes*; only 1 environment and no ``optimize_memory_usage`` are
+    accepted.
+
+    Attributes:
+        episodes: The finished episodes, oldest first.
+        baseline: ``b``; None before the first sample.
+    """
+
+    @override
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        device: torch.device | str = "auto",
+        *,
+        baseline_decay: float,
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+    ) -> None:
+        if n_envs != 1:
+            raise ValueError(f"n_envs is {n_envs}; an EpisodeBuffer follows 1 environment")
+        if optimize_memory_usage:
+            raise ValueError("optimize_memory_usage is True; an EpisodeBuffer needs False")
+        super().__init__(buffer_size, observation_space, action_space, device=device)
+        self.low, self.high = float(action_space.low.min()), float(action_space.high.max())
+        self.baseline_decay = baseline_decay
+        self.reset()
+        self.seed_(None)
+
+    def seed_(self, seed: int | None) -> None:
+        """Start the random sequence of :meth:`sample` anew."""
+        self.rng = np.random.default_rng(seed)
+
+    def drop_unfinished_(self) -> None:
+        """Forget the steps of the episode that has not ended."""
+        self.unfinished: list[Steps] = []
+
+    def last_observations(self) -> Array:
+        """Observations (steps, ...) of the last finished episode.
+
+        Raises:
+            ValueError: No episode has ended.
+        """
+        if not self.episodes:
+            raise ValueError("the buffer holds no finished episode; at least 1 is needed")
+        return self.episodes[-1].observations[:, 0]
+
+    @override
+    def reset(self) -> None:
+        super().reset()
+        self.drop_unfinished_()
+        self.episodes: deque[Steps] = deque(maxlen=self.buffer_size)
+        self.baseline: float | None = None
+
+    @override
+    def size(self) -> int:
+        return sum(map(len, self.episodes))
+
+    @override
+    def add(
+        self,
+        obs: Array,
+        next_obs: Array,
+        action: Array,
+        reward: Array,
+        done: Array,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        info = infos[0]
+        self.unfinished.append(
+            Steps(
+                observations=np.array(obs)[None],
+                next_observations=np.array(next_obs)[None],
+                actions=self._executed(info, asked=action),
+                rewards=np.array(reward, dtype=np.float32)[None],
+                dones=np.array(done, dtype=np.float32)[None],
+                timeouts=np.array([[info.get("TimeLimit.truncated", False)]], dtype=np.float32),
+            )
+        )
+        if done[0]:
+            self.episodes.append(finish(self.unfinished))
+            self.drop_unfinished_()
+            self._lay_out_()
+
+    @override
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        if not self.episodes:
+            raise ValueError("the buffer holds no finished episode to sample from; add one first")
+        samples = self._get_samples(self.rng.integers(self.size(), size=batch_size), env=env)
+        mean = float(samples.rewards.mean())
+        before = mean if self.baseline is None else self.baseline
+        self.baseline = self.baseline_decay * before + (1 - self.baseline_decay) * mean
+        return samples._replace(rewards=samples.rewards - self.baseline)
+
+    def _executed(self, info: dict[str, Any], *, asked: Array) -> Array:
+        """The executed action (1, 1, 1), scaled to [-1, 1]; ``asked`` is scaled already."""
+        if "executed" not in info:
+            return np.array(asked, dtype=np.float32).reshape(1, 1, self.action_dim)
+        executed = float(info["executed"])
+        if not self.low <= executed <= self.high:
+            raise ValueError(
+                f'info["executed"] is {executed}; it must be in [{self.low:g}, {self.high:g}]'
+            )
+        scaled = 2 * (executed - self.low) / (self.high - self.low) - 1
+        return np.full((1, 1, self.action_dim), scaled, dtype=np.float32)
+
+    def _lay_out_(self) -> None:
+        """Write the episodes into the arrays that stable-baselines3 samples from."""
+        for name in FIELDS:
+            setattr(self, name, np.concatenate([getattr(steps, name) for steps in self.episodes]))

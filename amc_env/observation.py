@@ -1,0 +1,131 @@
+"""What an agent sees before it decides a group: AMC's features, each from 0 to 1."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from amc_env.structure import ChannelGraph, ChannelGroup
+
+FEATURE_NAMES = (
+    "index",
+    "is_conv",
+    "is_depthwise",
+    "is_linear",
+    "channels_in",
+    "channels_out",
+    "spatial_size",
+    "stride",
+    "kernel",
+    "flops",
+    "flops_removed",
+    "flops_ahead",
+    "last_sparsity",
+    "target",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """The layer that reads a group, in numbers."""
+
+    kind: str
+    channels_out: int
+    spatial_size: float
+    stride: int
+    kernel: int
+
+
+class Observer:
+    """Builds observations for the groups of one network.
+
+    Each feature is divided by its greatest value in the network, as in AMC (section 3.1), so all
+    lie in [0, 1]. The layer described is the first that reads the group.
+
+    Args:
+        graph: The structure of the model.
+        target: Ratio of the cost that may be left; 1 without a budget.
+    """
+
+    def __init__(self, graph: ChannelGraph, *, target: float) -> None:
+        self._graph = graph
+        self._target = target
+        full = graph.cost()
+        self._flops = {layer.name: layer.flops for layer in full.layers}
+        self._total = full.flops
+        self._layers = [_describe(graph, group, self._flops) for group in graph.groups]
+        self._settled_by = _last_groups(graph)
+        self._greatest = {
+            "channels_in": max(group.channels for group in graph.groups),
+            "channels_out": max(layer.channels_out for layer in self._layers),
+            "spatial_size": max(layer.spatial_size for layer in self._layers),
+            "stride": max(layer.stride for layer in self._layers),
+            "kernel": max(layer.kernel for layer in self._layers),
+        }
+
+    def observe(
+        self, index: int, decided: Mapping[str, int], *, last_sparsity: float
+    ) -> NDArray[np.float32]:
+        """The observation before the group at ``index`` is decided; zeros behind the last."""
+        if index == len(self._layers):
+            return np.zeros(len(FEATURE_NAMES), dtype=np.float32)
+        group, layer = self._graph.groups[index], self._layers[index]
+        cost = self._graph.cost(decided)
+        ahead = sum(c.flops for c in cost.layers if self._settled_by.get(c.name, -1) > index)
+        reader = _reader(group)
+        features = {
+            "index": index / max(1, len(self._layers) - 1),
+            "is_conv": float(layer.kind == "conv"),
+            "is_depthwise": float(layer.kind == "depthwise"),
+            "is_linear": float(layer.kind == "linear"),
+            "channels_in": group.channels / self._greatest["channels_in"],
+            "channels_out": layer.channels_out / self._greatest["channels_out"],
+            "spatial_size": layer.spatial_size / self._greatest["spatial_size"],
+            "stride": layer.stride / self._greatest["stride"],
+            "kernel": layer.kernel / self._greatest["kernel"],
+            "flops": self._flops.get(reader, 0) / max(self._flops.values()),
+            "flops_removed": 1.0 - cost.flops / self._total,
+            "flops_ahead": ahead / self._total,
+            "last_sparsity": last_sparsity,
+            "target": self._target,
+        }
+        return np.array([features[name] for name in FEATURE_NAMES], dtype=np.float32)
+
+
+def _reader(group: ChannelGroup) -> str:
+    """The layer that an observation describes; a group that nothing reads describes its maker."""
+    return (group.consumers or group.producers)[0].module
+
+
+def _describe(graph: ChannelGraph, group: ChannelGroup, flops: Mapping[str, int]) -> _Layer:
+    name = _reader(group)
+    layer = graph.model.get_submodule(name)
+    weight = getattr(layer, "weight", None)
+    size = weight.numel() if weight is not None else 1
+    if any("depthwise" in follower.kind for follower in group.followers):
+        kind = "depthwise"
+    else:
+        kind = "linear" if isinstance(layer, nn.Linear) else "conv"
+    return _Layer(
+        kind=kind,
+        channels_out=int(getattr(layer, "out_channels", getattr(layer, "out_features", 1))),
+        # How often a weight is used is the number of output pixels.
+        spatial_size=max(1.0, flops.get(name, 0) / max(1, size)) ** 0.5,
+        stride=_greatest(getattr(layer, "stride", 1)),
+        kernel=_greatest(getattr(layer, "kernel_size", 1)),
+    )
+
+
+def _greatest(value: int | tuple[int, ...]) -> int:
+    return max(value) if isinstance(value, tuple) else value
+
+
+def _last_groups(graph: ChannelGraph) -> dict[str, int]:
+    """By layer the number of the last group that it reads: when its cost is settled."""
+    return {
+        consumer.module: index
+        for index, group in enumerate(graph.groups)
+        for consumer in group.consumers
+    }
