@@ -176,12 +176,14 @@ class _Sums:
         positions = self._sampled(layer, x)
         for samples in x.split(samples_at_once(layer, x, positions)):
             rows = layer_rows(layer, samples, positions).double()
-            gram = rows.mT @ rows
             if name in self.grams:
-                self.grams[name] += gram
+                # In place: a product of its own would be one more of the largest matrices.
+                self.grams[name].baddbmm_(rows.mT, rows)
             else:
-                self.grams[name] = gram
-        if not self.grams[name].isfinite().all():
+                self.grams[name] = rows.mT @ rows
+            del rows
+        # What is not finite is squared on the diagonal.
+        if not self.grams[name].diagonal(dim1=-2, dim2=-1).isfinite().all():
             raise ValueError(
                 f"layer {name!r} reads NaN or infinite values on the calibration samples; "
                 "check the samples and the weights before it"

@@ -151,18 +151,29 @@ class Reconstruction:
         Raises:
             ValueError: There is no such group, or no layer that reads it is repaired.
         """
-        self._graph.group(group)
-        lost = torch.zeros(len(self._orders[group]), dtype=torch.float64)
-        energy = torch.zeros((), dtype=torch.float64)
-        heard = False
-        for layer in self._layers.values():
-            if any(side.group == group for side in layer.inputs):
-                layer_lost, layer_energy = layer.losses(group)
-                lost, energy = lost + layer_lost.cpu(), energy + layer_energy.cpu()
-                heard = True
-        if not heard:
-            raise ValueError(f"no layer that reads group {group!r} is repaired")
+        each = self._losses(group).values()
+        lost = torch.stack([lost.cpu() for lost, _ in each]).sum(0)
+        energy = torch.stack([energy.cpu() for _, energy in each]).sum()
         return (lost / energy.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
+
+    def layer_errors(self, group: str) -> dict[str, Tensor]:
+        """As ``errors``, of each layer that reads the group, by its name."""
+        tiny = torch.finfo(torch.float64).tiny
+        return {
+            name: (lost / energy.clamp_min(tiny)).sqrt().cpu()
+            for name, (lost, energy) in self._losses(group).items()
+        }
+
+    def _losses(self, group: str) -> dict[str, tuple[Tensor, Tensor]]:
+        self._graph.group(group)
+        found = {
+            name: layer.losses(group)
+            for name, layer in self._layers.items()
+            if any(side.group == group for side in layer.inputs)
+        }
+        if not found:
+            raise ValueError(f"no layer that reads group {group!r} is repaired")
+        return found
 
 
 class _LayerPlan:

@@ -1,0 +1,90 @@
+"""A search without episodes: the budget is dealt out by what the repair itself says."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from agents.episodes import Recorder
+from agents.searcher import Searcher
+from amc_env import ChannelGroup, ChannelPruningEnv
+
+# A group goes from all channels to its least in no more steps than this.
+_STEPS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorCurves(Searcher):
+    r"""Cuts where the repaired layers' error grows least for the cost that is saved.
+
+    Every group has a curve of relative residual against channels kept, from the factorisation.
+    From the whole network on, the cut with the smallest
+
+    .. math:: \frac{E_g(m) - E_g(m')}{C(m) - C(m')}
+
+    is taken until the budget is met: ``E`` is the squared relative residual, summed over the layers
+    that read group ``g`` and made convex, and ``C`` the network's FLOPs. For convex curves and a cost that adds up this is the
+    Lagrangian optimum. The one episode is to report the result. Without a budget nothing is cut.
+    """
+
+    @override
+    def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
+        counts = allocate(recorder.pruning)
+        groups = recorder.pruning.graph.groups
+        recorder.play([1.0 - counts[g.name] / g.channels for g in groups])
+
+
+def allocate(env: ChannelPruningEnv) -> dict[str, int]:
+    """How many channels each group keeps, dealt out by the error curves."""
+    graph = env.graph
+    ladders = {group.name: _ladder(env, group) for group in graph.groups}
+    curves = {group.name: _convex_errors(env, group) for group in graph.groups}
+    steps = dict.fromkeys(ladders, 0)
+    counts = {name: ladder[0] for name, ladder in ladders.items()}
+    while not env.keeper.fits(counts):
+        now = graph.cost(counts).flops
+        best, best_price = "", float("inf")
+        for name, ladder in ladders.items():
+            if steps[name] + 1 == len(ladder):
+                continue
+            fewer = ladder[steps[name] + 1]
+            saved = now - graph.cost({**counts, name: fewer}).flops
+            lost = curves[name][fewer - 1] - curves[name][counts[name] - 1]
+            price = float(lost) / max(saved, 1)
+            if price < best_price:
+                best, best_price = name, price
+        steps[best] += 1
+        counts[best] = ladders[best][steps[best]]
+    return counts
+
+
+def _ladder(env: ChannelPruningEnv, group: ChannelGroup) -> list[int]:
+    """Numbers of channels to step through, from all to the least."""
+    allowed = [c for c in reversed(group.counts) if c >= env.keeper.least[group.name]]
+    stride = max(1, len(allowed) // _STEPS)
+    steps = allowed[::stride]
+    return steps if steps[-1] == allowed[-1] else [*steps, allowed[-1]]
+
+
+def _convex_errors(env: ChannelPruningEnv, group: ChannelGroup) -> NDArray[np.float64]:
+    """The lower convex hull of the squared residuals for 1, 2, ... channels kept."""
+    try:
+        each = env.pruner.plan.layer_errors(group.name).values()
+        errors = sum(error.square().numpy() for error in each)
+    except ValueError:
+        # Nothing that reads the group is repaired, so nothing is known: all channels matter alike.
+        errors = np.linspace(1.0, 0.0, group.channels)
+    hull: list[int] = []
+    for point in range(len(errors)):
+        while len(hull) > 1 and _is_above(errors, hull[-2], hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    convex: NDArray[np.float64] = np.interp(np.arange(len(errors)), hull, errors[hull])
+    return convex
+
+
+def _is_above(errors: NDArray[np.float64], left: int, middle: int, right: int) -> bool:
+    """Whether the middle point lies on or above the line between the others."""
+    along = (errors[right] - errors[left]) * (middle - left) / (right - left)
+    return bool(errors[middle] >= errors[left] + along)

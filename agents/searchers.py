@@ -1,0 +1,109 @@
+"""Searchers that a learner has to beat at equal cost."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+from cmaes import CMA
+from typing_extensions import override
+
+from agents.episodes import Recorder
+from agents.searcher import Searcher
+from amc_env import ChannelPruningEnv
+from amc_env.selection import kept_count
+
+_HALVINGS = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform(Searcher):
+    """One sparsity for all groups, the least that meets the budget; a single episode."""
+
+    @override
+    def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
+        groups = recorder.pruning.graph.groups
+        recorder.play([uniform_sparsity(recorder.pruning)] * len(groups))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSearch(Searcher):
+    """Uniform random actions, clipped by the environment as anyone's are."""
+
+    @override
+    def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
+        generator = np.random.default_rng(seed)
+        for _ in range(episodes):
+            recorder.play(generator.random(len(recorder.pruning.graph.groups)).tolist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class CmaEs(Searcher):
+    """Covariance matrix adaptation over the vector of all actions (Hansen, 2016).
+
+    Attributes:
+        sigma: First deviation. The first mean is the uniform sparsity.
+    """
+
+    sigma: float = 0.2
+
+    @override
+    def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
+        groups = recorder.pruning.graph.groups
+        # One group is one dimension, which the algorithm does not take; the second is idle.
+        size = max(2, len(groups))
+        optimizer = CMA(
+            mean=np.full(size, uniform_sparsity(recorder.pruning)),
+            sigma=self.sigma,
+            bounds=np.array([[0.0, 1.0]] * size),
+            seed=seed,
+        )
+        while len(recorder.episodes) < episodes:
+            told = []
+            for _ in range(optimizer.population_size):
+                if len(recorder.episodes) == episodes:
+                    return
+                actions = optimizer.ask()
+                episode = recorder.play(actions[: len(groups)].tolist())
+                told.append((actions, -episode.reward))
+            optimizer.tell(told)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tpe(Searcher):
+    """Tree-structured Parzen estimator over the actions (Bergstra et al., 2011), by Optuna."""
+
+    @override
+    def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
+        names = [group.name for group in recorder.pruning.graph.groups]
+        study = optuna.create_study(
+            direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed)
+        )
+        for _ in range(episodes):
+            trial = study.ask()
+            actions = [trial.suggest_float(name, 0.0, 1.0) for name in names]
+            study.tell(trial, recorder.play(actions).reward)
+
+
+def uniform_sparsity(env: ChannelPruningEnv) -> float:
+    """The least sparsity that, alike in all groups, meets the environment's budget."""
+    low, high = 0.0, 1.0
+    if env.keeper.fits(_counts(env, low)):
+        return low
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if env.keeper.fits(_counts(env, middle)):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _counts(env: ChannelPruningEnv, sparsity: float) -> dict[str, int]:
+    """What the environment would keep of each group, were there no budget."""
+    least = env.keeper.least
+    return {
+        group.name: max(
+            least[group.name], group.round_count(kept_count(group.channels, sparsity=sparsity))
+        )
+        for group in env.graph.groups
+    }

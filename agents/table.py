@@ -1,0 +1,53 @@
+"""Agents by name."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from agents.amc_ddpg import AMCSettings
+from agents.error_curves import ErrorCurves
+from agents.learners import Ddpg, Learner
+from agents.searcher import Searcher
+from agents.searchers import CmaEs, RandomSearch, Tpe, Uniform
+
+AGENTS: Mapping[str, Callable[..., Searcher]] = {
+    "ddpg": Ddpg,
+    "td3": partial(Learner, algorithm="td3"),
+    "sac": partial(Learner, algorithm="sac"),
+    "ppo": partial(Learner, algorithm="ppo"),
+    "tqc": partial(Learner, algorithm="tqc"),
+    "uniform": Uniform,
+    "random": RandomSearch,
+    "cma_es": CmaEs,
+    "tpe": Tpe,
+    "error_curves": ErrorCurves,
+}
+
+
+def make_agent(agent: str | Searcher, options: Mapping[str, Any] | None = None) -> Searcher:
+    """The agent of a name with its options; one made already is given back.
+
+    The options of ``ddpg`` are those of ``AMCSettings``; those of stable-baselines3's learners are
+    their own arguments.
+
+    Raises:
+        ValueError: There is no such name or option, or an option's value is refused.
+    """
+    if isinstance(agent, Searcher):
+        return agent
+    if agent not in AGENTS:
+        near = difflib.get_close_matches(str(agent), AGENTS, n=1, cutoff=0.0)
+        raise ValueError(
+            f"agent {agent!r} does not exist; the nearest is {near[0]!r}, choose one of "
+            f"{', '.join(AGENTS)}"
+        )
+    given = dict(options or {})
+    try:
+        if agent == "ddpg":
+            return Ddpg(settings=AMCSettings(**given))
+        if isinstance(AGENTS[agent], partial):
+            return AGENTS[agent](options=given)
+        return AGENTS[agent](**given)
+    except TypeError as error:
+        raise ValueError(f"agent {agent!r} cannot take {given}: {error}") from error

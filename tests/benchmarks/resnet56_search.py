@@ -1,0 +1,144 @@
+"""Half the FLOPs of ResNet-56 on CIFAR-10: agents and rewards at equal episodes.
+
+Mini split and calibration images are drawn from the original training images; accuracy is on the
+1,017 original test images, before fine-tuning: of the plain repair that episodes use, and repaired
+sequentially. Every finished search is a row of a CSV file; ``--table`` prints its medians.
+"""
+
+import argparse
+import csv
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents import make_agent
+from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, Split
+from amc_env.evaluation import Evaluator
+from amc_env.models import build_model, load_checkpoint_
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+COLUMNS = (
+    "agent", "reward", "seed", "episodes", "flops", "mini", "test", "test_sequential",
+    "search_s", "evaluate_s", "repair_s", "compact_s", "sparsities",
+)  # fmt: skip
+
+
+def split(data: dict[str, np.ndarray], name: str) -> Split:
+    """One part of the arrays, as the network reads it."""
+    images: Tensor = torch.from_numpy(data[f"{name}_x"]).permute(0, 3, 1, 2) / 255
+    return Split(
+        inputs=(images - MEAN) / DEVIATION, labels=torch.from_numpy(data[f"{name}_y"]).long()
+    )
+
+
+def environment(shared: Path, reward: str) -> tuple[ChannelPruningEnv, Evaluator]:
+    """The environment, and who measures on the test images."""
+    data = np.load(shared / "data" / "cifar10_lossless.npz")
+    test = split(data, "test")
+    drawn = PruningData.of_training(
+        split(data, "train"), test=test, calibration=500, validation=1000, seed=0
+    )
+    model = build_model("cifar_resnet56")
+    load_checkpoint_(model, shared / "models" / "cifar10_resnet56.th")
+    env = ChannelPruningEnv(
+        model=model.eval(),
+        data=drawn,
+        criterion="reconstruction",
+        reward=reward,
+        budget=Budget(flops=0.5),
+        # The channels of the residual stream stay, as in the documents.
+        settings=EnvSettings(batch=200, ignore=("conv1",)),
+    )
+    return env, Evaluator(test, precision="float32")
+
+
+def measure(env: ChannelPruningEnv, test: Evaluator, task: tuple[str, int, int]) -> dict[str, str]:
+    """One search as a row."""
+    agent, seed, episodes = task
+    started = time.perf_counter()
+    result = make_agent(agent).search(env, episodes=episodes, seed=seed)
+    seconds = time.perf_counter() - started
+    spent = {
+        phase: sum(episode.seconds[phase] for episode in result.episodes)
+        for phase in ("evaluate", "repair", "compact")
+    }
+    sequential = env.pruner.prune_sequentially(result.best.counts)
+    return {
+        "agent": agent,
+        "seed": str(seed),
+        "episodes": str(len(result.episodes)),
+        "flops": f"{result.best.flops_ratio:.4f}",
+        "mini": f"{result.best.accuracy:.4f}",
+        "test": f"{test.accuracy(result.compact):.4f}",
+        "test_sequential": f"{test.accuracy(sequential):.4f}",
+        "search_s": f"{seconds:.0f}",
+        **{f"{phase}_s": f"{value:.1f}" for phase, value in spent.items()},
+        "sparsities": " ".join(f"{s:.2f}" for s in result.best.sparsities),
+    }
+
+
+def table(path: Path) -> str:
+    """Medians and ranges over seeds, in Markdown."""
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    lines = [
+        "| agent | reward | seeds | episodes | FLOPs | test (range) | sequential | search, s |",
+        "| --- | --- | --: | --: | --: | --: | --: | --: |",
+    ]
+    keys = dict.fromkeys((row["agent"], row["reward"], row["episodes"]) for row in rows)
+    for agent, reward, episodes in keys:
+        mine = [
+            r for r in rows if (r["agent"], r["reward"], r["episodes"]) == (agent, reward, episodes)
+        ]
+        cells = [agent, reward, str(len(mine)), episodes, _middle(mine, "flops")]
+        cells += [_middle(mine, name) for name in ("test", "test_sequential", "search_s")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _middle(rows: list[dict[str, str]], column: str) -> str:
+    values = [float(row[column]) for row in rows]
+    digits = 0 if column == "search_s" else 4
+    middle = f"{statistics.median(values):.{digits}f}"
+    if len(values) == 1 or digits == 0:
+        return middle
+    return f"{middle} ({min(values):.4f} to {max(values):.4f})"
+
+
+def main() -> None:
+    """Run the searches asked for, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shared", type=Path, help="folder with data/ and models/")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/resnet56_search.csv"))
+    parser.add_argument("--agents", nargs="*", default=["uniform"])
+    parser.add_argument("--reward", default="accuracy")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--episodes", type=int, default=400)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.table:
+        print(table(options.out))
+        return
+    torch.set_num_threads(options.threads)
+    env, test = environment(options.shared, options.reward)
+    print(f"base {test.accuracy(env.graph.model):.4f}", flush=True)
+    for seed in options.seeds:
+        for agent in options.agents:
+            row = measure(env, test, (agent, seed, options.episodes)) | {"reward": options.reward}
+            print(row, flush=True)
+            is_new = not options.out.exists()
+            with options.out.open("a", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                if is_new:
+                    writer.writeheader()
+                writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main()
