@@ -1,20 +1,53 @@
-"""Train an agent that decides how much to prune each layer. Not there yet: says what is."""
+"""Find how much to prune each layer: compose the settings, run the stages.
 
-import sys
-
-MISSING = """\
-train_agent.py cannot train yet: the pruning environment and the agents are not written.
-What works today:
-  uv run python -m amc_env inspect cifar_resnet56   groups, costs and what cannot be cut
-  amc_env.ChannelGraph(model, example_input)        the same in code, and compact copies
+uv run train_agent.py                                  the quickstart on scikit-learn's digits
+uv run train_agent.py budget.flops=0.3 agent=td3       everything is an override
+uv run train_agent.py -m reward=accuracy,random seed=0,1
+uv run train_agent.py --help                           groups and settings
 """
 
+import sys
+from pathlib import Path
 
-def main() -> int:
-    """Say what is not there yet; the exit code of a command that could not do its work."""
-    sys.stderr.write(MISSING)
-    return 2
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from pipeline import stages
+from pipeline.config import RunConfig
+from pipeline.overrides import check_overrides
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="config")
+def main(composed: DictConfig) -> None:
+    """Run the stages of one run; errors are one sentence, an interruption keeps what there is."""
+    try:
+        config = RunConfig.of(composed)
+        run = stages.start(config, Path(HydraConfig.get().runtime.output_dir))
+        model, data = stages.base_model(run)
+        env = stages.environment(run, model, data)
+        found = stages.search(run, env)
+        stages.report(run, env, data, "pruned", found)
+        stages.compare(run, env, data)
+        result = stages.realise(run, env, found)
+        stages.report(run, env, data, "repaired", result)
+        stages.finetune(run, result, data)
+        stages.report(run, env, data, "finetuned", result)
+        stages.export(run, result)
+        stages.summarise(run, env, data, result)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if not run.is_complete:
+        sys.exit(130)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        check_overrides(sys.argv[1:], CONFIGS)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    main()

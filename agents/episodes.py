@@ -1,7 +1,7 @@
 """What a search leaves behind: its episodes, and the best of them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
@@ -99,6 +99,12 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
         for action in actions:
             self.step(np.array([action], dtype=np.float32))
         return self.episodes[-1]
+
+    def play_counts(self, counts: Mapping[str, int]) -> Episode:
+        """Run one episode that keeps these numbers of channels, as far as the budget allows."""
+        groups = self.pruning.graph.groups
+        # Half a channel away from where rounding turns, for actions are in single precision.
+        return self.play([1.0 - (counts[g.name] - 0.5) / g.channels for g in groups])
 
     @property
     def seconds(self) -> float:

@@ -1,8 +1,10 @@
 """A search without episodes: the budget is dealt out by what the repair itself says."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
@@ -24,15 +26,16 @@ class ErrorCurves(Searcher):
     .. math:: \frac{E_g(m) - E_g(m')}{C(m) - C(m')}
 
     is taken until the budget is met: ``E`` is the squared relative residual, summed over the layers
-    that read group ``g`` and made convex, and ``C`` the network's FLOPs. For convex curves and a cost that adds up this is the
-    Lagrangian optimum. The one episode is to report the result. Without a budget nothing is cut.
+    that read group ``g`` and made convex, and ``C`` the network's FLOPs. For convex curves and a
+    cost that adds up this is the Lagrangian optimum. The one episode is to report the result.
+    Without a budget nothing is cut.
     """
+
+    is_single: ClassVar[bool] = True
 
     @override
     def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
-        counts = allocate(recorder.pruning)
-        groups = recorder.pruning.graph.groups
-        recorder.play([1.0 - counts[g.name] / g.channels for g in groups])
+        recorder.play_counts(allocate(recorder.pruning))
 
 
 def allocate(env: ChannelPruningEnv) -> dict[str, int]:
@@ -70,8 +73,8 @@ def _ladder(env: ChannelPruningEnv, group: ChannelGroup) -> list[int]:
 def _convex_errors(env: ChannelPruningEnv, group: ChannelGroup) -> NDArray[np.float64]:
     """The lower convex hull of the squared residuals for 1, 2, ... channels kept."""
     try:
-        each = env.pruner.plan.layer_errors(group.name).values()
-        errors = sum(error.square().numpy() for error in each)
+        each = list(env.pruner.plan.layer_errors(group.name).values())
+        errors: NDArray[np.float64] = torch.stack(each).square().sum(0).numpy()
     except ValueError:
         # Nothing that reads the group is repaired, so nothing is known: all channels matter alike.
         errors = np.linspace(1.0, 0.0, group.channels)

@@ -1,11 +1,15 @@
 """Reinforcement learners as searchers: AMC's DDPG, and those of stable-baselines3 unmodified."""
 
-from collections.abc import Mapping
+import inspect
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sb3_contrib import TQC
 from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -16,6 +20,9 @@ from agents.episodes import Recorder
 from agents.searcher import Searcher
 
 ALGORITHMS: Mapping[str, type[BaseAlgorithm]] = {"td3": TD3, "sac": SAC, "ppo": PPO, "tqc": TQC}
+
+# Arguments of an algorithm that a search gives itself, and which are no options therefore.
+_GIVEN = ("policy", "env", "seed", "device", "tensorboard_log", "_init_setup_model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +40,13 @@ class Ddpg(Searcher):
     @override
     def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
         log = str(self.tensorboard) if self.tensorboard else None
-        model = AMCDDPG(
-            recorder, settings=self.settings, seed=seed, device="cpu", tensorboard_log=log
-        )
-        if episodes > 1:
-            learn_episodes(model, episodes=episodes - 1)
-        _play_greedily(model, recorder)
+        with _global_randomness_restored():
+            model = AMCDDPG(
+                recorder, settings=self.settings, seed=seed, device="cpu", tensorboard_log=log
+            )
+            if episodes > 1:
+                learn_episodes(model, episodes=episodes - 1)
+            _play_greedily(model, recorder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,22 +75,57 @@ class Learner(Searcher):
         steps = len(recorder.pruning.graph.groups)
         given: dict[str, Any] = dict(self.options)
         if self.algorithm == "ppo":
-            # A rollout is whole episodes, and a batch divides it.
-            rollout = steps * max(1, min(8, episodes - 1))
-            given = {"n_steps": max(2, rollout), "batch_size": max(2, steps), **given}
-        model = ALGORITHMS[self.algorithm](
-            "MlpPolicy",
-            recorder,
-            seed=seed,
-            device="cpu",
-            tensorboard_log=str(self.tensorboard) if self.tensorboard else None,
-            **given,
-        )
-        rollout = int(given.get("n_steps", steps))
-        whole = (episodes - 1) * steps // rollout * rollout
-        if whole:
-            model.learn(whole)
-        _play_greedily(model, recorder)
+            # A rollout is whole episodes, and a batch, which is 2 steps or more, divides it.
+            rollout = int(given.get("n_steps", max(2, steps * max(1, min(8, episodes - 1)))))
+            batch = steps if steps > 1 and rollout % steps == 0 else rollout
+            given = {"n_steps": rollout, "batch_size": batch, **given}
+        whole = self._whole_steps(given, steps=steps, episodes=episodes)
+        log = str(self.tensorboard) if self.tensorboard else None
+        with _global_randomness_restored():
+            model = ALGORITHMS[self.algorithm](
+                "MlpPolicy", recorder, seed=seed, device="cpu", tensorboard_log=log, **given
+            )
+            if whole:
+                model.learn(whole)
+            _play_greedily(model, recorder)
+
+    def _whole_steps(self, given: Mapping[str, Any], *, steps: int, episodes: int) -> int:
+        """How long to learn: whole rollouts that leave room for a last episode."""
+        rollout = _rollout(given, steps=steps, is_ppo=self.algorithm == "ppo")
+        room = (episodes - 1) * steps
+        # No option asks for the 2 steps that are the least of PPO.
+        if room and rollout > max(2, room):
+            raise ValueError(
+                f"{self.algorithm} learns after every {rollout} steps, but {episodes} episodes of "
+                f"{steps} steps leave {room} before the last; give more episodes or fewer steps"
+            )
+        return room // rollout * rollout
+
+
+def _rollout(given: Mapping[str, Any], *, steps: int, is_ppo: bool) -> int:
+    """Environment steps between two updates, which is what learning goes by."""
+    if is_ppo:
+        return int(given["n_steps"])
+    often = given.get("train_freq", 1)
+    number, unit = often if isinstance(often, tuple) else (often, "step")
+    return int(number) * (steps if unit == "episode" else 1)
+
+
+def learner_options(algorithm: str) -> tuple[str, ...]:
+    """Names of the options of an algorithm."""
+    return tuple(n for n in inspect.signature(ALGORITHMS[algorithm]).parameters if n not in _GIVEN)
+
+
+@contextmanager
+def _global_randomness_restored() -> Iterator[None]:
+    """The learners of stable-baselines3 seed and draw globally; the caller is to notice nothing."""
+    own, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(own)
+        np.random.set_state(numpys)  # noqa: NPY002
 
 
 def _play_greedily(model: BaseAlgorithm, recorder: Recorder) -> None:

@@ -1,13 +1,20 @@
 """The interface of everything that looks for a policy."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from agents.episodes import Listener, Recorder, SearchResult
 from amc_env import ChannelPruningEnv
 
 
 class Searcher(ABC):
-    """Looks for the policy of the greatest reward in an environment."""
+    """Looks for the policy of the greatest reward in an environment.
+
+    Attributes:
+        is_single: Whether it plays one episode, however many it may.
+    """
+
+    is_single: ClassVar[bool] = False
 
     def search(
         self,

@@ -1,6 +1,7 @@
 """Searchers that a learner has to beat at equal cost."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import optuna
@@ -17,12 +18,18 @@ _HALVINGS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform(Searcher):
-    """One sparsity for all groups, the least that meets the budget; a single episode."""
+    """One sparsity for all groups, the least that meets the budget; a single episode.
+
+    Whole channels leave some of the budget over. It is spent on one step more for the groups that
+    rounding cut most, so that others are compared with at equal cost.
+    """
+
+    is_single: ClassVar[bool] = True
 
     @override
     def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
-        groups = recorder.pruning.graph.groups
-        recorder.play([uniform_sparsity(recorder.pruning)] * len(groups))
+        env = recorder.pruning
+        recorder.play_counts(uniform_counts(env))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +52,10 @@ class CmaEs(Searcher):
     """
 
     sigma: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sigma < float("inf"):
+            raise ValueError(f"sigma is {self.sigma}; give a deviation above 0, such as 0.2")
 
     @override
     def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
@@ -75,6 +86,8 @@ class Tpe(Searcher):
     @override
     def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
         names = [group.name for group in recorder.pruning.graph.groups]
+        # Optuna would write a line for every episode.
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed)
         )
@@ -96,6 +109,18 @@ def uniform_sparsity(env: ChannelPruningEnv) -> float:
         else:
             low = middle
     return high
+
+
+def uniform_counts(env: ChannelPruningEnv) -> dict[str, int]:
+    """Channels at the uniform sparsity, and what is left of the budget spent."""
+    sparsity = uniform_sparsity(env)
+    counts = _counts(env, sparsity)
+    missing = {g.name: (1.0 - sparsity) - counts[g.name] / g.channels for g in env.graph.groups}
+    for name in sorted(missing, key=lambda name: -missing[name]):
+        more = next((c for c in env.graph.group(name).counts if c > counts[name]), None)
+        if more is not None and env.keeper.fits({**counts, name: more}):
+            counts[name] = more
+    return counts
 
 
 def _counts(env: ChannelPruningEnv, sparsity: float) -> dict[str, int]:

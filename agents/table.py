@@ -1,13 +1,14 @@
 """Agents by name."""
 
 import difflib
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from agents.amc_ddpg import AMCSettings
 from agents.error_curves import ErrorCurves
-from agents.learners import Ddpg, Learner
+from agents.learners import Ddpg, Learner, learner_options
 from agents.searcher import Searcher
 from agents.searchers import CmaEs, RandomSearch, Tpe, Uniform
 
@@ -43,6 +44,7 @@ def make_agent(agent: str | Searcher, options: Mapping[str, Any] | None = None) 
             f"{', '.join(AGENTS)}"
         )
     given = dict(options or {})
+    _check_options(agent, given)
     try:
         if agent == "ddpg":
             return Ddpg(settings=AMCSettings(**given))
@@ -51,3 +53,23 @@ def make_agent(agent: str | Searcher, options: Mapping[str, Any] | None = None) 
         return AGENTS[agent](**given)
     except TypeError as error:
         raise ValueError(f"agent {agent!r} cannot take {given}: {error}") from error
+
+
+def _options_of(agent: str) -> tuple[str, ...]:
+    maker = AGENTS[agent]
+    if isinstance(maker, partial):
+        return learner_options(maker.keywords["algorithm"])
+    return tuple(inspect.signature(AMCSettings if agent == "ddpg" else maker).parameters)
+
+
+def _check_options(agent: str, given: Mapping[str, Any]) -> None:
+    known = _options_of(agent)
+    for name in given:
+        if not known:
+            raise ValueError(f"agent {agent!r} has no options; {name!r} is given")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise ValueError(
+                f"agent {agent!r} has no option {name!r}; the nearest is {near[0]!r}, choose one "
+                f"of {', '.join(known)}"
+            )

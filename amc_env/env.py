@@ -19,7 +19,7 @@ from amc_env.data import PruningData
 from amc_env.evaluation import Evaluator, Precision
 from amc_env.observation import FEATURE_NAMES, Observer
 from amc_env.policy import Policy, make_policy
-from amc_env.pruner import Pruned, Pruner, RepairSettings
+from amc_env.pruner import Pruner, RepairSettings
 from amc_env.rendering import draw, tabulate
 from amc_env.rewards import Reward, RewardContext, WeightedSum, make_reward
 from amc_env.selection import kept_count
@@ -198,6 +198,15 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         """
         return self._outcome(counts)[0]
 
+    def pay(self, compact: nn.Module, counts: Mapping[str, int]) -> Outcome:
+        """What a network with these numbers of channels comes to, however it was repaired.
+
+        Raises:
+            ValueError: The reward is no finite number.
+        """
+        with torch.no_grad():
+            return self._pay(compact, counts)
+
     def policy(self, counts: Mapping[str, int], *, seed: int = 0) -> Policy:
         """The policy that keeps the best channels of every group, that many."""
         return make_policy(
@@ -244,15 +253,15 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         with torch.no_grad():
             pruned = self.pruner.prune(counts)
             started = time.perf_counter()
-            outcome = self._pay(pruned, counts)
+            outcome = self._pay(pruned.model, counts)
         seconds = {**pruned.seconds, "evaluate": time.perf_counter() - started}
         self._outcomes[key] = outcome
         return outcome, seconds
 
-    def _pay(self, pruned: Pruned, counts: Mapping[str, int]) -> Outcome:
+    def _pay(self, compact: nn.Module, counts: Mapping[str, int]) -> Outcome:
         cost = self.graph.cost(counts)
         context = RewardContext(
-            compact=pruned.model,
+            compact=compact,
             original=self.graph.model,
             evaluator=self.evaluator,
             original_logits=self._original_logits,

@@ -1,6 +1,7 @@
 """What a network gives on a fixed split: fast for rewards, exact for reports."""
 
 import time
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -77,18 +78,23 @@ def has_bfloat16_units(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001
 
 
-def latency_ms(model: nn.Module, x: Tensor, *, repeats: int = 20) -> float:
-    """Median time of one run on ``x``, in milliseconds, after one run that does not count."""
-    times = []
-    with evaluating(model):
-        model(x)
-        for _ in range(repeats):
-            started = time.perf_counter()
-            model(x)
-            if x.is_cuda:
-                torch.cuda.synchronize(x.device)
-            times.append(1e3 * (time.perf_counter() - started))
-    return sorted(times)[len(times) // 2]
+def latencies_ms(models: Sequence[nn.Module], x: Tensor, *, repeats: int = 15) -> list[float]:
+    """Median time of one run of each network on ``x``, in milliseconds.
+
+    The networks take turns, so that whatever else the machine does meets them all alike; each runs
+    once more before, which does not count.
+    """
+    times: list[list[float]] = [[] for _ in models]
+    for turn in range(repeats + 1):
+        for model, mine in zip(models, times, strict=True):
+            with evaluating(model):
+                started = time.perf_counter()
+                model(x)
+                if x.is_cuda:
+                    torch.cuda.synchronize(x.device)
+            if turn:
+                mine.append(1e3 * (time.perf_counter() - started))
+    return [sorted(mine)[len(mine) // 2] for mine in times]
 
 
 def _scores(output: object) -> Tensor:

@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 # Rows that a triangular solve takes at once.
 _BLOCK = 256
 

@@ -111,10 +111,11 @@ def _output_rows(layer: nn.Module, out: Tensor, positions: Tensor | None) -> Ten
 def _kept_outputs(graph: ChannelGraph, name: str, kept: dict[str, Tensor], size: int) -> Tensor:
     stays = torch.ones(size, dtype=torch.bool)
     for group in graph.groups:
-        for producer in group.producers:
-            if producer.module == name and group.name in kept:
-                stays[producer.positions.flatten()] = False
-                stays[producer.positions[kept[group.name]].flatten()] = True
+        # A depthwise convolution follows its group and loses the same outputs.
+        for member in (*group.producers, *group.followers):
+            if member.module == name and group.name in kept:
+                stays[member.positions.flatten()] = False
+                stays[member.positions[kept[group.name]].flatten()] = True
     return stays.nonzero().flatten()
 
 

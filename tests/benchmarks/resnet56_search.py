@@ -23,7 +23,7 @@ from amc_env.models import build_model, load_checkpoint_
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 COLUMNS = (
-    "agent", "reward", "seed", "episodes", "flops", "mini", "test", "test_sequential",
+    "agent", "reward", "seed", "episodes", "validation", "flops", "mini", "test", "test_sequential",
     "search_s", "evaluate_s", "repair_s", "compact_s", "sparsities",
 )  # fmt: skip
 
@@ -36,12 +36,14 @@ def split(data: dict[str, np.ndarray], name: str) -> Split:
     )
 
 
-def environment(shared: Path, reward: str) -> tuple[ChannelPruningEnv, Evaluator]:
+def environment(
+    shared: Path, reward: str, *, validation: int
+) -> tuple[ChannelPruningEnv, Evaluator]:
     """The environment, and who measures on the test images."""
     data = np.load(shared / "data" / "cifar10_lossless.npz")
     test = split(data, "test")
     drawn = PruningData.of_training(
-        split(data, "train"), test=test, calibration=500, validation=1000, seed=0
+        split(data, "train"), test=test, calibration=500, validation=validation, seed=0
     )
     model = build_model("cifar_resnet56")
     load_checkpoint_(model, shared / "models" / "cifar10_resnet56.th")
@@ -87,15 +89,14 @@ def table(path: Path) -> str:
     with path.open() as file:
         rows = list(csv.DictReader(file))
     lines = [
-        "| agent | reward | seeds | episodes | FLOPs | test (range) | sequential | search, s |",
-        "| --- | --- | --: | --: | --: | --: | --: | --: |",
+        "| agent | reward | seeds | episodes | samples | FLOPs | test | sequential | search, s |",
+        "| --- | --- | --: | --: | --: | --: | --: | --: | --: |",
     ]
-    keys = dict.fromkeys((row["agent"], row["reward"], row["episodes"]) for row in rows)
-    for agent, reward, episodes in keys:
-        mine = [
-            r for r in rows if (r["agent"], r["reward"], r["episodes"]) == (agent, reward, episodes)
-        ]
-        cells = [agent, reward, str(len(mine)), episodes, _middle(mine, "flops")]
+    named = ("agent", "reward", "episodes", "validation")
+    keys = dict.fromkeys(tuple(row[name] for name in named) for row in rows)
+    for key in keys:
+        mine = [row for row in rows if tuple(row[name] for name in named) == key]
+        cells = [*key[:2], str(len(mine)), *key[2:], _middle(mine, "flops")]
         cells += [_middle(mine, name) for name in ("test", "test_sequential", "search_s")]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--reward", default="accuracy")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--episodes", type=int, default=400)
+    parser.add_argument("--validation", type=int, default=1000, help="samples of the mini split")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
@@ -126,11 +128,12 @@ def main() -> None:
         print(table(options.out))
         return
     torch.set_num_threads(options.threads)
-    env, test = environment(options.shared, options.reward)
+    env, test = environment(options.shared, options.reward, validation=options.validation)
     print(f"base {test.accuracy(env.graph.model):.4f}", flush=True)
     for seed in options.seeds:
         for agent in options.agents:
-            row = measure(env, test, (agent, seed, options.episodes)) | {"reward": options.reward}
+            row = measure(env, test, (agent, seed, options.episodes))
+            row |= {"reward": options.reward, "validation": str(options.validation)}
             print(row, flush=True)
             is_new = not options.out.exists()
             with options.out.open("a", newline="") as file:

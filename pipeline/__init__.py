@@ -1,0 +1,1 @@
+"""The stages of ``train_agent.py``: from a configuration to a run's folder."""

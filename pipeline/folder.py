@@ -1,0 +1,84 @@
+"""A run's folder: files that are whole or not there, and curves."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import save_model
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from agents import Episode
+from amc_env import ChannelGraph, Policy
+from amc_env.files import atomic, write_text
+from amc_env.rendering import draw
+
+_COLUMNS = ("number", "reward", "accuracy", "flops_ratio", "params_ratio", "at_seconds")
+
+
+class RunFolder:
+    """Where one run writes.
+
+    Args:
+        path: The folder, which is made.
+
+    Raises:
+        OSError: It cannot be written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._curves = SummaryWriter(str(path / "tensorboard"))
+
+    def write_config(self, settings: Mapping[str, Any]) -> None:
+        """The settings as they were resolved."""
+        plain = json.loads(json.dumps(settings))
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+
+    def note(self, episode: Episode, graph: ChannelGraph, *, is_best: bool) -> None:
+        """Curves of one episode, and a picture of the best so far."""
+        scalars = {
+            "episode/reward": episode.reward,
+            "episode/accuracy": episode.accuracy,
+            "episode/flops_ratio": episode.flops_ratio,
+            "episode/params_ratio": episode.params_ratio,
+            **{f"reward/{name}": value for name, value in episode.reward_parts.items()},
+            **{
+                f"sparsity/{group.name}": sparsity
+                for group, sparsity in zip(graph.groups, episode.sparsities, strict=True)
+            },
+        }
+        for name, value in scalars.items():
+            self._curves.add_scalar(name, value, episode.number)
+        if is_best:
+            picture = draw(graph, episode.counts)
+            self._curves.add_image("best/kept", picture, episode.number, dataformats="HWC")
+
+    def write_episodes(self, episodes: tuple[Episode, ...], names: tuple[str, ...]) -> None:
+        """One line for each episode."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*_COLUMNS, *(f"sparsity/{name}" for name in names)])
+        for episode in episodes:
+            writer.writerow([getattr(episode, c) for c in _COLUMNS] + list(episode.sparsities))
+        write_text(self.path / "episodes.csv", text.getvalue())
+
+    def write_network(self, policy: Policy, compact: nn.Module) -> None:
+        """The policy, and the weights of its compact network."""
+        policy.save(self.path / "policy.json")
+        with atomic(self.path / "pruned.safetensors") as temporary, torch.no_grad():
+            save_model(compact, str(temporary))
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """The figures of the run."""
+        write_text(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+    def close(self) -> None:
+        """End the curves."""
+        self._curves.close()

@@ -1,0 +1,243 @@
+"""The stages of a run, in order; each takes what the one before gave."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from agents import Episode, SearchResult
+from agents.realise import realise as realise_policy
+from amc_env import ChannelPruningEnv, PruningData
+from amc_env.datasets import Dataset, load_dataset
+from amc_env.evaluation import Evaluator, latencies_ms
+from amc_env.models import MODELS, build_model, find_model, load_checkpoint_
+from amc_env.training import TrainingSettings, fit_
+from pipeline.config import RunConfig
+from pipeline.folder import RunFolder
+from pipeline.screen import Row, progress, say, show
+
+_LATENCY_BATCH = 64
+
+
+@dataclass(kw_only=True, eq=False)
+class Run:
+    """One run as it goes: its settings, its folder and what it has found.
+
+    Attributes:
+        config: The settings.
+        folder: Where it writes.
+        started: When it began.
+        rows: The summary's rows.
+        metrics: The figures for the file.
+        is_complete: False once it was interrupted.
+    """
+
+    config: RunConfig
+    folder: RunFolder
+    started: float = field(default_factory=time.perf_counter)
+    rows: list[Row] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    is_complete: bool = True
+
+
+def start(config: RunConfig, path: Path) -> Run:
+    """Seed everything, check that all that is named can be made, and open the folder.
+
+    Raises:
+        ValueError: Something that is named does not exist or refuses its options.
+        OSError: The folder cannot be written to.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    config.check()
+    folder = RunFolder(path)
+    folder.write_config(config.as_plain())
+    say(f"writing to {path}; FLOPs are multiply-accumulates for one sample")
+    return Run(config=config, folder=folder)
+
+
+def base_model(run: Run) -> tuple[nn.Module, Dataset]:
+    """The data and the trained network to prune: from its checkpoint, or trained here.
+
+    Raises:
+        ValueError: The data is not there, or the checkpoint does not fit.
+    """
+    config = run.config
+    data = load_dataset(config.data.name, config.data.options)
+    channels = data.train.inputs.shape[1]
+    if config.model.name in MODELS:
+        model = build_model(
+            config.model.name, num_classes=data.classes, in_channels=channels, seed=config.seed
+        )
+    else:
+        model = find_model(config.model.name).model
+    if config.model.checkpoint:
+        load_checkpoint_(model, Path(config.model.checkpoint))
+    else:
+        _train_(run, model, data, settings=config.base, title="training the network")
+    return model.to(config.device).eval(), data
+
+
+def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
+    """The environment on training data alone; the test data is only known to be refused."""
+    config = run.config
+    drawn = PruningData.of_training(
+        data.train,
+        test=data.test,
+        calibration=config.split.calibration,
+        validation=config.split.validation,
+        seed=config.seed,
+    )
+    say(
+        f"calibrating on {len(drawn.calibration)} training samples, rewards on "
+        f"{len(drawn.validation)} others"
+    )
+    return ChannelPruningEnv(
+        model=model,
+        data=drawn,
+        criterion=config.make_criterion(),
+        reward=config.make_reward(),
+        budget=config.make_budget(),
+        settings=config.env_settings(),
+    )
+
+
+def search(run: Run, env: ChannelPruningEnv, name: str | None = None) -> SearchResult:
+    """The best policy that the agent finds; another agent's, by its name, for comparison."""
+    config = run.config
+    title = name or config.agent.name
+    agent = config.make_agent(name)
+    total = 1 if agent.is_single else config.search.episodes
+    if name is None and hasattr(agent, "tensorboard"):
+        object.__setattr__(agent, "tensorboard", run.folder.path / "tensorboard")
+    best = float("-inf")
+    with progress(f"searching: {title}", total=total) as advance:
+
+        def tell(episode: Episode) -> None:
+            nonlocal best
+            is_best = episode.reward > best
+            best = max(best, episode.reward)
+            if name is None:
+                run.folder.note(episode, env.graph, is_best=is_best)
+            advance(f"best reward {best:.4f}")
+
+        result = agent.search(
+            env, episodes=config.search.episodes, seed=config.seed, on_episode=tell
+        )
+    if name is None:
+        names = tuple(group.name for group in env.graph.groups)
+        run.folder.write_episodes(result.episodes, names)
+        run.folder.write_network(result.policy, result.compact)
+    run.is_complete &= result.is_complete
+    return result
+
+
+def compare(run: Run, env: ChannelPruningEnv, data: Dataset) -> None:
+    """The networks of other agents at the same budget and as many episodes, as rows."""
+    for name in run.config.search.compare:
+        if run.is_complete:
+            result = search(run, env, name)
+            _add_row(run, env, data, result, name=f"{name}, pruned")
+
+
+def realise(run: Run, env: ChannelPruningEnv, found: SearchResult) -> SearchResult:
+    """The best policies' networks repaired layer by layer, and the best of those."""
+    finalists = run.config.search.finalists if run.is_complete else 1
+    say(f"repairing the best {finalists} of the search layer by layer")
+    return realise_policy(env, found, finalists=finalists)
+
+
+def finetune(run: Run, result: SearchResult, data: Dataset) -> None:
+    """Train the pruned network further, in place."""
+    if run.is_complete and run.config.finetune.epochs:
+        _train_(run, result.compact, data, settings=run.config.finetune, title="fine-tuning")
+
+
+def report(
+    run: Run, env: ChannelPruningEnv, data: Dataset, stage: str, result: SearchResult
+) -> None:
+    """Measure a network on the test data: a row of the table and a figure of the file."""
+    row = _add_row(run, env, data, result, name=f"{run.config.agent.name}, {stage}")
+    run.metrics[f"{stage}_accuracy"] = row.accuracy
+
+
+def summarise(run: Run, env: ChannelPruningEnv, data: Dataset, result: SearchResult) -> None:
+    """Write the figures and show the table."""
+    original = env.graph.cost()
+    base = _row("original", env.graph.model, data, original.flops, original.params)
+    best = result.best
+    rows = [base, *run.rows]
+    latencies = latencies_ms([row.model for row in rows], data.test.inputs[:_LATENCY_BATCH])
+    run.metrics = {
+        "baseline_accuracy": base.accuracy,
+        **run.metrics,
+        "flops": round(best.flops_ratio * original.flops),
+        "flops_ratio": best.flops_ratio,
+        "params": round(best.params_ratio * original.params),
+        "params_ratio": best.params_ratio,
+        "reward": best.reward,
+        "mini_split_accuracy": best.accuracy,
+        "agent": run.config.agent.name,
+        "episodes": len(result.episodes),
+        "search_seconds": result.seconds,
+        "seconds": time.perf_counter() - run.started,
+        "seed": run.config.seed,
+        "is_complete": run.is_complete,
+        "test_accuracies": {row.name: row.accuracy for row in rows},
+        "latencies_ms": {row.name: ms for row, ms in zip(rows, latencies, strict=True)},
+    }
+    run.folder.write_metrics(run.metrics)
+    run.folder.close()
+    seconds = run.metrics["seconds"]
+    title = f"{seconds:.0f} s; accuracy on test data, latency of {_LATENCY_BATCH} samples"
+    show(rows, latencies, title=title)
+    say(f"policy.json, pruned.safetensors, metrics.json and more are in {run.folder.path}")
+    if not run.is_complete:
+        say("interrupted: this is the best that was found until then")
+
+
+def export(run: Run, result: SearchResult) -> None:
+    """Write the policy and the weights of the final network."""
+    run.folder.write_network(result.policy, result.compact)
+
+
+def _train_(
+    run: Run, model: nn.Module, data: Dataset, *, settings: TrainingSettings, title: str
+) -> None:
+    with progress(title, total=settings.epochs) as advance:
+        try:
+            fit_(
+                model,
+                data.train,
+                settings,
+                seed=run.config.seed,
+                on_epoch=lambda _, loss: advance(f"loss {loss:.3f}"),
+            )
+        except KeyboardInterrupt:
+            run.is_complete = False
+            if title != "fine-tuning":
+                raise
+
+
+def _add_row(
+    run: Run, env: ChannelPruningEnv, data: Dataset, result: SearchResult, *, name: str
+) -> Row:
+    cost = env.graph.cost(result.best.counts)
+    row = _row(name, result.compact, data, cost.flops, cost.params)
+    run.rows.append(row)
+    return row
+
+
+def _row(name: str, model: nn.Module, data: Dataset, flops: int, params: int) -> Row:
+    exact = Evaluator(data.test, precision="float32")
+    return Row(
+        name=name,
+        model=model,
+        accuracy=exact.accuracy(model),
+        flops=flops,
+        params=params,
+    )

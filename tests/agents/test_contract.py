@@ -1,0 +1,332 @@
+"""The law that every agent of the table keeps, whatever it does inside."""
+
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pruning import tiny, tiny_data, tiny_env
+from torch import nn
+
+from agents import AGENTS, Episode, Searcher, SearchResult, learners, make_agent
+from agents.searchers import Uniform
+from amc_env import Budget, ChannelPruningEnv, EnvSettings, RepairSettings
+
+EPISODES = 6
+HALF = Budget(flops=0.5)
+WIDTHS = {group.name: group.channels for group in tiny_env().graph.groups}
+# So few episodes that the learners' own defaults would never come to a gradient step.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ddpg": {"warmup_episodes": 2, "batch_size": 8, "hidden_sizes": (16, 16)},
+    "td3": {"learning_starts": 6},
+    "sac": {"learning_starts": 6},
+    "tqc": {"learning_starts": 6},
+}
+WITHOUT_CHANCE = ("uniform", "error_curves")
+BY_CHANCE = [name for name in AGENTS if name not in WITHOUT_CHANCE]
+
+every_agent = pytest.mark.parametrize("name", AGENTS)
+
+
+def make(name: str) -> Searcher:
+    return make_agent(name, OPTIONS.get(name))
+
+
+def env_of(reward: object = "loss") -> ChannelPruningEnv:
+    return tiny_env(budget=HALF, reward=reward)
+
+
+@cache
+def played(name: str) -> tuple[SearchResult, tuple[Episode, ...]]:
+    """A search with seed 0, and what its listener was told."""
+    told: list[Episode] = []
+    result = make(name).search(env_of(), episodes=EPISODES, seed=0, on_episode=told.append)
+    return result, tuple(told)
+
+
+def outcomes(result: SearchResult) -> list[tuple[object, ...]]:
+    return [(e.reward, e.counts, e.sparsities, e.flops_ratio, e.accuracy) for e in result.episodes]
+
+
+def size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@every_agent
+def test_it_plays_its_number_of_episodes_each_within_budget(name: str) -> None:
+    result, told = played(name)
+    assert result.is_complete
+    assert len(result.episodes) == (1 if name in WITHOUT_CHANCE else EPISODES)
+    assert [e.number for e in result.episodes] == list(range(1, len(result.episodes) + 1))
+    assert all(e.flops_ratio <= 0.5 for e in result.episodes)
+    assert told == result.episodes
+    ends = [e.at_seconds for e in result.episodes]
+    assert ends[0] > 0
+    assert ends == sorted(ends)
+    assert ends[-1] <= result.seconds
+
+
+@every_agent
+def test_an_episode_says_what_was_kept(name: str) -> None:
+    for episode in played(name)[0].episodes:
+        kept = [1.0 - episode.counts[group] / width for group, width in WIDTHS.items()]
+        assert list(episode.sparsities) == kept
+        assert set(episode.counts) == set(WIDTHS)
+
+
+@every_agent
+def test_the_answer_is_its_best_episode(name: str) -> None:
+    result, _ = played(name)
+    assert result.best in result.episodes
+    assert result.best.reward == max(e.reward for e in result.episodes)
+    assert result.policy.counts == result.best.counts
+    assert result.policy.reached["flops"] == result.best.flops_ratio
+    assert size(result.compact) / size(tiny()) == result.best.params_ratio
+    assert env_of().evaluate(result.best.counts).reward == result.best.reward
+
+
+@every_agent
+def test_the_same_seed_gives_the_same_episodes(name: str) -> None:
+    again = make(name).search(env_of(), episodes=EPISODES, seed=0)
+    assert outcomes(again) == outcomes(played(name)[0])
+
+
+@pytest.mark.parametrize("name", BY_CHANCE)
+def test_another_seed_gives_other_episodes(name: str) -> None:
+    other = make(name).search(env_of(), episodes=EPISODES, seed=1)
+    assert outcomes(other) != outcomes(played(name)[0])
+    assert other.policy.seed == 1
+
+
+@pytest.mark.parametrize("name", WITHOUT_CHANCE)
+def test_without_chance_the_seed_changes_nothing(name: str) -> None:
+    other = make(name).search(env_of(), episodes=EPISODES, seed=1)
+    assert outcomes(other) == outcomes(played(name)[0])
+
+
+@every_agent
+def test_one_episode_is_one_episode(name: str) -> None:
+    result = make(name).search(env_of(), episodes=1, seed=0)
+    assert len(result.episodes) == 1
+
+
+@every_agent
+def test_an_interruption_keeps_what_was_found(name: str) -> None:
+    whole = played(name)[0]
+    last = min(3, len(whole.episodes))
+
+    def interrupt(episode: Episode) -> None:
+        if episode.number == last:
+            raise KeyboardInterrupt
+
+    result = make(name).search(env_of(), episodes=EPISODES, seed=0, on_episode=interrupt)
+    assert not result.is_complete
+    assert len(result.episodes) == last
+    assert outcomes(result) == outcomes(whole)[:last]
+    assert result.best.reward == max(e.reward for e in whole.episodes[:last])
+    assert size(result.compact) / size(tiny()) == result.best.params_ratio
+
+
+@every_agent
+def test_an_interruption_within_an_episode_forgets_that_episode(name: str) -> None:
+    paid = iter([-1.0])
+
+    def reward(_context: object) -> float:
+        value = next(paid, None)
+        if value is None:
+            raise KeyboardInterrupt
+        return value
+
+    result = make(name).search(env_of(reward), episodes=EPISODES, seed=0)
+    assert result.best.reward == -1.0
+    assert len({tuple(e.counts.items()) for e in result.episodes}) == 1
+    assert result.is_complete == (name in WITHOUT_CHANCE)
+
+
+@every_agent
+def test_an_interruption_before_the_first_episode_goes_through(name: str) -> None:
+    def reward(_context: object) -> float:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(name).search(env_of(reward), episodes=EPISODES, seed=0)
+
+
+@every_agent
+def test_the_network_is_not_modified(name: str) -> None:
+    model = tiny()
+    settings = EnvSettings(repair=RepairSettings(batch=24), precision="float32")
+    env = ChannelPruningEnv(model=model, data=tiny_data(), budget=HALF, settings=settings)
+    make(name).search(env, episodes=EPISODES, seed=0)
+    before, after = tiny().state_dict(), model.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not model.training
+
+
+@every_agent
+def test_global_random_numbers_go_on_as_if_nothing_had_been(name: str) -> None:
+    def drawn() -> tuple[float, ...]:
+        return random.random(), np.random.random(), float(torch.rand(()))  # noqa: NPY002
+
+    env = env_of()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    expected = drawn()
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    torch.set_rng_state(states[2])
+    make(name).search(env, episodes=EPISODES, seed=0)
+    assert drawn() == expected
+
+
+class OneGroup(nn.Module):
+    """A network with nothing to decide but one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.wide, self.head = nn.Conv2d(1, 20, 3), nn.Linear(20, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.wide(x).relu().mean((2, 3)))
+        return out
+
+
+@every_agent
+def test_a_network_of_one_group_is_enough(name: str) -> None:
+    env = ChannelPruningEnv(model=OneGroup(), data=tiny_data(), reward="loss", budget=HALF)
+    assert len(env.graph.groups) == 1
+    result = make(name).search(env, episodes=EPISODES, seed=0)
+    assert 1 <= len(result.episodes) <= EPISODES
+    assert result.best.flops_ratio <= 0.5
+    assert len(result.best.sparsities) == 1
+
+
+@every_agent
+@pytest.mark.parametrize("episodes", [0, -1])
+def test_a_search_without_episodes_is_refused(name: str, episodes: int) -> None:
+    with pytest.raises(ValueError, match=f"episodes is {episodes}; give at least 1"):
+        make(name).search(env_of(), episodes=episodes, seed=0)
+
+
+@every_agent
+def test_the_page_has_a_line_for_it(name: str) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "agents.md"
+    assert f"\n| `{name}` |" in page.read_text(encoding="utf-8")
+
+
+# The table
+
+
+@every_agent
+def test_an_option_that_does_not_exist_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"agent '{name}' has no option.*'nonsense'"):
+        make_agent(name, {"nonsense": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "nearest"),
+    [
+        ("ddpg", "warmup_episode", "warmup_episodes"),
+        ("td3", "learning_start", "learning_starts"),
+        ("ppo", "nsteps", "n_steps"),
+        ("cma_es", "sigm", "sigma"),
+    ],
+)
+def test_a_misspelt_option_names_its_neighbour(name: str, given: str, nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"no option '{given}'; the nearest is '{nearest}'"):
+        make_agent(name, {given: 1})
+
+
+@pytest.mark.parametrize("name", ["td3", "sac", "ppo", "tqc"])
+@pytest.mark.parametrize("own", ["seed", "device", "env", "policy"])
+def test_what_a_search_gives_itself_is_no_option(name: str, own: str) -> None:
+    with pytest.raises(ValueError, match=f"no option '{own}'"):
+        make_agent(name, {own: 1})
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"), [("unifrom", "uniform"), ("dpgg", "ddpg"), ("cmaes", "cma_es")]
+)
+def test_a_misspelt_name_is_refused_with_the_nearest(given: str, nearest: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"agent '{given}' does not exist; the nearest is '{nearest}'"
+    ):
+        make_agent(given)
+
+
+def test_a_value_that_an_option_cannot_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="tau is 2; it must be in"):
+        make_agent("ddpg", {"tau": 2})
+    with pytest.raises(ValueError, match="agent 'ddpg' cannot take"):
+        make_agent("ddpg", {"tau": "much"})
+    with pytest.raises(ValueError, match="sigma is 0; give a deviation above 0"):
+        make_agent("cma_es", {"sigma": 0})
+
+
+def test_an_agent_made_already_is_given_back() -> None:
+    agent = Uniform()
+    assert make_agent(agent) is agent
+
+
+# What only learners can get wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("td3", {"train_freq": 7}),
+        ("sac", {"train_freq": (4, "episode")}),
+        ("tqc", {"train_freq": (8, "step")}),
+        ("ppo", {"n_steps": 8, "batch_size": 4}),
+    ],
+)
+def test_long_rollouts_do_not_add_episodes(name: str, options: dict[str, Any]) -> None:
+    result = make_agent(name, options).search(env_of(), episodes=EPISODES, seed=0)
+    assert 2 < len(result.episodes) <= EPISODES
+
+
+@pytest.mark.parametrize(("episodes", "played"), [(2, 2), (8, 8), (9, 9), (16, 9), (17, 17)])
+def test_ppo_plays_whole_rollouts_of_eight_and_its_own(episodes: int, played: int) -> None:
+    result = make("ppo").search(env_of(), episodes=episodes, seed=0)
+    assert len(result.episodes) == played
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("td3", {"train_freq": (6, "episode")}), ("ppo", {"n_steps": 2048})]
+)
+def test_a_learner_that_would_never_learn_is_refused(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"6 episodes of 3 steps leave 15 before the last"):
+        make_agent(name, options).search(env_of(), episodes=EPISODES, seed=0)
+
+
+@pytest.mark.parametrize("name", ["ddpg", "td3", "sac", "ppo", "tqc"])
+def test_learners_learn_and_end_with_their_own_policy(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[torch.Tensor, list[float]]] = []
+    play = learners._play_greedily
+
+    def weights(model: Any) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in model.policy.parameters()])
+
+    def spy(model: Any, recorder: Any) -> None:
+        play(model, recorder)
+        asked = []
+        observation, _ = recorder.pruning.reset()
+        for _ in recorder.pruning.graph.groups:
+            action, _ = model.predict(observation, deterministic=True)
+            observation, _, _, _, info = recorder.pruning.step(np.asarray(action))
+            asked.append(info["executed"])
+        seen.append((weights(model), asked))
+
+    monkeypatch.setattr(learners, "_play_greedily", spy)
+    made = make(name)
+    untrained = made.search(env_of(), episodes=1, seed=0)
+    result = made.search(env_of(), episodes=EPISODES, seed=0)
+    assert len(untrained.episodes) == 1
+    before, after = seen[0][0], seen[1][0]
+    assert not torch.equal(before, after)
+    assert list(result.episodes[-1].sparsities) == seen[1][1]
