@@ -46,7 +46,7 @@ class Calibration:
     model: nn.Module
     batches: tuple[Tensor, ...] = ()
     labels: Tensor | None = None
-    grams: Mapping[str, Tensor] = field(default_factory=dict)
+    grams: dict[str, Tensor] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:

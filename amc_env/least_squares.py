@@ -109,14 +109,17 @@ class FactoredLeastSquares:
     ) -> None:
         self._order = torch.cat(list(blocks))
         self._ends = torch.tensor([len(block) for block in blocks]).cumsum(0).tolist()
-        self._equations = equations
         self._ridge = ridge
         self._penalty = equations.penalty(ridge)
         self._anchor = equations.anchor[self._order]
+        self._target = equations.target
+        self._is_whole = equations.is_own and len(self._order) == len(equations.anchor)
         gram = equations.gram[self._order][:, self._order]
         gram.diagonal().add_(self._penalty)
         factor, failed = torch.linalg.cholesky_ex(gram)
         self._factor = None if failed or not _is_well_posed(factor) else factor
+        # The factor says all that the Gram matrix does, which is not held beside it.
+        self._unfactored = equations if self._factor is None else None
         if self._factor is not None:
             wanted = equations.cross[self._order] + self._penalty * self._anchor
             self._solved = torch.linalg.solve_triangular(self._factor, wanted, upper=False)
@@ -129,11 +132,11 @@ class FactoredLeastSquares:
         """Weights of ``columns(count)`` for all outputs, or for some."""
         size = self._size(count)
         chosen = slice(None) if outputs is None else outputs
-        if self._equations.is_own and size == len(self._equations.anchor):
+        if self._is_whole and size == len(self._order):
             own: Tensor = self._anchor[:, chosen].clone()
             return own
         if self._factor is None:
-            return self._equations.solve(self.columns(count), ridge=self._ridge, outputs=outputs)
+            return self._direct().solve(self.columns(count), ridge=self._ridge, outputs=outputs)
         return _solve_back(self._factor[:size, :size], self._solved[:size][:, chosen])
 
     def errors(self) -> Tensor:
@@ -152,19 +155,32 @@ class FactoredLeastSquares:
         """
         if self._factor is None:
             return torch.stack([self.error(m + 1) for m in range(len(self._ends))])
-        total = self._equations.target.sum()
+        total = self._target.sum()
         explained = (self._solved.square().sum(1) + self._penalty * self._pull()).cumsum(0)
         lost = (total - explained[torch.tensor(self._ends) - 1]).clamp_min(0)
         errors: Tensor = (lost / _positive(total)).sqrt()
-        if self._equations.is_own and self._ends[-1] == len(self._anchor):
+        if self._is_whole:
             errors[-1] = 0.0
         return errors
 
     def error(self, count: int) -> Tensor:
         """``|XW - Y| / |Y|`` with ``count`` blocks kept, from its weights."""
-        residual = self._equations.residual(self.columns(count), self.weights(count)).sum()
-        relative: Tensor = (residual / _positive(self._equations.target.sum())).sqrt()
+        weight = self.weights(count)
+        if self._factor is None:
+            residual = self._direct().residual(self.columns(count), weight)
+        else:
+            # With F the factor, G = F F' - penalty and X'Y = F T - penalty W0.
+            factor, size = self._factor[: len(weight), : len(weight)], len(weight)
+            cross = factor @ self._solved[:size] - self._penalty * self._anchor[:size]
+            gram = factor @ (factor.mT @ weight) - self._penalty * weight
+            residual = (self._target + (weight * (gram - 2 * cross)).sum(0)).clamp_min(0)
+        relative: Tensor = (residual.sum() / _positive(self._target.sum())).sqrt()
         return relative
+
+    def _direct(self) -> NormalEquations:
+        if self._unfactored is None:
+            raise RuntimeError("a factored problem is not solved directly")
+        return self._unfactored
 
     def _pull(self) -> Tensor:
         """What each column adds to ``|W|^2 - 2 <W, W0>``, (columns,)."""

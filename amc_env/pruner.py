@@ -86,7 +86,11 @@ class Pruner:
             for group in graph.groups
         }
         self.plan = Reconstruction(
-            graph, self.calibration, self._orders, ridge=self._settings.ridge
+            graph,
+            self.calibration,
+            self._orders,
+            ridge=self._settings.ridge,
+            takes_grams=True,
         )
 
     def prune(self, counts: Mapping[str, int]) -> Pruned:

@@ -60,6 +60,8 @@ class Reconstruction:
         calibration: Gram matrices of ``repaired_layers(graph)``.
         orders: Channels of every group from best to worst; groups not named keep their order.
         ridge: Pull towards the original weights, relative to the mean square of an input.
+        takes_grams: Whether the Gram matrices are taken out of the calibration one after the other,
+            so that they and their factors, which are as large, are not held at once.
 
     Raises:
         ValueError: An order is no permutation of its group's channels, or a layer was not
@@ -73,6 +75,7 @@ class Reconstruction:
         orders: Mapping[str, Tensor],
         *,
         ridge: float = DEFAULT_RIDGE,
+        takes_grams: bool = False,
     ) -> None:
         if ridge < 0:
             raise ValueError(f"ridge is {ridge}; give 0 or more")
@@ -87,7 +90,9 @@ class Reconstruction:
                 raise ValueError(f"layer {name!r} was not calibrated; pass it to calibrate()")
             inputs = _sides(graph, name, producers=False)
             outputs = _sides(graph, name, producers=True)
-            problem = _problem(modules[name], calibration.grams[name])
+            grams = calibration.grams.pop(name) if takes_grams else calibration.grams[name]
+            problem = _problem(modules[name], grams)
+            del grams
             self._layers[name] = _LayerPlan(problem, inputs, outputs, self._orders, ridge)
 
     def kept(self, counts: Mapping[str, int]) -> dict[str, Tensor]:
@@ -189,29 +194,31 @@ class _LayerPlan:
     ) -> None:
         self.inputs = inputs
         self._outputs = outputs
-        self._parts = problem.parts
+        self._n_outputs = [part.anchor.shape[1] for part in problem.parts]
+        self._energies = [float(part.target.sum()) for part in problem.parts]
         self._width = problem.width
         self._kernel = problem.kernel
         self._ridge = ridge
         self._orders = orders
         # A layer that reads a single group is factored for good; one that reads several, as
         # behind a concatenation, is factored for each group alone only when curves are asked for.
-        self._factored = self._factor(inputs[0]) if len(inputs) == 1 else None
+        is_single = len(inputs) == 1
+        self._factored = self._factor(inputs[0], problem.parts) if is_single else None
+        self._parts = () if is_single else problem.parts
 
     def weights(self, cut: Mapping[str, int]) -> Tensor:
         """The weight (outputs, inputs of a part, *kernel) with only ``cut`` channels."""
-        n_outputs = sum(part.anchor.shape[1] for part in self._parts)
-        outputs = _mask(n_outputs, self._outputs, cut, self._orders).chunk(len(self._parts))
+        outputs = _mask(sum(self._n_outputs), self._outputs, cut, self._orders)
         solved = []
-        for number, part in enumerate(self._parts):
-            chosen = outputs[number].nonzero().flatten()
+        for number, stays in enumerate(outputs.split(self._n_outputs)):
+            chosen = stays.nonzero().flatten()
             if self._factored is not None:
                 factored, fixed = self._factored[number]
                 count = cut[self.inputs[0].group] + fixed
                 columns, weight = factored.columns(count), factored.weights(count, chosen)
             else:
                 columns = self._kept_columns(number, cut)
-                weight = part.solve(columns, ridge=self._ridge, outputs=chosen)
+                weight = self._parts[number].solve(columns, ridge=self._ridge, outputs=chosen)
             by_channel = weight[columns.argsort()].mT
             solved.append(by_channel.reshape(len(chosen), -1, *self._kernel))
         return torch.cat(solved)
@@ -219,15 +226,20 @@ class _LayerPlan:
     def losses(self, group: str) -> tuple[Tensor, Tensor]:
         """Squared residual for every number of the group's channels kept, and outputs' energy."""
         side = next(s for s in self.inputs if s.group == group)
-        plans = self._factored or self._factor(side)
-        energy = torch.stack([part.target.sum() for part in self._parts])
-        lost = [plan.errors()[fixed:].square() * energy[n] for n, (plan, fixed) in enumerate(plans)]
-        return torch.stack(lost).sum(0), energy.sum()
+        plans = self._factored or self._factor(side, self._parts)
+        lost = [
+            plan.errors()[fixed:].square() * energy
+            for (plan, fixed), energy in zip(plans, self._energies, strict=True)
+        ]
+        total = torch.stack(lost).sum(0)
+        return total, total.new_tensor(sum(self._energies))
 
-    def _factor(self, side: _Side) -> list[tuple[FactoredLeastSquares, int]]:
+    def _factor(
+        self, side: _Side, parts: Sequence[NormalEquations]
+    ) -> list[tuple[FactoredLeastSquares, int]]:
         """For each part its factorisation, and the number of blocks that always stay."""
         plans = []
-        for number, part in enumerate(self._parts):
+        for number, part in enumerate(parts):
             blocks = [self._columns(number, p) for p in side.positions[self._orders[side.group]]]
             free = torch.ones(part.anchor.shape[0], dtype=torch.bool)
             free[torch.cat(blocks)] = False
@@ -237,7 +249,7 @@ class _LayerPlan:
         return plans
 
     def _kept_columns(self, number: int, cut: Mapping[str, int]) -> Tensor:
-        stays = _mask(self._width * len(self._parts), self.inputs, cut, self._orders)
+        stays = _mask(self._width * len(self._n_outputs), self.inputs, cut, self._orders)
         return self._columns(number, stays.nonzero().flatten())
 
     def _columns(self, number: int, positions: Tensor) -> Tensor:
