@@ -15,7 +15,13 @@ CODE = [
 
 
 @pytest.mark.parametrize("block", CODE)
-def test_code_blocks_run(block: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_blocks_run(
+    block: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     exec(compile(block, "block", "exec"), {"__name__": "block"})
     assert capsys.readouterr().err == ""
 
