@@ -16,7 +16,7 @@ from amc_env.reconstruction import (
     repaired_layers,
 )
 from amc_env.selection import ranking
-from amc_env.sequential import repair_sequentially_
+from amc_env.sequential import SequentialSettings, repair_sequentially_
 from amc_env.structure import ChannelGraph
 from amc_env.unfolding import RowSampling
 
@@ -31,6 +31,7 @@ class RepairSettings:
         batch: Calibration samples that run together.
         sequential: Whether every episode repairs layer by layer on what the pruned network really
             computes: better by far on narrow networks, and slower.
+        sums: Whether that repair aims at the original sums of residual blocks.
         norms: Whether batch norms' statistics are estimated again on the calibration samples.
         seed: Draws the positions, and what criteria draw.
     """
@@ -39,6 +40,7 @@ class RepairSettings:
     ridge: float = DEFAULT_RIDGE
     batch: int = 50
     sequential: bool = False
+    sums: bool = False
     norms: bool = False
     seed: int = 0
 
@@ -127,8 +129,9 @@ class Pruner:
             self.graph,
             pruned.kept,
             self.calibration.batches,
-            sampling=self._sampling,
-            ridge=self._settings.ridge,
+            settings=SequentialSettings(
+                sampling=self._sampling, ridge=self._settings.ridge, sums=self._settings.sums
+            ),
         )
 
     def _settle_(self, compact: nn.Module) -> None:

@@ -7,7 +7,7 @@ for every layer: for a policy that is realised for good, not for every episode.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,26 @@ from torch import Tensor, nn
 from amc_env.least_squares import NormalEquations
 from amc_env.reconstruction import DEFAULT_RIDGE
 from amc_env.running import evaluating
+from amc_env.shortcuts import shortcut
 from amc_env.structure import ChannelGraph
 from amc_env.unfolding import RowSampling, can_be_repaired, draw_positions, layer_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequentialSettings:
+    """How layers are solved one after the other.
+
+    Attributes:
+        sampling: Which rows of a convolution's inputs count.
+        ridge: Pull towards the weights that the network has, relative to the mean square of an
+            input.
+        sums: Whether a layer whose output is added to a shortcut, as at the end of a residual
+            block, is solved for the original *sum*: it then makes up for what the shortcut lost.
+    """
+
+    sampling: RowSampling = field(default_factory=RowSampling)
+    ridge: float = DEFAULT_RIDGE
+    sums: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,8 +56,7 @@ def repair_sequentially_(
     kept: dict[str, Tensor],
     batches: Sequence[Tensor],
     *,
-    sampling: RowSampling | None = None,
-    ridge: float = DEFAULT_RIDGE,
+    settings: SequentialSettings | None = None,
 ) -> None:
     """Solve the layers of ``compact`` again, in execution order, on their own inputs.
 
@@ -51,14 +68,19 @@ def repair_sequentially_(
     """
     if not batches:
         raise ValueError("there are no calibration samples; give at least one batch")
-    sampling = sampling or RowSampling()
+    settings = settings or SequentialSettings()
     layers = _layers_to_solve(graph)
-    targets = _targets(graph.model, layers, batches, sampling)
+    targets = _targets(graph.model, layers, batches, settings.sampling)
     modules = dict(compact.named_modules())
-    with evaluating(compact):
+    with evaluating(compact), evaluating(graph.model):
         for name in layers:
-            outputs = _kept_outputs(graph, name, kept, targets[name][0].rows.shape[1])
-            _solve_(compact, modules[name], batches, targets.pop(name), (outputs, ridge))
+            wanted = targets.pop(name)
+            outputs = _kept_outputs(graph, name, kept, wanted[0].rows.shape[1])
+            cut = [replace(target, rows=target.rows[:, outputs]) for target in wanted]
+            if settings.sums:
+                pair = _Pair(original=graph.model, compact=compact, layer=name, outputs=outputs)
+                cut = [_of_sum(pair, x, y) for x, y in zip(batches, cut, strict=True)]
+            _solve_(compact, modules[name], batches, cut, settings.ridge)
 
 
 def _layers_to_solve(graph: ChannelGraph) -> list[str]:
@@ -98,14 +120,16 @@ def _targets(
 
 def _output_rows(layer: nn.Module, out: Tensor, positions: Tensor | None) -> Tensor:
     """Outputs less the bias: (rows, outputs), in the order of ``layer_rows``."""
-    if isinstance(layer, nn.Linear):
-        rows = out.reshape(-1, out.shape[-1])
-    else:
-        maps = out.flatten(2)
-        maps = maps if positions is None else maps[..., positions.to(out.device)]
-        rows = maps.mT.reshape(-1, out.shape[1])
+    rows = out.reshape(-1, out.shape[-1]) if isinstance(layer, nn.Linear) else _rows(out, positions)
     bias = layer.bias
     return rows - bias if isinstance(bias, Tensor) else rows.clone()
+
+
+def _rows(maps: Tensor, positions: Tensor | None) -> Tensor:
+    """Maps (samples, channels, ...) at some positions as rows (sample and position, channels)."""
+    pixels = maps.flatten(2)
+    pixels = pixels if positions is None else pixels[..., positions.to(maps.device)]
+    return pixels.mT.reshape(-1, maps.shape[1])
 
 
 def _kept_outputs(graph: ChannelGraph, name: str, kept: dict[str, Tensor], size: int) -> Tensor:
@@ -119,18 +143,41 @@ def _kept_outputs(graph: ChannelGraph, name: str, kept: dict[str, Tensor], size:
     return stays.nonzero().flatten()
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Pair:
+    """A layer in the original and in the compact network, and which outputs it keeps."""
+
+    original: nn.Module
+    compact: nn.Module
+    layer: str
+    outputs: Tensor
+
+
+def _of_sum(pair: _Pair, batch: Tensor, target: _Target) -> _Target:
+    """The target that gives back the original sum, where the output goes into one."""
+    whole = shortcut(pair.original, pair.layer, batch)
+    left = shortcut(pair.compact, pair.layer, batch)
+    if whole is None or left is None:
+        return target
+    # A channel that the norm all but silences cannot make up for anything.
+    heard = left.scale.abs() > 1e-3 * left.scale.abs().max()
+    scale = torch.where(heard, left.scale, float("inf"))
+    lost = whole.other[:, pair.outputs.to(whole.other.device)] - left.other
+    rows = _rows(lost, target.positions) / scale
+    return replace(target, rows=target.rows + rows)
+
+
 def _solve_(
     compact: nn.Module,
     layer: nn.Module,
     batches: Sequence[Tensor],
     targets: list[_Target],
-    settings: tuple[Tensor, float],
+    ridge: float,
 ) -> None:
-    outputs, ridge = settings
     weight = layer.weight
     if not isinstance(weight, Tensor):
         raise ValueError(f"{type(layer).__name__} has no weight")
-    sums = _normal_equations(compact, layer, batches, targets, outputs)
+    sums = _normal_equations(compact, layer, batches, targets)
     parts = []
     for gram, cross, target, part in zip(*sums, weight.chunk(len(sums[0])), strict=True):
         anchor = part.detach().flatten(1).mT.double()
@@ -144,14 +191,13 @@ def _normal_equations(
     layer: nn.Module,
     batches: Sequence[Tensor],
     targets: list[_Target],
-    outputs: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gram, cross and target energy of each part, summed over batches."""
     gram: Tensor | None = None
     cross = energy = torch.zeros(0)
     for batch, target in zip(batches, targets, strict=True):
         rows = layer_rows(layer, _input_of(compact, layer, batch), target.positions).double()
-        wanted = target.rows[:, outputs].double().chunk(len(rows), dim=1)
+        wanted = target.rows.double().chunk(len(rows), dim=1)
         y = torch.stack(wanted)
         if gram is None:
             gram, cross, energy = rows.mT @ rows, rows.mT @ y, y.square().sum(1)

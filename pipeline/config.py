@@ -62,6 +62,7 @@ class EnvSection(_Section):
     positions: int | None
     ridge: float
     sequential: bool
+    sums: bool
     norms: bool
 
 
@@ -151,6 +152,7 @@ class RunConfig(_Section):
             positions=section.positions,
             ridge=section.ridge,
             sequential=section.sequential,
+            sums=section.sums,
             norms=section.norms,
             seed=self.seed,
         )

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -97,10 +95,3 @@ def test_a_misspelt_shape_is_explained(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         main(["inspect", "lenet5", "--input-shape", "28x28"])
     assert "'28x28' is no shape; write it like 3,224,224" in capsys.readouterr().err
-
-
-def test_train_agent_says_what_is_not_there_yet() -> None:
-    script = Path(__file__).resolve().parent.parent / "train_agent.py"
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
-    assert run.returncode == 2
-    assert "cannot train yet" in run.stderr

@@ -19,6 +19,7 @@ ORDER = (
     "calibration",
     "criteria",
     "reconstruction",
+    "shortcuts",
     "sequential",
     "budget",
     "data",

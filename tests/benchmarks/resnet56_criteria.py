@@ -23,7 +23,7 @@ from amc_env.criteria import CRITERIA, channel_scores, make_criterion
 from amc_env.models import build_model, load_checkpoint_
 from amc_env.reconstruction import Reconstruction, repaired_layers
 from amc_env.selection import ranking
-from amc_env.sequential import repair_sequentially_
+from amc_env.sequential import SequentialSettings, repair_sequentially_
 from amc_env.unfolding import RowSampling
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -97,7 +97,11 @@ def measure(setting: Setting, name: str) -> Iterator[dict[str, str]]:
         plan.apply_(compact, counts)
         accuracies.append(accuracy(compact, *setting.test))
         repair_sequentially_(
-            compact, graph, kept, setting.calibration.batches, sampling=setting.sampling
+            compact,
+            graph,
+            kept,
+            setting.calibration.batches,
+            settings=SequentialSettings(sampling=setting.sampling),
         )
         accuracies.append(accuracy(compact, *setting.test))
         ratio = graph.cost(counts).flops / graph.cost().flops
