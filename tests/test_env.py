@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pruning import samples, tiny, tiny_data, tiny_env
@@ -68,7 +67,6 @@ def test_vectors_of_environments_run(mode: str) -> None:
         num_envs=2,
         vectorization_mode=mode,
         **given,
-        vector_kwargs={"autoreset_mode": AutoresetMode.NEXT_STEP},
     )
     vector.reset(seed=[0, 1])
     for _ in range(3):

@@ -105,7 +105,7 @@ def measure(case: Case) -> Peak:
     if calibrated == ran:
         raise RuntimeError("calibration stayed below what came before it; there is no number")
     started = time.perf_counter()
-    Reconstruction(graph, sums, {})
+    Reconstruction(graph, sums, {}, takes_grams=True)
     return Peak(
         before_bytes=before,
         forward_bytes=ran - before,
