@@ -3,8 +3,8 @@
 For every layer that reads prunable channels the Gram matrix of its unfolded inputs is accumulated
 in float64, batch by batch. No activation outlives its batch, so the memory is that of the matrices,
 8 bytes times (inputs of a kernel) squared for each layer and convolution group, at most about half
-a gigabyte to unfold in, and what one batch takes to run. The samples themselves are kept by reference; feature maps are made
-again, for one layer at a time, when they are asked for.
+a gigabyte to unfold in, and what one batch takes to run. The samples themselves are kept by
+reference; feature maps are made again, for one layer at a time, when they are asked for.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
