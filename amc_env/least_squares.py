@@ -139,6 +139,25 @@ class FactoredLeastSquares:
             return self._direct().solve(self.columns(count), ridge=self._ridge, outputs=outputs)
         return _solve_back(self._factor[:size, :size], self._solved[:size][:, chosen])
 
+    def columns_of(self, blocks: Tensor) -> Tensor:
+        """The columns of some blocks, in the order of ``blocks``."""
+        return self._order[self._places(blocks)]
+
+    def weights_of(self, blocks: Tensor, outputs: Tensor | None = None) -> Tensor:
+        r"""Weights of ``columns_of(blocks)``, by a solve of their own.
+
+        With :math:`L` the factor and :math:`S` the blocks' rows, the smaller problem is
+
+        .. math:: (L_S L_S') W = (L T)_S
+        """
+        places = self._places(blocks)
+        if self._factor is None:
+            return self._direct().solve(self._order[places], ridge=self._ridge, outputs=outputs)
+        chosen = slice(None) if outputs is None else outputs
+        rows = self._factor[places]
+        factor = torch.linalg.cholesky(rows @ rows.mT)
+        return torch.cholesky_solve(rows @ self._solved[:, chosen], factor)
+
     def errors(self) -> Tensor:
         r"""``|XW - Y| / |Y|`` for 1, 2, ... blocks kept, all from the one factorisation.
 
@@ -193,6 +212,11 @@ class FactoredLeastSquares:
         along = (self._solved * (inverse @ self._anchor)).sum(1)
         added: Tensor = squared - 2 * along
         return added
+
+    def _places(self, blocks: Tensor) -> Tensor:
+        """Where the columns of some blocks stand in the order."""
+        starts = [0, *self._ends]
+        return torch.cat([torch.arange(starts[b], starts[b + 1]) for b in blocks.tolist()])
 
     def _size(self, count: int) -> int:
         if not 1 <= count <= len(self._ends):

@@ -11,6 +11,7 @@ from amc_env.criteria import Criterion, channel_scores
 from amc_env.data import Split
 from amc_env.reconstruction import (
     DEFAULT_RIDGE,
+    Keep,
     Reconstruction,
     reestimate_norms_,
     repaired_layers,
@@ -95,14 +96,17 @@ class Pruner:
             takes_grams=True,
         )
 
-    def prune(self, counts: Mapping[str, int]) -> Pruned:
-        """The compact network with the best channels of every group, its readers repaired."""
+    def prune(self, keep: Mapping[str, Keep]) -> Pruned:
+        """The compact network with those channels of every group, its readers repaired.
+
+        A number keeps the best so many; indices keep those.
+        """
         marks = [time.perf_counter()]
-        kept = self.plan.kept(counts)
+        kept = self.plan.kept(keep)
         marks.append(time.perf_counter())
         compact = self.graph.compact(kept)
         marks.append(time.perf_counter())
-        self.plan.apply_(compact, counts)
+        self.plan.apply_(compact, kept)
         pruned = Pruned(model=compact, kept=kept, seconds={})
         if self._settings.sequential:
             self._repair_sequentially_(pruned)
@@ -115,9 +119,9 @@ class Pruner:
         }
         return replace(pruned, seconds=seconds)
 
-    def prune_sequentially(self, counts: Mapping[str, int]) -> nn.Module:
+    def prune_sequentially(self, keep: Mapping[str, Keep]) -> nn.Module:
         """As ``prune``, each layer repaired on what the pruned network really gives it: slower."""
-        pruned = self.prune(counts)
+        pruned = self.prune(keep)
         if not self._settings.sequential:
             self._repair_sequentially_(pruned)
             self._settle_(pruned.model)

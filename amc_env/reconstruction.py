@@ -16,6 +16,9 @@ from amc_env.unfolding import can_be_repaired
 
 DEFAULT_RIDGE = 1e-4
 
+# What a group is to keep: its best channels, so many, or the channels at these indices.
+Keep = int | Sequence[int] | Tensor
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Side:
@@ -50,7 +53,7 @@ def unrepaired_layers(graph: ChannelGraph) -> tuple[str, ...]:
 
 
 class Reconstruction:
-    """A plan: every layer's least squares factored once, for any numbers of kept channels.
+    """A plan: every layer's least squares factored once, for any channels kept.
 
     The targets are each layer's own outputs in the original network, without bias, on the
     original network's activations.
@@ -95,26 +98,34 @@ class Reconstruction:
             del grams
             self._layers[name] = _LayerPlan(problem, inputs, outputs, self._orders, ridge)
 
-    def kept(self, counts: Mapping[str, int]) -> dict[str, Tensor]:
-        """The best channels of every group named, ascending.
+    def kept(self, keep: Mapping[str, Keep]) -> dict[str, Tensor]:
+        """Indices of the channels that stay, ascending; those of a number are the best.
 
         Raises:
-            ValueError: A group does not exist or cannot keep that many.
+            ValueError: A group does not exist or cannot keep that many or those.
         """
-        self._check(counts)
-        return {name: self._orders[name][:count].sort().values for name, count in counts.items()}
+        indices: dict[str, Sequence[int] | Tensor] = {}
+        for name, value in keep.items():
+            if isinstance(value, int):
+                self._check(name, value)
+                indices[name] = self._orders[name][:value]
+            else:
+                indices[name] = value
+        return self._graph.checked_kept(indices)
 
-    def weights(self, counts: Mapping[str, int]) -> dict[str, Tensor]:
+    def weights(self, keep: Mapping[str, Keep]) -> dict[str, Tensor]:
         """New weights by layer name, in the shapes of the compact network's, in float64.
 
-        Groups not named keep all channels; layers that read no channel that goes are left out:
-        they keep the rows of their weights that belong to the outputs kept.
+        A number of channels, or indices that are the best so many, cost a triangular solve; any
+        other indices are solved for directly. Groups not named keep all channels; layers that read
+        no channel that goes are left out: they keep the rows of their weights that belong to the
+        outputs kept.
 
         Raises:
-            ValueError: A group does not exist or cannot keep that many.
+            ValueError: A group does not exist or cannot keep that many or those.
         """
-        self._check(counts)
-        cut = {n: c for n, c in counts.items() if c < len(self._orders[n])}
+        kept = self.kept(keep)
+        cut = {name: k for name, k in kept.items() if len(k) < len(self._orders[name])}
         return {
             name: layer.weights(cut)
             for name, layer in self._layers.items()
@@ -122,15 +133,15 @@ class Reconstruction:
         }
 
     @torch.no_grad()
-    def apply_(self, compact: nn.Module, counts: Mapping[str, int]) -> None:
-        """Write the new weights into a compact network cut to ``self.kept(counts)``.
+    def apply_(self, compact: nn.Module, keep: Mapping[str, Keep]) -> None:
+        """Write the new weights into a compact network cut to ``self.kept(keep)``.
 
         Raises:
             ValueError: The network was cut to other numbers of channels; nothing is written then.
         """
         modules = dict(compact.named_modules())
         writes: list[tuple[Tensor, Tensor]] = []
-        for name, weight in self.weights(counts).items():
+        for name, weight in self.weights(keep).items():
             target = modules[name].weight if name in modules else None
             if not isinstance(target, Tensor) or target.shape != weight.shape:
                 raise ValueError(f"layer {name!r} of the compact network was cut to another size")
@@ -138,14 +149,13 @@ class Reconstruction:
         for target, weight in writes:
             target.copy_(weight)
 
-    def _check(self, counts: Mapping[str, int]) -> None:
-        for name, count in counts.items():
-            allowed = self._graph.group(name).counts
-            if count not in allowed:
-                raise ValueError(
-                    f"group {name!r} cannot keep {count!r} channels; give one of its counts, "
-                    f"from {allowed[0]} to {allowed[-1]}"
-                )
+    def _check(self, name: str, count: int) -> None:
+        allowed = self._graph.group(name).counts
+        if count not in allowed:
+            raise ValueError(
+                f"group {name!r} cannot keep {count!r} channels; give one of its counts, "
+                f"from {allowed[0]} to {allowed[-1]}"
+            )
 
     def errors(self, group: str) -> Tensor:
         """Relative residual of what reads a group, for 1, 2, ... all channels kept.
@@ -206,22 +216,32 @@ class _LayerPlan:
         self._factored = self._factor(inputs[0], problem.parts) if is_single else None
         self._parts = () if is_single else problem.parts
 
-    def weights(self, cut: Mapping[str, int]) -> Tensor:
-        """The weight (outputs, inputs of a part, *kernel) with only ``cut`` channels."""
-        outputs = _mask(sum(self._n_outputs), self._outputs, cut, self._orders)
+    def weights(self, kept: Mapping[str, Tensor]) -> Tensor:
+        """The weight (outputs, inputs of a part, *kernel) with only the channels ``kept``."""
+        outputs = _mask(sum(self._n_outputs), self._outputs, kept)
         solved = []
         for number, stays in enumerate(outputs.split(self._n_outputs)):
             chosen = stays.nonzero().flatten()
-            if self._factored is not None:
-                factored, fixed = self._factored[number]
-                count = cut[self.inputs[0].group] + fixed
-                columns, weight = factored.columns(count), factored.weights(count, chosen)
-            else:
-                columns = self._kept_columns(number, cut)
-                weight = self._parts[number].solve(columns, ridge=self._ridge, outputs=chosen)
+            columns, weight = self._solved(number, kept, chosen)
             by_channel = weight[columns.argsort()].mT
             solved.append(by_channel.reshape(len(chosen), -1, *self._kernel))
         return torch.cat(solved)
+
+    def _solved(
+        self, number: int, kept: Mapping[str, Tensor], outputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The columns of a part that stay and their weights for some outputs."""
+        if self._factored is None:
+            columns = self._kept_columns(number, kept)
+            return columns, self._parts[number].solve(columns, ridge=self._ridge, outputs=outputs)
+        factored, fixed = self._factored[number]
+        group = self.inputs[0].group
+        ranks = self._orders[group].argsort()[kept[group]].sort().values
+        if ranks[-1] < len(ranks):
+            count = len(ranks) + fixed
+            return factored.columns(count), factored.weights(count, outputs)
+        blocks = torch.cat([torch.arange(fixed), ranks + fixed])
+        return factored.columns_of(blocks), factored.weights_of(blocks, outputs)
 
     def losses(self, group: str) -> tuple[Tensor, Tensor]:
         """Squared residual for every number of the group's channels kept, and outputs' energy."""
@@ -248,8 +268,8 @@ class _LayerPlan:
             plans.append((plan, len(always)))
         return plans
 
-    def _kept_columns(self, number: int, cut: Mapping[str, int]) -> Tensor:
-        stays = _mask(self._width * len(self._n_outputs), self.inputs, cut, self._orders)
+    def _kept_columns(self, number: int, kept: Mapping[str, Tensor]) -> Tensor:
+        stays = _mask(self._width * len(self._n_outputs), self.inputs, kept)
         return self._columns(number, stays.nonzero().flatten())
 
     def _columns(self, number: int, positions: Tensor) -> Tensor:
@@ -319,15 +339,13 @@ def _sides(graph: ChannelGraph, layer: str, *, producers: bool) -> tuple[_Side, 
     )
 
 
-def _mask(
-    size: int, sides: tuple[_Side, ...], cut: Mapping[str, int], orders: Mapping[str, Tensor]
-) -> Tensor:
+def _mask(size: int, sides: tuple[_Side, ...], kept: Mapping[str, Tensor]) -> Tensor:
     """Which of ``size`` indices stay."""
     stays = torch.ones(size, dtype=torch.bool)
     for side in sides:
-        if side.group in cut:
-            gone = orders[side.group][cut[side.group] :]
-            stays[side.positions[gone].flatten()] = False
+        if side.group in kept:
+            stays[side.positions.flatten()] = False
+            stays[side.positions[kept[side.group]].flatten()] = True
     return stays
 
 

@@ -2,11 +2,11 @@
 
 A plan (``amc_env.reconstruction``) solves every layer on the original network's activations, so
 errors add up from layer to layer. Here each layer is solved again on what its pruned predecessors,
-already repaired, give it, with the original network's outputs as the target. It needs a partial run
-for every layer: for a policy that is realised for good, not for every episode.
+already repaired, give it, with the original network's outputs as the target. It needs new Gram
+matrices for every layer: for a policy that is realised for good, not for every episode.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from amc_env.least_squares import NormalEquations
 from amc_env.reconstruction import DEFAULT_RIDGE
-from amc_env.running import evaluating
-from amc_env.shortcuts import shortcut
+from amc_env.running import evaluating, input_of_call
+from amc_env.shortcuts import Shortcut, shortcuts
 from amc_env.structure import ChannelGraph
 from amc_env.unfolding import RowSampling, can_be_repaired, draw_positions, layer_rows
 
@@ -40,20 +40,23 @@ class SequentialSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Target:
-    """What a layer of the original network gave on one batch, and where on the map."""
+    """What a layer of the original network gave on one batch, and where on the map.
+
+    Attributes:
+        rows: Its outputs less the bias.
+        positions: Which positions of the map the rows are; all if None.
+        other: What was added to its outputs further on, in the same rows; None if nothing was.
+    """
 
     rows: Tensor
     positions: Tensor | None
-
-
-class _Reached(Exception):  # noqa: N818 (it ends a run early and is no error)
-    """Raised when a run has come to the layer it is for."""
+    other: Tensor | None = None
 
 
 def repair_sequentially_(
     compact: nn.Module,
     graph: ChannelGraph,
-    kept: dict[str, Tensor],
+    kept: Mapping[str, Tensor],
     batches: Sequence[Tensor],
     *,
     settings: SequentialSettings | None = None,
@@ -61,7 +64,8 @@ def repair_sequentially_(
     """Solve the layers of ``compact`` again, in execution order, on their own inputs.
 
     ``compact`` is ``graph.compact(kept)``, plain or with a plan applied; the ridge pulls towards
-    the weights that it has. The samples in ``batches`` are run through both networks.
+    the weights that it has. The samples in ``batches`` are run through both networks, through the
+    compact one all together. Layers that are used several times keep the weights they have.
 
     Raises:
         ValueError: There is no sample.
@@ -69,18 +73,13 @@ def repair_sequentially_(
     if not batches:
         raise ValueError("there are no calibration samples; give at least one batch")
     settings = settings or SequentialSettings()
-    layers = _layers_to_solve(graph)
-    targets = _targets(graph.model, layers, batches, settings.sampling)
-    modules = dict(compact.named_modules())
-    with evaluating(compact), evaluating(graph.model):
-        for name in layers:
-            wanted = targets.pop(name)
-            outputs = _kept_outputs(graph, name, kept, wanted[0].rows.shape[1])
-            cut = [replace(target, rows=target.rows[:, outputs]) for target in wanted]
-            if settings.sums:
-                pair = _Pair(original=graph.model, compact=compact, layer=name, outputs=outputs)
-                cut = [_of_sum(pair, x, y) for x, y in zip(batches, cut, strict=True)]
-            _solve_(compact, modules[name], batches, cut, settings.ridge)
+    with evaluating(graph.model):
+        targets = _targets(graph, batches, settings)
+    for name, each in targets.items():
+        outputs = _kept_outputs(graph, name, kept, each[0].rows.shape[1])
+        targets[name] = [_cut(target, outputs) for target in each]
+    with evaluating(compact):
+        _Pass(compact, batches, targets, settings.ridge).run_()
 
 
 def _layers_to_solve(graph: ChannelGraph) -> list[str]:
@@ -92,30 +91,42 @@ def _layers_to_solve(graph: ChannelGraph) -> list[str]:
 
 
 def _targets(
-    model: nn.Module, layers: list[str], batches: Sequence[Tensor], sampling: RowSampling
+    graph: ChannelGraph, batches: Sequence[Tensor], settings: SequentialSettings
 ) -> dict[str, list[_Target]]:
+    """What the layers gave on every batch; layers used not once are left out."""
+    sampling = settings.sampling
     generator = torch.Generator().manual_seed(sampling.seed)
-    found: dict[str, list[_Target]] = {name: [] for name in layers}
+    found: dict[str, list[_Target]] = {name: [] for name in _layers_to_solve(graph)}
 
-    def listener(name: str) -> Any:
-        def listen(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-            positions = draw_positions(layer, args[0], sampling.positions, generator)
-            found[name].append(
-                _Target(rows=_output_rows(layer, out, positions), positions=positions)
-            )
+    def listener(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Tensor], None]:
+        def listen(
+            layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
+        ) -> None:
+            x = input_of_call(args, kwargs)
+            positions = draw_positions(layer, x, sampling.positions, generator)
+            rows = _output_rows(layer, out, positions)
+            found[name].append(_Target(rows=rows, positions=positions))
 
         return listen
 
-    modules = dict(model.named_modules())
-    handles = [modules[name].register_forward_hook(listener(name)) for name in layers]
+    modules = dict(graph.model.named_modules())
+    handles = [
+        modules[name].register_forward_hook(listener(name), with_kwargs=True) for name in found
+    ]
     try:
-        with evaluating(model):
-            for batch in batches:
-                model(batch)
+        for batch in batches:
+            graph.model(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    once = {name: each for name, each in found.items() if len(each) == len(batches)}
+    if settings.sums:
+        for number, batch in enumerate(batches):
+            for name, beside in shortcuts(graph.model, once, batch).items():
+                target = once[name][number]
+                rows = _rows(beside.other, target.positions)
+                once[name][number] = replace(target, other=rows)
+    return once
 
 
 def _output_rows(layer: nn.Module, out: Tensor, positions: Tensor | None) -> Tensor:
@@ -132,7 +143,7 @@ def _rows(maps: Tensor, positions: Tensor | None) -> Tensor:
     return pixels.mT.reshape(-1, maps.shape[1])
 
 
-def _kept_outputs(graph: ChannelGraph, name: str, kept: dict[str, Tensor], size: int) -> Tensor:
+def _kept_outputs(graph: ChannelGraph, name: str, kept: Mapping[str, Tensor], size: int) -> Tensor:
     stays = torch.ones(size, dtype=torch.bool)
     for group in graph.groups:
         # A depthwise convolution follows its group and loses the same outputs.
@@ -143,41 +154,87 @@ def _kept_outputs(graph: ChannelGraph, name: str, kept: dict[str, Tensor], size:
     return stays.nonzero().flatten()
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Pair:
-    """A layer in the original and in the compact network, and which outputs it keeps."""
-
-    original: nn.Module
-    compact: nn.Module
-    layer: str
-    outputs: Tensor
+def _cut(target: _Target, outputs: Tensor) -> _Target:
+    """The target of the outputs that stay."""
+    other = None if target.other is None else target.other[:, outputs]
+    return replace(target, rows=target.rows[:, outputs], other=other)
 
 
-def _of_sum(pair: _Pair, batch: Tensor, target: _Target) -> _Target:
-    """The target that gives back the original sum, where the output goes into one."""
-    whole = shortcut(pair.original, pair.layer, batch)
-    left = shortcut(pair.compact, pair.layer, batch)
-    if whole is None or left is None:
+class _Pass:
+    """One run of the compact network, in which every layer is solved just before it is used."""
+
+    def __init__(
+        self,
+        compact: nn.Module,
+        batches: Sequence[Tensor],
+        targets: dict[str, list[_Target]],
+        ridge: float,
+    ) -> None:
+        self._compact = compact
+        self._batches = batches
+        self._targets = targets
+        self._ridge = ridge
+
+    def run_(self) -> None:
+        """Solve all layers."""
+        modules = dict(self._compact.named_modules())
+        handles = [
+            modules[name].register_forward_pre_hook(self._solver(name), with_kwargs=True)
+            for name in self._targets
+        ]
+        try:
+            self._compact(torch.cat(list(self._batches)))
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _solver(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def solve(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            targets = self._targets.pop(name, None)
+            if targets is not None:
+                inputs = self._by_batch(input_of_call(args, kwargs))
+                _solve_(layer, inputs, self._of_sums(name, targets), self._ridge)
+
+        return solve
+
+    def _by_batch(self, inputs: Tensor) -> list[Tensor]:
+        """A layer's inputs as if the batches had run one by one."""
+        sizes = [len(batch) for batch in self._batches]
+        # A model may have split each sample into several.
+        each = len(inputs) // sum(sizes)
+        return list(inputs.split([each * size for size in sizes]))
+
+    def _of_sums(self, name: str, targets: list[_Target]) -> list[_Target]:
+        """Targets that give back the original sums, where outputs go into some."""
+        if targets[0].other is None:
+            return targets
+        # Looking ahead runs the network from its start once more, which must solve nothing.
+        waiting, self._targets = self._targets, {}
+        try:
+            return [
+                _of_sum(shortcuts(self._compact, [name], batch).get(name), target)
+                for batch, target in zip(self._batches, targets, strict=True)
+            ]
+        finally:
+            self._targets = waiting
+
+
+def _of_sum(left: Shortcut | None, target: _Target) -> _Target:
+    """The target that makes up for what the compact network's shortcut lost."""
+    if left is None or target.other is None:
         return target
     # A channel that the norm all but silences cannot make up for anything.
     heard = left.scale.abs() > 1e-3 * left.scale.abs().max()
     scale = torch.where(heard, left.scale, float("inf"))
-    lost = whole.other[:, pair.outputs.to(whole.other.device)] - left.other
-    rows = _rows(lost, target.positions) / scale
-    return replace(target, rows=target.rows + rows)
+    lost = target.other - _rows(left.other, target.positions)
+    return replace(target, rows=target.rows + lost / scale)
 
 
-def _solve_(
-    compact: nn.Module,
-    layer: nn.Module,
-    batches: Sequence[Tensor],
-    targets: list[_Target],
-    ridge: float,
-) -> None:
+def _solve_(layer: nn.Module, inputs: list[Tensor], targets: list[_Target], ridge: float) -> None:
     weight = layer.weight
     if not isinstance(weight, Tensor):
         raise ValueError(f"{type(layer).__name__} has no weight")
-    sums = _normal_equations(compact, layer, batches, targets)
+    sums = _normal_equations(layer, inputs, targets)
     parts = []
     for gram, cross, target, part in zip(*sums, weight.chunk(len(sums[0])), strict=True):
         anchor = part.detach().flatten(1).mT.double()
@@ -187,44 +244,14 @@ def _solve_(
 
 
 def _normal_equations(
-    compact: nn.Module,
-    layer: nn.Module,
-    batches: Sequence[Tensor],
-    targets: list[_Target],
+    layer: nn.Module, inputs: list[Tensor], targets: list[_Target]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gram, cross and target energy of each part, summed over batches."""
-    gram: Tensor | None = None
-    cross = energy = torch.zeros(0)
-    for batch, target in zip(batches, targets, strict=True):
-        rows = layer_rows(layer, _input_of(compact, layer, batch), target.positions).double()
-        wanted = target.rows.double().chunk(len(rows), dim=1)
-        y = torch.stack(wanted)
-        if gram is None:
-            gram, cross, energy = rows.mT @ rows, rows.mT @ y, y.square().sum(1)
-        else:
-            gram, cross, energy = (
-                gram + rows.mT @ rows,
-                cross + rows.mT @ y,
-                energy + y.square().sum(1),
-            )
-    if gram is None:
-        raise ValueError("there are no calibration samples; give at least one batch")
+    gram = cross = energy = torch.zeros((), dtype=torch.float64, device=inputs[0].device)
+    for batch, target in zip(inputs, targets, strict=True):
+        rows = layer_rows(layer, batch, target.positions).double()
+        y = torch.stack(target.rows.double().chunk(len(rows), dim=1))
+        gram = gram + rows.mT @ rows
+        cross = cross + rows.mT @ y
+        energy = energy + y.square().sum(1)
     return gram, cross, energy
-
-
-def _input_of(model: nn.Module, layer: nn.Module, batch: Tensor) -> Tensor:
-    """What ``layer`` reads when ``model`` is run, which goes no further."""
-    seen: list[Tensor] = []
-
-    def listen(_layer: nn.Module, args: tuple[Any, ...]) -> None:
-        seen.append(args[0])
-        raise _Reached
-
-    handle = layer.register_forward_pre_hook(listen)
-    try:
-        model(batch)
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
-    return seen[0]

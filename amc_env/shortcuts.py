@@ -1,7 +1,7 @@
 """What is added to a layer's output further on, as in a residual block."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,44 +29,60 @@ class Shortcut:
 
 
 class _FoundError(Exception):
-    """Ends a run at the sum that it is for."""
+    """Ends a run once every layer's output has come to what it is for."""
 
 
-def shortcut(model: nn.Module, layer: str, batch: Tensor) -> Shortcut | None:
-    """The shortcut beside a layer on one batch; None where there is none.
+def shortcuts(model: nn.Module, layers: Iterable[str], batch: Tensor) -> dict[str, Shortcut]:
+    """The shortcuts beside some layers on one batch, by name; those that have none are left out.
 
-    Between the layer and the sum there may be batch norms alone, which multiply and shift. The
-    model must be in evaluation mode; it runs no further than the sum.
+    Between a layer and its sum there may be batch norms alone, which multiply and shift. Of a layer
+    that is used several times the first counts. The model must be in evaluation mode; it runs no
+    further than the last of the sums.
     """
-    mode = _Watcher()
-    handle = model.get_submodule(layer).register_forward_hook(
-        lambda _module, _args, output: mode.begin(output)
-    )
+    watcher = _Watcher(layers)
+    handles = [
+        model.get_submodule(layer).register_forward_hook(watcher.listener(layer))
+        for layer in watcher.waiting
+    ]
     try:
-        with mode:
+        with watcher:
             run(model, batch)
     except _FoundError:
         pass
     finally:
-        handle.remove()
-    return mode.found
+        for handle in handles:
+            handle.remove()
+    return watcher.found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Trail:
+    """A layer's output on its way, and what norms have multiplied it by."""
+
+    layer: str
+    value: Tensor
+    scale: Tensor
 
 
 class _Watcher(TorchFunctionMode):
-    """Follows one output through batch norms to a sum."""
+    """Follows outputs of layers through batch norms to their sums."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: Iterable[str]) -> None:
         super().__init__()
-        self.found: Shortcut | None = None
-        self._followed: Tensor | None = None
-        self._scale = torch.ones(())
-        self._is_over = False
+        self.waiting = set(layers)
+        self.found: dict[str, Shortcut] = {}
+        self._trails: list[_Trail] = []
 
-    def begin(self, output: Tensor) -> None:
-        """Follow an output, the first time that there is one."""
-        if self._followed is None and not self._is_over:
-            self._scale = torch.ones(output.shape[1]).to(output)
-            self._followed = output
+    def listener(self, layer: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        """A hook that follows the first output of a layer."""
+
+        def listen(_module: nn.Module, _args: Any, output: Tensor) -> None:
+            if layer in self.waiting:
+                self.waiting.remove(layer)
+                scale = torch.ones(output.shape[1]).to(output)
+                self._trails.append(_Trail(layer=layer, value=output, scale=scale))
+
+        return listen
 
     @override
     def __torch_function__(
@@ -78,23 +94,26 @@ class _Watcher(TorchFunctionMode):
     ) -> Any:
         given = kwargs or {}
         values = [*args, *given.values()]
-        if self._followed is None or not any(value is self._followed for value in values):
+        met = [trail for trail in self._trails if any(value is trail.value for value in values)]
+        if not met or not _is_a_value(func):
             return func(*args, **given)
-        if func is F.batch_norm:
-            self._scale = self._scale * _multiplier(*args, **given)
-            self._followed = func(*args, **given)
-            return self._followed
-        if _is_a_value(func):
-            self._end(func, values)
-        return func(*args, **given)
+        self._trails = [trail for trail in self._trails if trail not in met]
+        if func is not F.batch_norm:
+            self._end(func, met, values)
+            return func(*args, **given)
+        output = func(*args, **given)
+        by = _multiplier(*args, **given)
+        self._trails += [replace(trail, value=output, scale=trail.scale * by) for trail in met]
+        return output
 
-    def _end(self, func: Callable[..., Any], values: list[Any]) -> None:
-        followed, self._followed, self._is_over = self._followed, None, True
-        others = [v for v in values if isinstance(v, Tensor) and v is not followed]
-        fits = [other for other in others if followed is not None and other.shape == followed.shape]
-        if func in _SUMS and len(fits) == len(others) == 1:
-            self.found = Shortcut(other=fits[0].clone(), scale=self._scale)
-        raise _FoundError
+    def _end(self, func: Callable[..., Any], met: list[_Trail], values: list[Any]) -> None:
+        for trail in met:
+            others = [v for v in values if isinstance(v, Tensor) and v is not trail.value]
+            fits = [other for other in others if other.shape == trail.value.shape]
+            if func in _SUMS and len(fits) == len(others) == 1:
+                self.found[trail.layer] = Shortcut(other=fits[0].clone(), scale=trail.scale)
+        if not self.waiting and not self._trails:
+            raise _FoundError
 
 
 def _is_a_value(func: Callable[..., Any]) -> bool:

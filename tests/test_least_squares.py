@@ -27,6 +27,16 @@ def equations(x: Tensor, weight: Tensor) -> NormalEquations:
     return NormalEquations.of_layer(x.mT @ x, weight)
 
 
+def ridge_solution(x: Tensor, weight: Tensor, columns: Tensor, *, ridge: float) -> Tensor:
+    """The best weights of some columns, straight from the rows."""
+    part = x[:, columns]
+    penalty = ridge * x.square().sum(0).mean()
+    left = part.mT @ part + penalty * torch.eye(len(columns), dtype=torch.float64)
+    right = part.mT @ (x @ weight) + penalty * weight[columns]
+    solution: Tensor = torch.linalg.solve(left, right)
+    return solution
+
+
 @MANY
 @given(seed=SEEDS, blocks=st.integers(1, 8), width=st.integers(1, 9))
 def test_every_count_equals_linear_regression(seed: int, blocks: int, width: int) -> None:
@@ -45,16 +55,40 @@ def test_every_count_equals_a_direct_ridge_solution(seed: int, ridge: float) -> 
     x, weight, order = problem(seed)
     problem_ = equations(x, weight)
     factored = FactoredLeastSquares(problem_, order, ridge=ridge)
-    penalty = ridge * problem_.gram.diagonal().mean()
     for count in range(1, len(order) + 1):
         columns = order[:count].flatten()
-        part = x[:, columns]
-        left = part.mT @ part + penalty * torch.eye(len(columns), dtype=torch.float64)
-        right = part.mT @ (x @ weight) + penalty * weight[columns]
-        expected = torch.linalg.solve(left, right)
+        expected = ridge_solution(x, weight, columns, ridge=ridge)
         assert torch.allclose(factored.weights(count), expected, rtol=1e-8, atol=1e-9)
         assert torch.allclose(factored.weights(count, torch.tensor([2])), expected[:, 2:3])
         assert torch.allclose(problem_.solve(columns, ridge=ridge), expected, rtol=1e-8, atol=1e-9)
+
+
+@MANY
+@given(seed=SEEDS, ridge=st.sampled_from([1e-6, 1e-3, 0.1]), data=st.data())
+def test_any_blocks_equal_a_direct_ridge_solution(
+    seed: int, ridge: float, data: st.DataObject
+) -> None:
+    x, weight, order = problem(seed)
+    blocks = torch.tensor(data.draw(st.lists(st.integers(0, 4), min_size=1, unique=True)))
+    factored = FactoredLeastSquares(equations(x, weight), order, ridge=ridge)
+    columns = order[blocks].flatten()
+    assert torch.equal(factored.columns_of(blocks), columns)
+    expected = ridge_solution(x, weight, columns, ridge=ridge)
+    assert torch.allclose(factored.weights_of(blocks), expected, rtol=1e-8, atol=1e-9)
+    outputs = torch.tensor([3, 1])
+    assert torch.allclose(factored.weights_of(blocks, outputs), expected[:, outputs])
+
+
+def test_any_blocks_of_a_problem_without_a_factor_are_solved_too() -> None:
+    x, weight, order = problem(1)
+    x[:, order[1]] = x[:, order[0]]
+    factored = FactoredLeastSquares(equations(x, weight), order, ridge=0.0)
+    blocks = torch.tensor([0, 1, 3])
+    columns = order[blocks].flatten()
+    oracle = torch.linalg.lstsq(x[:, columns], x @ weight, driver="gelsd").solution
+    assert torch.allclose(
+        x[:, columns] @ factored.weights_of(blocks), x[:, columns] @ oracle, atol=1e-6
+    )
 
 
 @MANY

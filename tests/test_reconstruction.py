@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from amc_env import ChannelGraph
 from amc_env.calibration import Calibration, calibrate
-from amc_env.reconstruction import Reconstruction, reestimate_norms_, repaired_layers
+from amc_env.reconstruction import (
+    DEFAULT_RIDGE,
+    Reconstruction,
+    reestimate_norms_,
+    repaired_layers,
+)
 from amc_env.sequential import repair_sequentially_
 from amc_env.unfolding import layer_rows
 
@@ -78,9 +83,14 @@ def test_weights_equal_linear_regression_on_the_same_rows(name: str, seed: int) 
 
 
 def stays(
-    graph: ChannelGraph, name: str, kept: dict[str, Tensor], layer: nn.Module
+    graph: ChannelGraph,
+    name: str,
+    kept: dict[str, Tensor],
+    layer: nn.Module,
+    *,
+    with_followers: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Masks over a layer's inputs and outputs."""
+    """Masks over a layer's inputs and outputs; followers, as depthwise layers, lose outputs too."""
     parts = getattr(layer, "groups", 1)
     masks = [
         torch.ones(layer.weight.shape[1] * parts, dtype=torch.bool),
@@ -89,11 +99,47 @@ def stays(
     for group in graph.groups:
         gone = torch.ones(group.channels, dtype=torch.bool)
         gone[kept[group.name]] = False
-        for mask, members in zip(masks, (group.consumers, group.producers), strict=True):
+        makers = group.producers + (group.followers if with_followers else ())
+        for mask, members in zip(masks, (group.consumers, makers), strict=True):
             for member in members:
                 if member.module == name:
                     mask[member.positions[gone].flatten()] = False
     return masks[0], masks[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@FEW
+@given(seed=st.integers(0, 2**32 - 1), ridge=st.sampled_from([1e-4, 1e-2]))
+def test_any_channels_are_solved_for_as_if_they_came_first(
+    name: str, seed: int, ridge: float
+) -> None:
+    graph, calibration, _ = prepared(name)
+    orders, counts = random_orders(graph, seed)
+    kept = {group: order[: counts[group]] for group, order in orders.items()}
+    others, _ = random_orders(graph, seed + 1)
+    expected = Reconstruction(graph, calibration, orders, ridge=ridge).weights(counts)
+    plan = Reconstruction(graph, calibration, others, ridge=ridge)
+    got = plan.weights(kept)
+    assert got.keys() == expected.keys()
+    for layer, weight in got.items():
+        assert torch.allclose(weight, expected[layer], rtol=1e-8, atol=1e-8)
+    compact = graph.compact(plan.kept(kept))
+    plan.apply_(compact, kept)
+    modules = dict(compact.named_modules())
+    assert all(torch.allclose(modules[n].weight, w, atol=1e-6) for n, w in got.items())
+
+
+def test_channels_and_numbers_may_be_asked_for_together() -> None:
+    graph, calibration, _ = prepared("residual")
+    first, second = graph.groups[0], graph.groups[1]
+    plan = Reconstruction(graph, calibration, {})
+    kept = plan.kept({first.name: [first.channels - 1, 0], second.name: 2})
+    assert {n: k.tolist() for n, k in kept.items()} == {
+        first.name: [0, first.channels - 1],
+        second.name: [0, 1],
+    }
+    with pytest.raises(ValueError, match=f"group {first.name!r} has no channel 99"):
+        plan.weights({first.name: [0, 99]})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -183,6 +229,44 @@ def test_repair_brings_the_network_nearer_to_the_original(name: str) -> None:
     plain, repaired, sequential = distances
     assert repaired < plain
     assert sequential < repaired
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sequential_repair_solves_every_layer_on_its_own_inputs(name: str) -> None:
+    graph, _, x = prepared(name)
+    orders, counts = random_orders(graph, 1)
+    kept = {group: orders[group][:count] for group, count in counts.items()}
+    compact = graph.compact(kept)
+    before = dict(graph.compact(kept).named_modules())
+    repair_sequentially_(compact, graph, kept, [x[:9], x[9:]])
+    originals = dict(graph.model.named_modules())
+    for layer_name, layer in compact.named_modules():
+        weight = getattr(layer, "weight", None)
+        if weight is None or torch.equal(weight, before[layer_name].weight):
+            continue
+        assert len(inputs_of(compact, layer_name, x)) == len(x)  # it is used once
+        _, outputs = stays(graph, layer_name, kept, originals[layer_name], with_followers=True)
+        inputs = inputs_of(graph.model, layer_name, x)
+        wanted = output_rows(originals[layer_name], inputs)[:, outputs]
+        rows = layer_rows(layer, inputs_of(compact, layer_name, x))
+        anchors = before[layer_name].weight.detach().flatten(1).chunk(len(rows))
+        solved = weight.detach().flatten(1).chunk(len(rows))
+        for part, anchor, got, y in zip(
+            rows, anchors, solved, wanted.chunk(len(rows), dim=1), strict=True
+        ):
+            gram = part.mT @ part
+            ridge = DEFAULT_RIDGE * gram.diagonal().mean() * torch.eye(len(gram)).double()
+            best = torch.linalg.solve(gram + ridge, part.mT @ y + ridge @ anchor.mT)
+            assert torch.allclose(got.mT, best, rtol=1e-6, atol=1e-8)
+
+
+def output_rows(layer: nn.Module, x: Tensor) -> Tensor:
+    """What a layer gives, less its bias: (rows, outputs)."""
+    with torch.no_grad():
+        out: Tensor = layer(x)
+    rows = out if isinstance(layer, nn.Linear) else out.flatten(2).mT
+    rows = rows.reshape(-1, rows.shape[-1])
+    return rows if layer.bias is None else rows - layer.bias.detach()
 
 
 def test_sequential_repair_leaves_both_networks_without_hooks_in_their_modes() -> None:

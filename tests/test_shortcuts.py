@@ -6,7 +6,7 @@ from amc_env import ChannelGraph
 from amc_env.calibration import calibrate
 from amc_env.reconstruction import Reconstruction, repaired_layers
 from amc_env.sequential import SequentialSettings, repair_sequentially_
-from amc_env.shortcuts import shortcut
+from amc_env.shortcuts import shortcuts
 
 
 class Residual(nn.Module):
@@ -52,16 +52,15 @@ def test_the_shortcut_is_the_other_term_and_the_norms_scale(
 ) -> None:
     model, x = trained
     with torch.no_grad():
-        first, second = shortcut(model, "b", x), shortcut(model, "d", x)
-        assert first is not None
-        assert second is not None
+        found = shortcuts(model, ["stem", "a", "b", "d", "head"], x)
+        assert found.keys() == {"b", "d"}
+        first, second = found["b"], found["d"]
         assert torch.equal(first.other, model.stem(x).relu())
         variance = model.norm.running_var + model.norm.eps
         assert torch.allclose(first.scale, model.norm.weight / variance.sqrt())
         assert torch.equal(second.other, model.first(x).relu())
         assert torch.equal(second.scale, torch.ones(8))
-        for layer in ("stem", "a", "head"):
-            assert shortcut(model, layer, x) is None
+        assert torch.equal(shortcuts(model, ["d"], x)["d"].other, second.other)
     assert not any(m._forward_hooks for m in model.modules())
 
 

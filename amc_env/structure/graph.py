@@ -117,8 +117,16 @@ class ChannelGraph:
         Raises:
             ValueError: A group does not exist, or its indices are empty, repeated or out of range.
         """
-        indices = {name: self._checked_indices(name, value) for name, value in kept.items()}
+        indices = self.checked_kept(kept)
         return cut_channels(self.model, self._structure, keep_mask(self._structure, indices))
+
+    def checked_kept(self, kept: Mapping[str, Sequence[int] | Tensor]) -> dict[str, Tensor]:
+        """Indices of channels that stay, by group, as ascending tensors.
+
+        Raises:
+            ValueError: A group does not exist, or its indices are empty, repeated or out of range.
+        """
+        return {name: self._checked_indices(name, value) for name, value in kept.items()}
 
     def _checked_indices(self, name: str, kept: Sequence[int] | Tensor) -> Tensor:
         group = self.group(name)
@@ -136,7 +144,8 @@ class ChannelGraph:
                 )
             indices = indices.flatten().long()
         _check_range(group, indices)
-        return indices.long()
+        ascending: Tensor = indices.long().sort().values
+        return ascending
 
 
 def _check_range(group: ChannelGroup, indices: Tensor) -> None:
