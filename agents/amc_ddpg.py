@@ -43,6 +43,8 @@ class AMCSettings:
         gamma: Discount of the next state's value.
         batch_size: Steps sampled for one gradient step.
         warmup_episodes: Episodes with uniform actions and without gradient steps.
+        warmup_around_actor: Whether the warm-up draws its actions around the actor's, with the
+            deviation ``sigma``: for an actor that knows something, see ``AMCDDPG.imitate_``.
         sigma: Deviation of the truncated normal noise in the first episode after them.
         sigma_decay: Its factor from episode to episode.
         replay_episodes: Episodes that the replay buffer holds.
@@ -58,6 +60,7 @@ class AMCSettings:
     gamma: float = 1.0
     batch_size: int = 64
     warmup_episodes: int = 100
+    warmup_around_actor: bool = False
     sigma: float = 0.5
     sigma_decay: float = 0.95
     replay_episodes: int = 100
@@ -222,6 +225,30 @@ class AMCDDPG(DDPG):
             raise TypeError(f"the replay buffer is a {kind}; AMCDDPG needs an EpisodeBuffer")
         return self.replay_buffer
 
+    def imitate_(
+        self,
+        observations: npt.NDArray[np.float32],
+        actions: npt.NDArray[np.float32],
+        *,
+        steps: int = 500,
+        learning_rate: float = 1e-3,
+    ) -> None:
+        """Fit the actor to actions (n,) in [0, 1] that were right at observations (n, features).
+
+        The normalisers see the observations too, and the target actor becomes a copy.
+        """
+        seen = torch.as_tensor(observations, device=self.device)
+        self._observe_(seen)
+        wanted = 2 * torch.as_tensor(actions, device=self.device)[:, None] - 1
+        optimizer = torch.optim.Adam(self.actor.mu.parameters(), lr=learning_rate)
+        self.actor.set_training_mode(True)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (self.actor(seen) - wanted).square().mean().backward()
+            optimizer.step()
+        self.actor.set_training_mode(False)
+        self.actor_target.load_state_dict(self.actor.state_dict())
+
     @override
     def set_random_seed(self, seed: int | None = None) -> None:
         super().set_random_seed(seed)
@@ -315,7 +342,8 @@ class AMCDDPG(DDPG):
         """The action of this step: uniform in the warm-up, then truncated normal."""
         if self.rng is None or self._last_obs is None:
             raise RuntimeError("there is no observation to act on; call learn()")
-        if self.episode < self.settings.warmup_episodes:
+        is_warming_up = self.episode < self.settings.warmup_episodes
+        if is_warming_up and not self.settings.warmup_around_actor:
             return float(self.rng.random())
         mean, _ = self.predict(self._last_obs, deterministic=True)
         sigma = self.settings.sigma_of_episode(self.episode)
@@ -323,7 +351,9 @@ class AMCDDPG(DDPG):
 
     def _observe_last_episode_(self) -> None:
         """Show the last episode to the normalisers of all networks."""
-        observations = torch.as_tensor(self.episodes.last_observations(), device=self.device)
+        self._observe_(torch.as_tensor(self.episodes.last_observations(), device=self.device))
+
+    def _observe_(self, observations: Tensor) -> None:
         for module in self.policy.modules():
             if isinstance(module, RunningNormaliser):
                 module.observe_(observations)

@@ -102,9 +102,13 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
 
     def play_counts(self, counts: Mapping[str, int]) -> Episode:
         """Run one episode that keeps these numbers of channels, as far as the budget allows."""
+        return self.play(self.actions_for(counts))
+
+    def actions_for(self, counts: Mapping[str, int]) -> list[float]:
+        """The actions that ask for these numbers of channels."""
         groups = self.pruning.graph.groups
         # Half a channel away from where rounding turns, for actions are in single precision.
-        return self.play([1.0 - (counts[g.name] - 0.5) / g.channels for g in groups])
+        return [1.0 - (counts[g.name] - 0.5) / g.channels for g in groups]
 
     @property
     def seconds(self) -> float:

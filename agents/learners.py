@@ -4,7 +4,7 @@ import inspect
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from typing_extensions import override
 
 from agents.amc_ddpg import AMCDDPG, AMCSettings, learn_episodes
 from agents.episodes import Recorder
+from agents.error_curves import allocate
 from agents.searcher import Searcher
+from amc_env.env import Action, Observation
 
 ALGORITHMS: Mapping[str, type[BaseAlgorithm]] = {"td3": TD3, "sac": SAC, "ppo": PPO, "tqc": TQC}
 
@@ -31,22 +33,33 @@ class Ddpg(Searcher):
 
     Attributes:
         settings: The agent's numbers.
+        warm_start: Whether the first episode is that of ``error_curves``, which the actor learns to
+            imitate; the warm-up then explores around it instead of uniformly.
         tensorboard: Folder for losses and exploration, if wanted.
     """
 
     settings: AMCSettings = field(default_factory=AMCSettings)
+    warm_start: bool = False
     tensorboard: Path | None = None
 
     @override
     def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
         log = str(self.tensorboard) if self.tensorboard else None
+        settings = self.settings
+        if self.warm_start:
+            settings = replace(settings, warmup_around_actor=True)
         with _global_randomness_restored():
             model = AMCDDPG(
-                recorder, settings=self.settings, seed=seed, device="cpu", tensorboard_log=log
+                recorder, settings=settings, seed=seed, device="cpu", tensorboard_log=log
             )
-            if episodes > 1:
-                learn_episodes(model, episodes=episodes - 1)
-            _play_greedily(model, recorder)
+            if self.warm_start:
+                observations, actions = _demonstration(recorder)
+                model.imitate_(observations, actions)
+            left = episodes - len(recorder.episodes)
+            if left > 1:
+                learn_episodes(model, episodes=left - 1)
+            if left:
+                _play_greedily(model, recorder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +139,17 @@ def _global_randomness_restored() -> Iterator[None]:
     finally:
         random.setstate(own)
         np.random.set_state(numpys)  # noqa: NPY002
+
+
+def _demonstration(recorder: Recorder) -> tuple[Observation, Action]:
+    """An episode by the error curves: what was seen before each step, and what was executed."""
+    seen, _ = recorder.reset()
+    observations = []
+    for action in recorder.actions_for(allocate(recorder.pruning)):
+        observations.append(seen)
+        seen = recorder.step(np.array([action], dtype=np.float32))[0]
+    executed = np.array(recorder.episodes[-1].sparsities, dtype=np.float32)
+    return np.stack(observations), executed
 
 
 def _play_greedily(model: BaseAlgorithm, recorder: Recorder) -> None:

@@ -29,8 +29,8 @@ AGENTS: Mapping[str, Callable[..., Searcher]] = {
 def make_agent(agent: str | Searcher, options: Mapping[str, Any] | None = None) -> Searcher:
     """The agent of a name with its options; one made already is given back.
 
-    The options of ``ddpg`` are those of ``AMCSettings``; those of stable-baselines3's learners are
-    their own arguments.
+    The options of ``ddpg`` are ``warm_start`` and those of ``AMCSettings``; those of
+    stable-baselines3's learners are their own arguments.
 
     Raises:
         ValueError: There is no such name or option, or an option's value is refused.
@@ -47,7 +47,8 @@ def make_agent(agent: str | Searcher, options: Mapping[str, Any] | None = None) 
     _check_options(agent, given)
     try:
         if agent == "ddpg":
-            return Ddpg(settings=AMCSettings(**given))
+            warm_start = given.pop("warm_start", False)
+            return Ddpg(settings=AMCSettings(**given), warm_start=warm_start)
         if isinstance(AGENTS[agent], partial):
             return AGENTS[agent](options=given)
         return AGENTS[agent](**given)
@@ -59,7 +60,9 @@ def _options_of(agent: str) -> tuple[str, ...]:
     maker = AGENTS[agent]
     if isinstance(maker, partial):
         return learner_options(maker.keywords["algorithm"])
-    return tuple(inspect.signature(AMCSettings if agent == "ddpg" else maker).parameters)
+    if agent == "ddpg":
+        return ("warm_start", *inspect.signature(AMCSettings).parameters)
+    return tuple(inspect.signature(maker).parameters)
 
 
 def _check_options(agent: str, given: Mapping[str, Any]) -> None:

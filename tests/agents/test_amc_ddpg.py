@@ -1,5 +1,6 @@
 """DDPG by AMC's rules: what it stores, how it explores, when it learns, and that it does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -95,6 +96,24 @@ def moments(model: AMCDDPG) -> torch.Tensor:
 
 
 # What is stored
+
+
+def test_an_actor_that_imitates_does_what_it_was_shown_and_explores_around_it() -> None:
+    env = Targets()
+    settings = replace(QUICK, warmup_around_actor=True, sigma=0.02)
+    model = AMCDDPG(env, settings=settings, seed=0)
+    shown = [env.reset()[0], *(env.step(np.array([target]))[0] for target in TARGETS[:-1])]
+    model.imitate_(np.stack(shown), np.array(TARGETS, dtype=np.float32))
+    done, _ = model.predict(np.stack(shown), deterministic=True)
+    assert done[:, 0] == pytest.approx(TARGETS, abs=0.02)
+    for own, target in zip(
+        model.actor.state_dict().values(), model.actor_target.state_dict().values(), strict=True
+    ):
+        assert torch.equal(own, target)
+    env.asked.clear()
+    learn_episodes(model, episodes=3)
+    assert np.abs(np.reshape(env.asked, (3, STEPS)) - TARGETS).max() < 0.2
+    assert len(set(env.asked)) == 3 * STEPS
 
 
 def test_the_executed_action_is_stored_scaled():

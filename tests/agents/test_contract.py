@@ -330,3 +330,15 @@ def test_learners_learn_and_end_with_their_own_policy(
     before, after = seen[0][0], seen[1][0]
     assert not torch.equal(before, after)
     assert list(result.episodes[-1].sparsities) == seen[1][1]
+
+
+def test_a_warm_start_begins_with_the_error_curves_episode() -> None:
+    agent = make_agent("ddpg", {**OPTIONS["ddpg"], "warm_start": True, "sigma": 0.1})
+    result = agent.search(env_of(), episodes=EPISODES, seed=0)
+    assert len(result.episodes) == EPISODES
+    assert result.episodes[0].counts == played("error_curves")[0].best.counts
+    assert result.best.reward >= played("error_curves")[0].best.reward
+    again = agent.search(env_of(), episodes=EPISODES, seed=0)
+    assert outcomes(again) == outcomes(result)
+    alone = agent.search(env_of(), episodes=1, seed=0)
+    assert [e.counts for e in alone.episodes] == [result.episodes[0].counts]
