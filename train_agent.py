@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from pipeline import stages
 from pipeline.config import RunConfig
-from pipeline.overrides import check_overrides
+from pipeline.overrides import check_output, check_overrides
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -48,6 +48,7 @@ def main(composed: DictConfig) -> None:
 if __name__ == "__main__":
     try:
         check_overrides(sys.argv[1:], CONFIGS)
+        check_output(sys.argv[1:])
     except ValueError as error:
         sys.exit(f"error: {error}")
     main()

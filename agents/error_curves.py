@@ -1,5 +1,6 @@
 """A search without episodes: the budget is dealt out by what the repair itself says."""
 
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,9 +27,10 @@ class ErrorCurves(Searcher):
     .. math:: \frac{E_g(m) - E_g(m')}{C(m) - C(m')}
 
     is taken until the budget is met: ``E`` is the squared relative residual, summed over the layers
-    that read group ``g`` and made convex, and ``C`` the network's FLOPs. For convex curves and a
-    cost that adds up this is the Lagrangian optimum. The one episode is to report the result.
-    Without a budget nothing is cut.
+    that read group ``g`` and made convex, and ``C`` what the network costs, relative to the limits
+    of the budget and summed over those not met yet. For convex curves and a cost that adds up this
+    is the Lagrangian optimum. The one episode is to report the result. Without a budget nothing is
+    cut.
     """
 
     is_single: ClassVar[bool] = True
@@ -46,15 +48,16 @@ def allocate(env: ChannelPruningEnv) -> dict[str, int]:
     steps = dict.fromkeys(ladders, 0)
     counts = {name: ladder[0] for name, ladder in ladders.items()}
     while not env.keeper.fits(counts):
-        now = graph.cost(counts).flops
+        now = env.keeper.used(counts)
         best, best_price = "", float("inf")
         for name, ladder in ladders.items():
             if steps[name] + 1 == len(ladder):
                 continue
             fewer = ladder[steps[name] + 1]
-            saved = now - graph.cost({**counts, name: fewer}).flops
+            then = env.keeper.used({**counts, name: fewer})
+            saved = sum(a - b for a, b in zip(now, then, strict=True) if a > 1.0)
             lost = curves[name][fewer - 1] - curves[name][counts[name] - 1]
-            price = float(lost) / max(saved, 1)
+            price = float(lost) / saved if saved > 0.0 else sys.float_info.max
             if price < best_price:
                 best, best_price = name, price
         steps[best] += 1

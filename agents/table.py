@@ -36,6 +36,11 @@ def make_agent(agent: str | Searcher, options: Mapping[str, Any] | None = None) 
         ValueError: There is no such name or option, or an option's value is refused.
     """
     if isinstance(agent, Searcher):
+        if options:
+            raise ValueError(
+                f"the agent is made already, so the options {', '.join(options)} come too late; "
+                "give them to the agent"
+            )
         return agent
     if agent not in AGENTS:
         near = difflib.get_close_matches(str(agent), AGENTS, n=1, cutoff=0.0)

@@ -105,10 +105,14 @@ class BudgetKeeper:
 
     def fits(self, counts: Mapping[str, int]) -> bool:
         """Whether a network with these numbers of channels meets every limit."""
+        return all(used <= 1.0 for used in self.used(counts))
+
+    def used(self, counts: Mapping[str, int]) -> tuple[float, ...]:
+        """What a network with these numbers of channels costs, relative to each limit."""
         if not self._limits:
-            return True
+            return ()
         cost = self._graph.cost(counts)
-        return all(measure(cost) <= limit for measure, limit in self._limits)
+        return tuple(measure(cost) / limit for measure, limit in self._limits)
 
 
 def _least_count(group: ChannelGroup, least: float) -> int:

@@ -1,6 +1,7 @@
-"""Refuses misspelt settings with the nearest valid one, before Hydra sees them."""
+"""Refuses misspelt settings and unwritable folders in one sentence, before Hydra sees them."""
 
 import difflib
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,6 +30,28 @@ def check_overrides(arguments: Sequence[str], configs: Path) -> None:
         if key in groups:
             for choice in _choices(value):
                 _check_choice(key, choice, groups[key])
+
+
+def check_output(arguments: Sequence[str]) -> None:
+    """Refuse an output folder that cannot be made, before Hydra makes it.
+
+    Raises:
+        ValueError: Nothing can be written there.
+    """
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key not in ("hydra.run.dir", "hydra.sweep.dir"):
+            continue
+        # What Hydra fills in lies below.
+        folder = Path(value.partition("${")[0]).absolute()
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        try:
+            with tempfile.TemporaryDirectory(dir=nearest, prefix=".amc-"):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"{value} cannot be written to ({error.strerror}); give another {key}"
+            ) from error
 
 
 def _check_key(key: str, keys: Iterable[str]) -> None:

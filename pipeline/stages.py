@@ -140,14 +140,16 @@ def compare(run: Run, env: ChannelPruningEnv, data: Dataset) -> None:
     """The networks of other agents at the same budget and as many episodes, as rows."""
     for name in run.config.search.compare:
         if run.is_complete:
-            result = search(run, env, name)
-            _add_row(run, env, data, result, name=f"{name}, pruned")
+            found = search(run, env, name)
+            _add_row(run, env, data, found, name=f"{name}, pruned")
+            result = realise(run, env, found)
+            _add_row(run, env, data, result, name=f"{name}, repaired")
 
 
 def realise(run: Run, env: ChannelPruningEnv, found: SearchResult) -> SearchResult:
     """The best policies' networks repaired layer by layer, and the best of those."""
     finalists = run.config.search.finalists if run.is_complete else 1
-    say(f"repairing the best {finalists} of the search layer by layer")
+    say(f"repairing the best of the search layer by layer, up to {finalists}")
     return realise_policy(env, found, finalists=finalists)
 
 

@@ -269,6 +269,8 @@ def test_a_value_that_an_option_cannot_have_is_refused() -> None:
 def test_an_agent_made_already_is_given_back() -> None:
     agent = Uniform()
     assert make_agent(agent) is agent
+    with pytest.raises(ValueError, match="the options episodes come too late"):
+        make_agent(agent, {"episodes": 3})
 
 
 # What only learners can get wrong

@@ -14,7 +14,15 @@ from agents import SearchResult, error_curves, make_agent
 from agents.episodes import Recorder
 from agents.error_curves import allocate
 from agents.searchers import uniform_sparsity
-from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, RepairSettings, Split
+from amc_env import (
+    Budget,
+    ChannelPruningEnv,
+    Cost,
+    EnvSettings,
+    PruningData,
+    RepairSettings,
+    Split,
+)
 
 # At 0.52 the sparsity lies where single precision would turn the rounding of one group.
 RATIOS = (0.2, 0.25, 0.5, 0.52, 0.75, 0.99)
@@ -125,6 +133,20 @@ def test_the_curves_meet_the_budget_the_same_way_every_time(ratio: float) -> Non
     assert allocate(tiny_env(budget=Budget(flops=ratio))) == counts
     (episode,) = make_agent("error_curves").search(env, episodes=9, seed=0).episodes
     assert episode.counts == counts
+
+
+def params_of_the_end(cost: Cost) -> float:
+    return float(sum(layer.params for layer in cost.layers if layer.name in ("last", "head")))
+
+
+def test_the_curves_cut_only_what_the_budget_counts() -> None:
+    measured = {"end": (params_of_the_end, 0.6)}
+    counts = allocate(tiny_env(budget=Budget(measures=measured)))
+    assert counts["stem"] == WIDTHS["stem"]
+    assert min(counts["wide"] / WIDTHS["wide"], counts["last"] / WIDTHS["last"]) < 1
+    both = allocate(tiny_env(budget=Budget(flops=0.5, measures=measured)))
+    assert tiny_env(budget=Budget(flops=0.5, measures=measured)).keeper.fits(both)
+    assert both["stem"] < WIDTHS["stem"]
 
 
 def test_without_a_budget_the_curves_cut_nothing() -> None:

@@ -117,7 +117,11 @@ def test_mistakes_end_in_one_sentence(tmp_path: Path) -> None:
         assert finished.returncode == 1
         assert message in finished.stderr.splitlines()[-1]
         assert "Traceback" not in finished.stderr
-    assert run(*QUICK, f"hydra.run.dir={blocked / 'run'}").returncode != 0
+    for key in ("hydra.run.dir", "hydra.sweep.dir"):
+        finished = run(*QUICK, f"{key}={blocked}/${{now:%H}}")
+        assert finished.returncode == 1
+        assert f"cannot be written to (Not a directory); give another {key}" in finished.stderr
+        assert len(finished.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow
