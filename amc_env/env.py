@@ -49,7 +49,7 @@ class EnvSettings:
     ignore: tuple[str, ...] = ()
     round_to: int = 1
     repair: RepairSettings = field(default_factory=RepairSettings)
-    batch: int = 250
+    batch: int = 100
     precision: Precision = "auto"
     seed: int = 0
 

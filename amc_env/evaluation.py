@@ -26,7 +26,7 @@ class Evaluator:
         ValueError: The batch or precision is wrong.
     """
 
-    def __init__(self, split: Split, *, batch: int = 250, precision: Precision = "auto") -> None:
+    def __init__(self, split: Split, *, batch: int = 100, precision: Precision = "auto") -> None:
         if batch < 1:
             raise ValueError(f"batch is {batch}; give at least 1")
         if precision not in get_args(Precision):

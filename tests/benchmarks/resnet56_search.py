@@ -12,6 +12,7 @@ import csv
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,10 @@ from amc_env.pruner import RepairSettings
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 FINALISTS = 3
+# Agents that are no agent's defaults: name and options.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddpg_warm": ("ddpg", {"warm_start": True, "sigma": 0.1, "warmup_episodes": 50}),
+}
 COLUMNS = (
     "agent", "reward", "seed", "episodes", "validation", "flops", "mini", "test", "test_realised",
     "search_s", "evaluate_s", "repair_s", "compact_s", "realise_s", "sparsities",
@@ -68,7 +73,8 @@ def measure(env: ChannelPruningEnv, test: Evaluator, task: tuple[str, int, int])
     """One search as a row."""
     agent, seed, episodes = task
     started = time.perf_counter()
-    result = make_agent(agent).search(env, episodes=episodes, seed=seed)
+    name, given = VARIANTS.get(agent, (agent, {}))
+    result = make_agent(name, given).search(env, episodes=episodes, seed=seed)
     seconds = time.perf_counter() - started
     spent = {
         phase: sum(episode.seconds[phase] for episode in result.episodes)
