@@ -42,6 +42,7 @@ class AMCSettings:
         tau: Share of the networks that each gradient step adds to their targets.
         gamma: Discount of the next state's value.
         batch_size: Steps sampled for one gradient step.
+        gradient_steps: How many for each step of an episode, once it has ended.
         warmup_episodes: Episodes with uniform actions and without gradient steps.
         warmup_around_actor: Whether the warm-up draws its actions around the actor's, with the
             deviation ``sigma``: for an actor that knows something, see ``AMCDDPG.imitate_``.
@@ -59,6 +60,7 @@ class AMCSettings:
     tau: float = 0.01
     gamma: float = 1.0
     batch_size: int = 64
+    gradient_steps: int = 1
     warmup_episodes: int = 100
     warmup_around_actor: bool = False
     sigma: float = 0.5
@@ -76,6 +78,7 @@ class AMCSettings:
             "tau": (0 < self.tau <= 1, "in (0, 1]"),
             "gamma": (0 <= self.gamma <= 1, "in [0, 1]"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
+            "gradient_steps": (self.gradient_steps >= 1, "at least 1"),
             "warmup_episodes": (self.warmup_episodes >= 0, "at least 0"),
             "sigma": (0 < self.sigma < float("inf"), "positive and finite"),
             "sigma_decay": (0 < self.sigma_decay <= 1, "in (0, 1]"),
@@ -140,8 +143,8 @@ class AMCDDPG(DDPG):
 
     An environment has one action in [0, 1] and a float32 observation in [0, 1]; it may report the
     action that it really executed as ``info["executed"]``. Training goes by whole episodes: after
-    each, as many gradient steps are done as it had steps. The final reward of an episode is
-    credited to all its steps, and the critic learns, as in the published code of AMC,
+    each, as many gradient steps are done as it had steps, or a multiple. The final reward of an
+    episode is credited to all its steps, and the critic learns, as in the published code of AMC,
 
     .. math:: Q(s_t, a_t) \leftarrow R - b + \gamma Q'(s_{t+1}, \mu'(s_{t+1}))
 
@@ -260,7 +263,7 @@ class AMCDDPG(DDPG):
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         if self.episode <= self.settings.warmup_episodes:
             return
-        super().train(gradient_steps, batch_size)
+        super().train(gradient_steps * self.settings.gradient_steps, batch_size)
         self.logger.record("train/baseline", self.episodes.baseline)
         self.logger.record("train/sigma", self.settings.sigma_of_episode(self.episode))
 

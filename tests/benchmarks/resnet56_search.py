@@ -30,7 +30,10 @@ DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 FINALISTS = 3
 # Agents that are no agent's defaults: name and options.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddpg_warm": ("ddpg", {"warm_start": True, "sigma": 0.1, "warmup_episodes": 50}),
+    "ddpg_warm": (
+        "ddpg",
+        {"warm_start": True, "sigma": 0.05, "sigma_decay": 0.99, "warmup_episodes": 50},
+    ),
 }
 COLUMNS = (
     "agent", "reward", "seed", "episodes", "validation", "flops", "mini", "test", "test_realised",
