@@ -13,6 +13,7 @@ from typing_extensions import override
 from amc_env.calibration import Calibration
 from amc_env.criteria.criterion import Criterion
 from amc_env.criteria.maps import chip, hrank
+from amc_env.information.aura import Bins, bins_for, check_bins
 from amc_env.information.class_mi import class_mi, class_mi_excess
 from amc_env.information.label_grid import Orient, grid_mi, label_grids
 from amc_env.information.renyi import Width, renyi_mi
@@ -23,14 +24,18 @@ from amc_env.structure import ChannelGroup
 class AuraInformation(Criterion):
     """Mutual information with the label grid, by spatial aura entropy (document 000).
 
-    ``grid_mi`` at 128 bins, as in the document's experiments. It needs maps of more than a pixel.
+    ``grid_mi`` at 128 bins, as in the document's experiments, or at as many as ``bins_for`` says
+    (``"auto"``). It needs maps of more than a pixel.
     """
 
     name = "mi_aura"
     needs_samples = True
     needs_labels = True
-    bins: int = 128
+    bins: Bins = 128
     orient: Orient = "columns"
+
+    def __post_init__(self) -> None:
+        check_bins(self.bins)
 
     @override
     def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
@@ -45,7 +50,7 @@ class AuraInformation(Criterion):
                     "choose class_mi, or ignore the layer"
                 )
             grids = label_grids(labels, classes=classes, size=(height, width), orient=self.orient)
-            return grid_mi(maps, grids.to(maps.device), bins=self.bins)
+            return grid_mi(maps, grids.to(maps.device), bins=bins_for(maps, self.bins))
 
         return _mean_over_producers(group, calibration, score)
 

@@ -10,6 +10,7 @@ tables of ``(-1, 0)`` and ``(0, -1)`` are transposes of those of ``(1, 0)`` and 
 offsets give the mean over four. The pairs of all samples of a batch fall into one table a channel.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
@@ -22,11 +23,47 @@ Scope = Literal["channel", "map", "layer"] | Sequence[float]
 Pool = Literal["batch", "sample"]
 Base = Literal["pair", "global", "global-raw"]
 Dead = Literal["constant", "zero"]
+Bins = int | Literal["auto"]
 
 OFFSETS = ((1, 0), (0, 1))
 # With more bins, passing over the tables of small maps takes longer than sorting their pairs.
 _COMPILED_BINS = 1024
+_MOST_BINS = 256
 _RANGES = {"channel": (0, 2, 3), "map": (2, 3), "layer": (0, 1, 2, 3)}
+
+
+def bins_for(x: Tensor, bins: Bins) -> int:
+    """How many bins maps (N, C, H, W) get: those given, or by the pairs there are.
+
+    A table of fewer pairs than cells measures how many pairs there are, whatever the maps show;
+    that is warned about. ``"auto"`` is the greatest power of 2 whose square the pairs of an offset
+    reach, from 2 to 256. Not in the documents.
+
+    Raises:
+        ValueError: ``bins`` is neither a number of at least 2 nor ``"auto"``.
+    """
+    check_bins(bins)
+    samples, _, height, width = x.shape
+    pairs = samples * min((height - 1) * width, height * (width - 1))
+    if bins == "auto":
+        return min(max(2, 1 << (max(pairs, 1).bit_length() - 1) // 2), _MOST_BINS)
+    if 0 < pairs < bins * bins:
+        warnings.warn(
+            f"AME of {pairs} pairs of pixels in {bins} x {bins} cells measures the number of "
+            "pairs more than what the maps show; give more samples, or fewer bins: auto",
+            stacklevel=2,
+        )
+    return bins
+
+
+def check_bins(bins: object) -> None:
+    """Refuse what is no number of bins.
+
+    Raises:
+        ValueError: It is neither a number of at least 2 nor ``"auto"``.
+    """
+    if bins != "auto" and not (isinstance(bins, int) and bins >= 2):
+        raise ValueError(f"bins is {bins!r}; give at least 2, or auto")
 
 
 def quantize(x: Tensor, *, bins: int, scope: Scope = "channel") -> Tensor:
@@ -167,7 +204,7 @@ def layer_entropy(
 def entropy_reward(
     layers: Iterable[Tensor],
     *,
-    bins: int = 256,
+    bins: Bins = 256,
     scope: Scope = "channel",
     pool: Pool = "batch",
     h0: Base = "pair",
@@ -178,9 +215,13 @@ def entropy_reward(
     .. math:: R = 1 - \frac{1}{L} \sum_{i=1}^{L} H_{AME}(\mathbf{X}_i)
 
     ``X_i`` are the maps (N, C, H, W) of layer ``i``. Document 002, the reward of its section 4.
-    Decided: layers without a number (1 x 1 maps, no live channel) are left out of the mean.
+    Decided: layers without a number (1 x 1 maps, no live channel) are left out of the mean. Bins
+    go through ``bins_for``, layer by layer.
     """
-    each = [layer_entropy(x, bins=bins, scope=scope, pool=pool, h0=h0, dead=dead) for x in layers]
+    each = [
+        layer_entropy(x, bins=bins_for(x, bins), scope=scope, pool=pool, h0=h0, dead=dead)
+        for x in layers
+    ]
     values = torch.tensor(each, dtype=torch.float64)
     return 0.0 if values.isnan().all() else 1.0 - float(values.nanmean())
 

@@ -8,7 +8,7 @@ from math import log
 import torch
 import torch.nn.functional as F
 
-from amc_env.information.aura import entropy_reward
+from amc_env.information.aura import Bins, check_bins, entropy_reward
 from amc_env.information.histogram import layer_histogram_entropy
 from amc_env.rewards.context import Reward, RewardContext
 
@@ -52,17 +52,18 @@ class SpatialEntropy:
     .. math:: R = 1 - \frac{1}{L} \sum_{i=1}^{L} H_{AME}(\mathbf{X}_i)
 
     Attributes:
-        bins: Grey levels of a map; document 002 uses 256.
+        bins: Grey levels of a map; document 002 uses 256. ``"auto"`` goes by each layer's pairs.
         samples: Calibration samples whose maps are read.
         is_maximised: Pay for the mean entropy itself: the document's opposite, a sanity check.
     """
 
-    bins: int = 256
+    bins: Bins = 256
     samples: int = 100
     is_maximised: bool = False
 
     def __post_init__(self) -> None:
-        _check(self.bins, self.samples)
+        check_bins(self.bins)
+        _check_samples(self.samples)
 
     def __call__(self, context: RewardContext) -> float:
         """The reward of an episode."""
@@ -78,7 +79,9 @@ class UnivariateEntropy:
     samples: int = 100
 
     def __post_init__(self) -> None:
-        _check(self.bins, self.samples)
+        if self.bins < 2:
+            raise ValueError(f"bins is {self.bins}; give at least 2")
+        _check_samples(self.samples)
 
     def __call__(self, context: RewardContext) -> float:
         """The reward of an episode."""
@@ -129,6 +132,6 @@ class WeightedSum:
         return self.total(self.values(context))
 
 
-def _check(bins: int, samples: int) -> None:
-    if bins < 2 or samples < 1:
-        raise ValueError(f"bins is {bins} and samples {samples}; give at least 2 and 1")
+def _check_samples(samples: int) -> None:
+    if samples < 1:
+        raise ValueError(f"samples is {samples}; give at least 1")

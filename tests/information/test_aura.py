@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from torch import Tensor
@@ -5,6 +7,7 @@ from torch import Tensor
 from amc_env.information.aura import (
     Scope,
     ame_of_symbols,
+    bins_for,
     channel_symbols,
     entropy_reward,
     live_channels,
@@ -126,3 +129,34 @@ def test_values_beside_the_edge_of_a_bin_fall_as_in_torch() -> None:
 def test_functions_compile_where_nothing_can_be_cached() -> None:
     # numba keeps its cache by the file of a function, and this one is in none.
     assert compiled(eval("lambda number: 2 * number"))(21) == 42
+
+
+@pytest.mark.parametrize(
+    ("size", "samples", "bins"),
+    [(2, 1, 2), (4, 1, 2), (4, 2, 4), (32, 1, 16), (8, 100, 64), (32, 66, 128), (32, 67, 256)],
+)
+def test_automatic_bins_are_the_most_that_the_pairs_fill(
+    size: int, samples: int, bins: int
+) -> None:
+    x = torch.zeros(samples, 3, size, size)
+    assert bins_for(x, "auto") == bins
+    assert bins == 2 or bins**2 <= samples * size * (size - 1)
+    assert bins == 256 or (2 * bins) ** 2 > samples * size * (size - 1)
+
+
+def test_a_table_of_more_cells_than_pairs_is_warned_about() -> None:
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="AME of 112 pairs of pixels in 16 x 16 cells"):
+        assert bins_for(x, 16) == 16
+    with pytest.warns(UserWarning, match="AME of 112 pairs"):
+        entropy_reward([x], bins=16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert bins_for(x, 8) == 8
+        assert entropy_reward([x], bins="auto") == entropy_reward([x], bins=8)
+
+
+@pytest.mark.parametrize("bins", [1, -2, 2.5, "many"])
+def test_what_is_no_number_of_bins_is_refused(bins: object) -> None:
+    with pytest.raises(ValueError, match="give at least 2, or auto"):
+        bins_for(torch.zeros(1, 1, 2, 2), bins)  # type: ignore[arg-type]
