@@ -32,7 +32,14 @@ FINALISTS = 3
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpg_warm": (
         "ddpg",
-        {"warm_start": True, "sigma": 0.05, "sigma_decay": 0.99, "warmup_episodes": 50},
+        {
+            "warm_start": True,
+            "warmup_episodes": 50,
+            "sigma": 0.05,
+            "sigma_decay": 0.99,
+            "gamma": 0.0,
+            "gradient_steps": 4,
+        },
     ),
 }
 COLUMNS = (
@@ -104,27 +111,35 @@ def table(path: Path) -> str:
     """Medians and ranges over seeds, in Markdown."""
     with path.open() as file:
         rows = list(csv.DictReader(file))
+    columns = (
+        "agent", "reward", "seeds", "episodes", "images", "FLOPs", "mini", "test", "realised",
+        "evaluate / repair / compact, ms",
+    )  # fmt: skip
     lines = [
-        "| agent | reward | seeds | episodes | images | FLOPs | mini | test | realised | s |",
-        "| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: |",
+        "| " + " | ".join(columns) + " |",
+        "| --- | --- |" + " --: |" * (len(columns) - 2),
     ]
     named = ("agent", "reward", "episodes", "validation")
     keys = dict.fromkeys(tuple(row[name] for name in named) for row in rows)
     for key in keys:
         mine = [row for row in rows if tuple(row[name] for name in named) == key]
         cells = [*key[:2], str(len(mine)), *key[2:], _middle(mine, "flops")]
-        cells += [_middle(mine, name) for name in ("mini", "test", "test_realised", "search_s")]
+        cells += [_middle(mine, name) for name in ("mini", "test", "test_realised")]
+        phases = ("evaluate_s", "repair_s", "compact_s")
+        cells.append(" / ".join(_milliseconds(mine, phase) for phase in phases))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def _middle(rows: list[dict[str, str]], column: str) -> str:
     values = [float(row[column]) for row in rows]
-    digits = 0 if column == "search_s" else 4
-    middle = f"{statistics.median(values):.{digits}f}"
-    if len(values) == 1 or digits == 0:
-        return middle
-    return f"{middle} ({min(values):.4f} to {max(values):.4f})"
+    middle = f"{statistics.median(values):.4f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.4f} to {max(values):.4f})"
+
+
+def _milliseconds(rows: list[dict[str, str]], column: str) -> str:
+    """What a phase takes in an episode."""
+    return f"{statistics.median(1e3 * float(r[column]) / int(r['episodes']) for r in rows):.0f}"
 
 
 def main() -> None:
