@@ -1,4 +1,4 @@
-"""What our departures from AMC's DDPG do to a search: the quickstart's, with one undone at a time.
+"""What departures from AMC's DDPG do to the quickstart's search: ours undone, and some more.
 
 The network, the data and the budget are those of ``uv run train_agent.py``; the reward is the
 negative cross-entropy on the mini split. Every search is repeated with several seeds of the agent.
@@ -77,6 +77,11 @@ VARIANTS = {
     "4. the baseline keeps 0.5 of itself": Variant(settings={"baseline_decay": 0.5}),
     "8. 101 warm-up episodes, then 0.475": Variant(
         settings={"warmup_episodes": 101, "sigma": 0.475}
+    ),
+    "discount 0": Variant(settings={"gamma": 0.0}),
+    "8 gradient steps a step": Variant(settings={"gradient_steps": 8}),
+    "both, and 50 warm-up episodes": Variant(
+        settings={"gamma": 0.0, "gradient_steps": 8, "warmup_episodes": 50}
     ),
 }
 

@@ -12,10 +12,10 @@ import csv
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from agents import make_agent
@@ -28,20 +28,7 @@ from amc_env.pruner import RepairSettings
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 FINALISTS = 3
-# Agents that are no agent's defaults: name and options.
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddpg_warm": (
-        "ddpg",
-        {
-            "warm_start": True,
-            "warmup_episodes": 50,
-            "sigma": 0.05,
-            "sigma_decay": 0.99,
-            "gamma": 0.0,
-            "gradient_steps": 4,
-        },
-    ),
-}
+AGENT_FILES = Path(__file__).resolve().parents[2] / "configs" / "agent"
 COLUMNS = (
     "agent", "reward", "seed", "episodes", "validation", "flops", "mini", "test", "test_realised",
     "search_s", "evaluate_s", "repair_s", "compact_s", "realise_s", "sparsities",
@@ -83,8 +70,9 @@ def measure(env: ChannelPruningEnv, test: Evaluator, task: tuple[str, int, int])
     """One search as a row."""
     agent, seed, episodes = task
     started = time.perf_counter()
-    name, given = VARIANTS.get(agent, (agent, {}))
-    result = make_agent(name, given).search(env, episodes=episodes, seed=seed)
+    described = OmegaConf.load(AGENT_FILES / f"{agent}.yaml")
+    searcher = make_agent(described.name, OmegaConf.to_container(described.options))
+    result = searcher.search(env, episodes=episodes, seed=seed)
     seconds = time.perf_counter() - started
     spent = {
         phase: sum(episode.seconds[phase] for episode in result.episodes)
@@ -147,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shared", type=Path, help="folder with data/ and models/")
     parser.add_argument("--out", type=Path, default=Path("docs/results/resnet56_search.csv"))
-    parser.add_argument("--agents", nargs="*", default=["uniform"])
+    parser.add_argument("--agents", nargs="*", default=["uniform"], help="files of configs/agent")
     parser.add_argument("--reward", default="accuracy")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--episodes", type=int, default=400)

@@ -33,7 +33,7 @@ def test_every_file_composes_and_what_it_names_can_be_made(file: str) -> None:
     [
         ("criterion", {*CRITERIA}),
         ("reward", {*REWARDS, "weighted"}),
-        ("agent", {*AGENTS}),
+        ("agent", {*AGENTS, "ddpg_warm"}),
         ("data", {*DATASETS}),
     ],
 )
