@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from amc_env.calibration import Calibration, calibrate
 from amc_env.criteria import Criterion, channel_scores
 from amc_env.data import Split
+from amc_env.evaluation import fastest_layout, has_bfloat16_units
 from amc_env.reconstruction import (
     DEFAULT_RIDGE,
     Keep,
@@ -33,7 +35,9 @@ class RepairSettings:
         sequential: Whether every episode repairs layer by layer on what the pruned network really
             computes: better by far on narrow networks, and slower.
         sums: Whether that repair aims at the original sums of residual blocks.
-        norms: Whether batch norms' statistics are estimated again on the calibration samples.
+        norms: Calibration samples on which batch norms' statistics are estimated again after the
+            plain repair, so that what a sequential repair would put right does not hide what a
+            policy is worth; none if 0.
         seed: Draws the positions, and what criteria draw.
     """
 
@@ -42,8 +46,14 @@ class RepairSettings:
     batch: int = 50
     sequential: bool = False
     sums: bool = False
-    norms: bool = False
+    norms: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.norms < 0 or (self.sequential and self.norms):
+            raise ValueError(
+                f"norms is {self.norms}; give 0 or more, and 0 where every repair is sequential"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,6 +87,7 @@ class Pruner:
         self.criterion = criterion
         self._settings = repair or RepairSettings()
         self._sampling = RowSampling(positions=self._settings.positions, seed=self._settings.seed)
+        self._norm_samples = fastest_layout(samples.inputs[: self._settings.norms])
         self.calibration: Calibration = calibrate(
             graph.model,
             samples.inputs.split(self._settings.batch),
@@ -107,37 +118,38 @@ class Pruner:
         compact = self.graph.compact(kept)
         marks.append(time.perf_counter())
         self.plan.apply_(compact, kept)
-        pruned = Pruned(model=compact, kept=kept, seconds={})
         if self._settings.sequential:
-            self._repair_sequentially_(pruned)
-        self._settle_(compact)
+            self._repair_sequentially_(compact, kept)
+        elif self._settings.norms:
+            self._reestimate_norms_(compact)
         marks.append(time.perf_counter())
         names = ("select", "compact", "repair")
         seconds = {
             name: after - before
             for name, before, after in zip(names, marks, marks[1:], strict=False)
         }
-        return replace(pruned, seconds=seconds)
+        return Pruned(model=compact, kept=kept, seconds=seconds)
 
     def prune_sequentially(self, keep: Mapping[str, Keep]) -> nn.Module:
         """As ``prune``, each layer repaired on what the pruned network really gives it: slower."""
-        pruned = self.prune(keep)
-        if not self._settings.sequential:
-            self._repair_sequentially_(pruned)
-            self._settle_(pruned.model)
-        return pruned.model
+        kept = self.plan.kept(keep)
+        compact = self.graph.compact(kept)
+        self.plan.apply_(compact, kept)
+        self._repair_sequentially_(compact, kept)
+        return compact
 
-    def _repair_sequentially_(self, pruned: Pruned) -> None:
+    def _repair_sequentially_(self, compact: nn.Module, kept: Mapping[str, Tensor]) -> None:
         repair_sequentially_(
-            pruned.model,
+            compact,
             self.graph,
-            pruned.kept,
+            kept,
             self.calibration.batches,
             settings=SequentialSettings(
                 sampling=self._sampling, ridge=self._settings.ridge, sums=self._settings.sums
             ),
         )
 
-    def _settle_(self, compact: nn.Module) -> None:
-        if self._settings.norms:
-            reestimate_norms_(compact, self.calibration.batches)
+    def _reestimate_norms_(self, compact: nn.Module) -> None:
+        device = self._norm_samples.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16_units(device)):
+            reestimate_norms_(compact, [self._norm_samples])

@@ -63,7 +63,7 @@ class EnvSection(_Section):
     ridge: float
     sequential: bool
     sums: bool
-    norms: bool
+    norms: int
 
 
 class SearchSection(_Section):

@@ -2,9 +2,9 @@
 
 Mini split and calibration images are drawn from the original training images; accuracy is on the
 1,017 original test images, before fine-tuning: of the best episode with the plain repair that
-episodes use, and realised, as in the experiment ``cifar10_resnet56``: of the best three episodes,
-repaired layer by layer for the residual sums, the one that is best on the mini split. Every
-finished search is a row of a CSV file; ``--table`` prints medians over seeds.
+episodes use, and realised, as in the experiment ``cifar10_resnet56``: repaired layer by layer for
+the residual sums. Every finished search is a row of a CSV file; ``--table`` prints medians over
+seeds.
 """
 
 import argparse
@@ -27,7 +27,6 @@ from amc_env.pruner import RepairSettings
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-FINALISTS = 3
 AGENT_FILES = Path(__file__).resolve().parents[2] / "configs" / "agent"
 COLUMNS = (
     "agent", "reward", "seed", "episodes", "validation", "flops", "mini", "test", "test_realised",
@@ -61,7 +60,7 @@ def environment(
         reward=reward,
         budget=Budget(flops=0.5),
         # The channels of the residual stream stay, as in the documents.
-        settings=EnvSettings(ignore=("conv1",), repair=RepairSettings(sums=True)),
+        settings=EnvSettings(ignore=("conv1",), repair=RepairSettings(sums=True, norms=50)),
     )
     return env, Evaluator(test, precision="float32")
 
@@ -79,7 +78,7 @@ def measure(env: ChannelPruningEnv, test: Evaluator, task: tuple[str, int, int])
         for phase in ("evaluate", "repair", "compact")
     }
     started = time.perf_counter()
-    realised = realise(env, result, finalists=FINALISTS)
+    realised = realise(env, result)
     return {
         "agent": agent,
         "seed": str(seed),
