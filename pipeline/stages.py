@@ -1,5 +1,6 @@
 """The stages of a run, in order; each takes what the one before gave."""
 
+import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,6 +191,7 @@ def summarise(run: Run, env: ChannelPruningEnv, data: Dataset, result: SearchRes
         "criterion": run.config.criterion.name,
         "episodes": len(result.episodes),
         "search_seconds": result.seconds,
+        "episode_seconds": _mean_seconds(result),
         "seconds": time.perf_counter() - run.started,
         "seed": run.config.seed,
         "is_complete": run.is_complete,
@@ -209,6 +211,14 @@ def summarise(run: Run, env: ChannelPruningEnv, data: Dataset, result: SearchRes
 def export(run: Run, result: SearchResult) -> None:
     """Write the policy and the weights of the final network."""
     run.folder.write_network(result.policy, result.compact)
+
+
+def _mean_seconds(result: SearchResult) -> dict[str, float]:
+    """What an episode takes, by phase."""
+    return {
+        phase: statistics.fmean(episode.seconds[phase] for episode in result.episodes)
+        for phase in result.best.seconds
+    }
 
 
 def _train_(

@@ -43,7 +43,7 @@ def split(data: dict[str, np.ndarray], name: str) -> Split:
 
 
 def environment(
-    shared: Path, reward: str, *, validation: int
+    shared: Path, reward: str, *, validation: int, norms: int = 50
 ) -> tuple[ChannelPruningEnv, Evaluator]:
     """The environment, and who measures on the test images."""
     data = np.load(shared / "data" / "cifar10_lossless.npz")
@@ -60,7 +60,7 @@ def environment(
         reward=reward,
         budget=Budget(flops=0.5),
         # The channels of the residual stream stay, as in the documents.
-        settings=EnvSettings(ignore=("conv1",), repair=RepairSettings(sums=True, norms=50)),
+        settings=EnvSettings(ignore=("conv1",), repair=RepairSettings(sums=True, norms=norms)),
     )
     return env, Evaluator(test, precision="float32")
 

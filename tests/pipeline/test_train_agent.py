@@ -37,7 +37,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     finished = run(*QUICK, f"hydra.run.dir={folder}", "seed=3")
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    for word in ("original", "ddpg, pruned", "uniform, pruned", "ddpg, finetuned", "MACs"):
+    named = [
+        f"{agent}, {stage}" for agent in ("ddpg", "uniform") for stage in ("pruned", "repaired")
+    ]
+    for word in (*named, "original", "ddpg, finetuned", "MACs"):
         assert word in finished.stdout
     return folder
 
@@ -49,6 +52,8 @@ def test_a_run_leaves_its_files(done: Path) -> None:
     assert metrics["episodes"] == 6
     assert metrics["flops_ratio"] <= 0.5
     assert metrics["is_complete"]
+    assert set(metrics["episode_seconds"]) == {"select", "compact", "repair", "evaluate"}
+    assert sum(metrics["episode_seconds"].values()) * 6 < metrics["search_seconds"]
     for name in ("baseline", "pruned", "repaired", "finetuned"):
         assert 0 <= metrics[f"{name}_accuracy"] <= 1
     with (done / "episodes.csv").open() as file:

@@ -1,0 +1,51 @@
+"""How well what an episode is paid agrees with what its policy is worth in the end, on ResNet-56.
+
+Every policy of ``resnet56_search.csv`` is repaired as episodes do, with and without batch norms
+estimated again; accuracy and cross-entropy on the mini split are ranked against the accuracy on the
+test images of the realised networks, which the file holds.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from resnet56_search import environment
+from scipy.stats import spearmanr
+
+NORMS = (0, 50)
+
+
+def main() -> None:
+    """Print the rank correlations."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shared", type=Path, help="folder with data/ and models/")
+    parser.add_argument("--rows", type=Path, default=Path("docs/results/resnet56_search.csv"))
+    parser.add_argument("--validation", type=int, default=1000, help="samples of the mini split")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with options.rows.open() as file:
+        rows = list(csv.DictReader(file))
+    realised = [float(row["test_realised"]) for row in rows]
+    for norms in NORMS:
+        env, _ = environment(options.shared, "accuracy", validation=options.validation, norms=norms)
+        accuracies, losses = [], []
+        for row in rows:
+            wanted = [1 - float(sparsity) for sparsity in row["sparsities"].split()]
+            counts = {
+                group.name: round(ratio * group.channels)
+                for group, ratio in zip(env.graph.groups, wanted, strict=True)
+            }
+            logits = env.evaluator.logits(env.pruner.prune(counts).model)
+            labels = env.evaluator.split.labels
+            accuracies.append(float((logits.argmax(1) == labels).double().mean()))
+            losses.append(-float(F.cross_entropy(logits, labels)))
+        for name, values in (("accuracy", accuracies), ("loss", losses)):
+            agreement = spearmanr(values, realised).statistic
+            print(f"norms {norms}, {name}: rank correlation {agreement:.2f}, {len(rows)} policies")
+
+
+if __name__ == "__main__":
+    main()
