@@ -61,10 +61,18 @@ def show(rows: Sequence[Row], latencies: Sequence[float], *, title: str) -> None
         table.add_row(
             row.name,
             f"{row.accuracy:.2%}",
-            f"{row.flops:,}",
+            _short(row.flops),
             f"{row.flops / rows[0].flops:.3f}",
-            f"{row.params:,}",
+            _short(row.params),
             f"{row.params / rows[0].params:.3f}",
             f"{latency:.2f} ms",
         )
     CONSOLE.print(table)
+
+
+def _short(count: int) -> str:
+    """A great number in five digits or fewer, so that the table fits a narrow terminal."""
+    for size, name in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
+        if count >= size:
+            return f"{count / size:.1f}{name}"
+    return str(count)
