@@ -224,9 +224,10 @@ def residual(layer: Layer, weight: Tensor) -> tuple[float, float]:
 def compare(layer: Layer, setting: Setting) -> Line:
     """Both ways for one layer."""
     solve = setting.plan._layers[layer.name].weights
-    times = [timed(lambda: solve(setting.counts))[1] for _ in range(REPEATS)]
+    kept = setting.plan.kept(setting.counts)
+    times = [timed(lambda: solve(kept))[1] for _ in range(REPEATS)]
     refitted, rows, refit_time = refit(layer, setting.seed)
-    planned = solve(setting.counts)
+    planned = solve(kept)
     refit_lost, energy = residual(layer, refitted)
     return Line(
         name=layer.name,
