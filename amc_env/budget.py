@@ -105,7 +105,10 @@ class BudgetKeeper:
 
     def fits(self, counts: Mapping[str, int]) -> bool:
         """Whether a network with these numbers of channels meets every limit."""
-        return all(used <= 1.0 for used in self.used(counts))
+        if not self._limits:
+            return True
+        cost = self._graph.cost(counts)
+        return all(measure(cost) <= limit for measure, limit in self._limits)
 
     def used(self, counts: Mapping[str, int]) -> tuple[float, ...]:
         """What a network with these numbers of channels costs, relative to each limit."""
