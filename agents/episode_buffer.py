@@ -162,11 +162,15 @@ class EpisodeBuffer(ReplayBuffer):
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         if not self.episodes:
             raise ValueError("the buffer holds no finished episode to sample from; add one first")
-        samples = self._get_samples(self.rng.integers(self.size(), size=batch_size), env=env)
+        samples = self._get_samples(self._drawn(batch_size), env=env)
         mean = float(samples.rewards.mean())
         before = mean if self.baseline is None else self.baseline
         self.baseline = self.baseline_decay * before + (1 - self.baseline_decay) * mean
         return samples._replace(rewards=samples.rewards - self.baseline)
+
+    def _drawn(self, batch_size: int) -> Array:
+        """Which steps make a batch."""
+        return self.rng.integers(self.size(), size=batch_size)
 
     def _executed(self, info: dict[str, Any], *, asked: Array) -> Array:
         """The executed action (1, 1, 1), scaled to [-1, 1]; ``asked`` is scaled already."""

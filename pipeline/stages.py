@@ -150,7 +150,8 @@ def compare(run: Run, env: ChannelPruningEnv, data: Dataset) -> None:
 def realise(run: Run, env: ChannelPruningEnv, found: SearchResult) -> SearchResult:
     """The best policies' networks repaired layer by layer, and the best of those."""
     finalists = run.config.search.finalists if run.is_complete else 1
-    say(f"repairing the best of the search layer by layer, up to {finalists}")
+    at_most = f" (at most {finalists} policies)" if finalists > 1 else ""
+    say(f"repairing the best of the search layer by layer{at_most}")
     return realise_policy(env, found, finalists=finalists)
 
 
