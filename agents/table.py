@@ -11,6 +11,7 @@ from agents.error_curves import ErrorCurves
 from agents.learners import Ddpg, Learner, learner_options
 from agents.searcher import Searcher
 from agents.searchers import CmaEs, RandomSearch, Tpe, Uniform
+from amc_env.names import check_name
 
 AGENTS: Mapping[str, Callable[..., Searcher]] = {
     "ddpg": Ddpg,
@@ -42,12 +43,7 @@ def make_agent(agent: str | Searcher, options: Mapping[str, Any] | None = None) 
                 "give them to the agent"
             )
         return agent
-    if agent not in AGENTS:
-        near = difflib.get_close_matches(str(agent), AGENTS, n=1, cutoff=0.0)
-        raise ValueError(
-            f"agent {agent!r} does not exist; the nearest is {near[0]!r}, choose one of "
-            f"{', '.join(AGENTS)}"
-        )
+    check_name("agent", agent, AGENTS)
     given = dict(options or {})
     _check_options(agent, given)
     try:

@@ -1,6 +1,5 @@
 """Labelled images by name: in memory, normalised, training and test apart."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from amc_env.data import Split, stratified_order
+from amc_env.names import make_by_name
 
 CIFAR_MEAN, CIFAR_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -129,16 +129,7 @@ def load_dataset(name: str, options: Mapping[str, Any] | None = None) -> Dataset
     Raises:
         ValueError: There is no such name or option, or the files are not there.
     """
-    if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.0)
-        raise ValueError(
-            f"data {name!r} does not exist; the nearest is {near[0]!r}, choose one of "
-            f"{', '.join(DATASETS)}"
-        )
-    try:
-        return DATASETS[name](**(options or {}))
-    except TypeError as error:
-        raise ValueError(f"data {name!r} cannot take {dict(options or {})}: {error}") from error
+    return make_by_name("data", name, DATASETS, options)
 
 
 def _cifar(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from amc_env.names import check_name
+
 
 def check_overrides(arguments: Sequence[str], configs: Path) -> None:
     """Look at ``key=value`` arguments against the files in ``configs``.
@@ -62,12 +64,8 @@ def _check_key(key: str, keys: Iterable[str]) -> None:
 
 
 def _check_choice(group: str, choice: str, known: Sequence[str]) -> None:
-    if choice not in known and choice != "null":
-        near = difflib.get_close_matches(choice, known, n=1, cutoff=0.0)
-        raise ValueError(
-            f"{group} {choice!r} does not exist; the nearest is {near[0]!r}, choose one of "
-            f"{', '.join(known)}"
-        )
+    if choice != "null":
+        check_name(group, choice, known)
 
 
 def _choices(value: str) -> list[str]:

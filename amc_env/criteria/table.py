@@ -1,9 +1,7 @@
 """Criteria by name, and where users' own come in."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.metadata import entry_points
 from typing import Any
 
 from amc_env.criteria.by_maps import (
@@ -17,6 +15,7 @@ from amc_env.criteria.by_maps import (
 from amc_env.criteria.by_reconstruction import ReconstructionLoss
 from amc_env.criteria.by_weights import Capacity, GeometricMedian, Magnitude, NormScale, Random
 from amc_env.criteria.criterion import Criterion
+from amc_env.names import make_by_name, with_installed
 
 # Packages add their own under this group of entry points; the package is not touched.
 ENTRY_POINTS = "amc_env.criteria"
@@ -53,18 +52,5 @@ def make_criterion(
         if options:
             raise ValueError(f"options {dict(options)} come with a criterion made already")
         return criterion
-    makers = {**CRITERIA, **{e.name: e.load for e in entry_points(group=ENTRY_POINTS)}}
-    if criterion not in makers:
-        near = difflib.get_close_matches(str(criterion), makers, n=1, cutoff=0.0)
-        raise ValueError(
-            f"criterion {criterion!r} does not exist; the nearest is {near[0]!r}, "
-            f"choose one of {', '.join(makers)}"
-        )
-    maker = CRITERIA.get(criterion) or makers[criterion]()
-    try:
-        made: Criterion = maker(**(options or {}))
-    except TypeError as error:
-        raise ValueError(
-            f"criterion {criterion!r} cannot take {dict(options or {})}: {error}"
-        ) from error
-    return made
+    makers = with_installed(CRITERIA, ENTRY_POINTS)
+    return make_by_name("criterion", criterion, makers, options)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from types import MappingProxyType
 from typing import Protocol
@@ -17,6 +16,7 @@ from amc_env.models.cifar_resnet import CifarResNet
 from amc_env.models.digits_cnn import DigitsCnn
 from amc_env.models.lenet import LeNet5
 from amc_env.models.vgg import CifarVgg
+from amc_env.names import check_name
 
 
 class Constructor(Protocol):
@@ -74,12 +74,7 @@ def model_entry(name: str) -> ModelEntry:
     Raises:
         ValueError: The table has no such name.
     """
-    if name not in MODELS:
-        nearest = get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"model {name!r} does not exist; did you mean {nearest!r}? "
-            f"Choose one of {', '.join(MODELS)}"
-        )
+    check_name("model", name, MODELS)
     return MODELS[name]
 
 

@@ -1,11 +1,10 @@
 """Rewards by name, and where users' own come in."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.metadata import entry_points
 from typing import Any
 
+from amc_env.names import make_by_name, with_installed
 from amc_env.rewards import functions
 from amc_env.rewards.context import Reward
 from amc_env.rewards.functions import SpatialEntropy, UnivariateEntropy, WeightedSum
@@ -42,16 +41,4 @@ def make_reward(
         if not callable(reward):
             raise ValueError(f"reward is {reward!r}; give a name, weights by name, or a function")
         return reward
-    makers = {**REWARDS, **{e.name: e.load for e in entry_points(group=ENTRY_POINTS)}}
-    if reward not in makers:
-        near = difflib.get_close_matches(reward, makers, n=1, cutoff=0.0)
-        raise ValueError(
-            f"reward {reward!r} does not exist; the nearest is {near[0]!r}, choose one of "
-            f"{', '.join(makers)}"
-        )
-    maker = REWARDS.get(reward) or makers[reward]()
-    try:
-        made: Reward = maker(**(options or {}))
-    except TypeError as error:
-        raise ValueError(f"reward {reward!r} cannot take {dict(options or {})}: {error}") from error
-    return made
+    return make_by_name("reward", reward, with_installed(REWARDS, ENTRY_POINTS), options)

@@ -124,12 +124,12 @@ def test_without_a_seed_the_weights_come_from_the_global_generator() -> None:
 def test_an_unknown_name_is_refused_with_the_nearest_and_all_names() -> None:
     with pytest.raises(ValueError, match="'cifar_resnet65' does not exist") as refusal:
         build_model("cifar_resnet65")
-    assert "did you mean 'cifar_resnet56'?" in str(refusal.value)
+    assert "the nearest is 'cifar_resnet56'," in str(refusal.value)
     assert all(name in str(refusal.value) for name in MODELS)
 
 
 def test_a_name_like_no_other_is_refused_too() -> None:
-    with pytest.raises(ValueError, match="'' does not exist; did you mean '"):
+    with pytest.raises(ValueError, match="'' does not exist; the nearest is '"):
         model_entry("")
 
 
