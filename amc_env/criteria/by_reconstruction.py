@@ -10,6 +10,9 @@ from amc_env.calibration import Calibration
 from amc_env.criteria.criterion import Criterion, read_by
 from amc_env.structure import ChannelGroup, Member
 
+# Rows that one product takes out of an inverse together.
+_WAITING_ROWS = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionLoss(Criterion):
@@ -62,7 +65,12 @@ class ReconstructionLoss(Criterion):
 
 
 class _Reader:
-    """One least squares problem that loses blocks of columns."""
+    """One least squares problem that loses blocks of columns.
+
+    Taking columns out of the inverse is a product of few rows with all; such rows wait until there
+    are enough for one fast product. What costs are made of, the blocks on the diagonal and the
+    weights, is always up to date.
+    """
 
     def __init__(self, gram: Tensor, weight: Tensor, blocks: Tensor, ridge: float) -> None:
         self._weight = weight.clone()
@@ -73,29 +81,40 @@ class _Reader:
         ridged.diagonal().add_(ridge * mean if mean > 0 else 1.0)
         self._inverse = torch.linalg.inv(ridged)
         self._blocks = blocks
+        self._diagonal = self._inverse[blocks[:, :, None], blocks[:, None, :]]
+        self._is_gone = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
+        width = blocks.shape[1]
+        self._out = gram.new_empty(width * max(_WAITING_ROWS // width, 1), len(gram))
+        self._solved = torch.empty_like(self._out)
+        self._waiting = 0
 
     def costs(self, left: Tensor) -> Tensor:
         """What each channel left costs when it goes; infinity for those that have gone."""
-        blocks = self._blocks[left]
-        inner = self._inverse[blocks[:, :, None], blocks[:, None, :]]
-        weight = self._weight[blocks]
-        each = (weight * torch.linalg.solve(inner, weight)).sum((1, 2)) * self._scale
+        weight = self._weight[self._blocks[left]]
+        solved = torch.linalg.solve(self._diagonal[left], weight)
         costs = torch.full((len(left),), float("inf"), dtype=torch.float64)
-        costs[left] = each.cpu()
+        costs[left] = ((weight * solved).sum((1, 2)) * self._scale).cpu()
         return costs
 
     def eliminate_(self, channel: int) -> None:
         """Solve the rest again without a channel."""
         block = self._blocks[channel]
-        rows = self._inverse[block]
-        solved = torch.linalg.solve(rows[:, block], torch.cat([rows, self._weight[block]], 1))
-        n = len(self._inverse)
-        self._weight -= rows.mT @ solved[:, n:]
-        self._inverse -= rows.mT @ solved[:, :n]
-        # Rows that have gone are never read again; 0 keeps rounding from growing there.
-        self._inverse[block] = 0.0
-        self._inverse[:, block] = 0.0
-        self._weight[block] = 0.0
+        wait = self._waiting
+        rows = self._inverse[block] - self._out[:wait, block].mT @ self._solved[:wait]
+        # What has gone is never read again; 0 keeps rounding from growing there.
+        rows[:, self._is_gone] = 0.0
+        both = torch.linalg.solve(rows[:, block], torch.cat([rows, self._weight[block]], 1))
+        solved, weights = both[:, : len(self._inverse)], both[:, len(self._inverse) :]
+        self._weight -= rows.mT @ weights
+        by_channel = rows[:, self._blocks].movedim(1, 0)
+        self._diagonal -= by_channel.mT @ solved[:, self._blocks].movedim(1, 0)
+        self._is_gone[block] = True
+        self._waiting += len(block)
+        self._out[wait : self._waiting] = rows
+        self._solved[wait : self._waiting] = solved
+        if self._waiting == len(self._out):
+            self._inverse.addmm_(self._out.mT, self._solved, alpha=-1)
+            self._waiting = 0
 
 
 def _parts(member: Member, calibration: Calibration, ridge: float) -> list[_Reader]:

@@ -97,6 +97,30 @@ def test_reconstruction_eliminates_what_costs_least_again_and_again() -> None:
         left.remove(gone)
 
 
+def test_reconstruction_counts_the_error_of_all_that_has_gone_in_wide_layers() -> None:
+    torch.manual_seed(0)
+    model = Net(lambda n, x: n.b(n.a(x).relu()), 5, a=conv(8, 40), b=conv(40, 5)).eval()
+    x = torch.randn(30, 3, 6, 6)
+    graph = ChannelGraph(model, x[:2])
+    calibration = calibrate(model, [x], layers=repaired_layers(graph))
+    scores = channel_scores(make_criterion("reconstruction"), graph.group("a"), calibration)
+
+    (gram,) = calibration.grams["b"]
+    weight = model.b.weight.detach().double().flatten(1).T
+    ridged = gram + 1e-4 * gram.diagonal().mean() * torch.eye(len(gram))
+    order = ranking(scores)
+    for kept in (39, 30, 12, 7, 1):
+        columns = (order[:, None] * 9 + torch.arange(9)).flatten()
+        stays, goes = columns[: 9 * kept], columns[9 * kept :]
+        across = ridged[stays][:, goes]
+        rest = ridged[goes][:, goes] - across.T @ torch.linalg.solve(
+            ridged[stays][:, stays], across
+        )
+        lost = torch.trace(weight[goes].T @ rest @ weight[goes])
+        expected = lost / torch.trace(weight.T @ gram @ weight)
+        assert scores[order[kept]].item() == pytest.approx(expected.item(), rel=1e-7)
+
+
 def test_maps_of_a_single_pixel_have_no_aura() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
     x = torch.randn(4, 12)
