@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -75,10 +76,10 @@ def arrays(
     Images are bytes, (samples, height, width, channels).
 
     Raises:
-        ValueError: There is no such file, or it lacks an array.
+        ValueError: There is no such file, it lacks an array, or an array is not as it should be.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"there is no file {path}; give data.path=FILE.npz")
+    if not (Path(path).is_file() and is_zipfile(path)):
+        raise ValueError(f"there is no .npz file {path}; give one as data.options.path")
     with np.load(path) as file:
         missing = {"train_x", "train_y", "test_x", "test_y"} - set(file.files)
         if missing:
@@ -100,18 +101,20 @@ def image_folder(
     """Folders ``train`` and ``test`` in ``path``, with a folder of images for each class.
 
     Raises:
-        ValueError: One of the folders is missing.
+        ValueError: One of the folders is missing, or they have other classes.
     """
-    splits = {}
-    for part in ("train", "test"):
-        folder = Path(path) / part
-        if not folder.is_dir():
-            raise ValueError(f"there is no folder {folder}; give data.path with train and test")
-        found = ImageFolder(str(folder))
+    train, test = (_folder(Path(path) / part) for part in ("train", "test"))
+    if train.classes != test.classes:
+        differ = ", ".join(sorted({*train.classes} ^ {*test.classes}))
+        raise ValueError(
+            f"train and test in {path} have not the same classes; {differ} is in one of them only"
+        )
+    splits = []
+    for found in (train, test):
         images = [resize(pil_to_tensor(image), [size, size]) for image, _ in found]
         pixels = torch.stack(images).permute(0, 2, 3, 1).numpy()
-        splits[part] = _split(pixels, np.array(found.targets), (mean, deviation))
-    return Dataset(train=splits["train"], test=splits["test"])
+        splits.append(_split(pixels, np.array(found.targets), (mean, deviation)))
+    return Dataset(train=splits[0], test=splits[1])
 
 
 DATASETS: Mapping[str, Callable[..., Dataset]] = {
@@ -135,9 +138,23 @@ def load_dataset(name: str, options: Mapping[str, Any] | None = None) -> Dataset
 def _cifar(
     source: type[CIFAR10], path: str, scale: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> Dataset:
-    parts = [source(path, train=is_train, download=True) for is_train in (True, False)]
+    try:
+        parts = [source(path, train=is_train, download=True) for is_train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{source.__name__} is not in {path} and could not be downloaded ({error}); "
+            "give its folder as data.options.path, or data=arrays"
+        ) from error
     train, test = (_split(part.data, np.array(part.targets), scale) for part in parts)
     return Dataset(train=train, test=test)
+
+
+def _folder(path: Path) -> ImageFolder:
+    if not path.is_dir():
+        raise ValueError(
+            f"there is no folder {path}; give one with train and test as data.options.path"
+        )
+    return ImageFolder(str(path))
 
 
 def _split(
@@ -145,6 +162,16 @@ def _split(
     labels: NDArray[Any],
     scale: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Split:
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != labels.size:
+        raise ValueError(
+            f"images are {images.dtype} {images.shape} with {labels.size} labels; "
+            "give bytes (samples, height, width, channels) and a label for each"
+        )
+    if not len(scale[0]) == len(scale[1]) == images.shape[3]:
+        raise ValueError(
+            f"images have {images.shape[3]} channels, but mean is {scale[0]} and deviation "
+            f"{scale[1]}; give a number for each channel"
+        )
     mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in scale)
     pixels: Tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return Split(

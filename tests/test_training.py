@@ -1,10 +1,8 @@
-from pathlib import Path
-
 import pytest
 import torch
 from pruning import samples, tiny
 
-from amc_env.datasets import DATASETS, digits, load_dataset
+from amc_env.datasets import digits
 from amc_env.evaluation import Evaluator, latencies_ms
 from amc_env.models import build_model
 from amc_env.training import TrainingSettings, fit_
@@ -39,27 +37,6 @@ def test_bad_training_is_refused() -> None:
         TrainingSettings(epochs=-1)
     with pytest.raises(ValueError, match="try a smaller learning_rate"):
         fit_(tiny(), samples(64), TrainingSettings(epochs=4, learning_rate=1e20))
-
-
-def test_digits_are_stratified_and_apart() -> None:
-    data = digits()
-    assert len(data.train) + len(data.test) == 1797
-    assert data.classes == 10
-    assert max(data.test.labels.bincount()) - min(data.test.labels.bincount()) <= 6
-    whole = torch.cat([data.train.inputs, data.test.inputs]).flatten(1)
-    assert len(whole.unique(dim=0)) == 1797
-
-
-def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="data 'digit' does not exist; the nearest is 'digits'"):
-        load_dataset("digit")
-    with pytest.raises(ValueError, match=r"no file .*none.npz"):
-        load_dataset("arrays", {"path": f"{tmp_path}/none.npz"})
-    with pytest.raises(ValueError, match=r"no folder .*train"):
-        load_dataset("image_folder", {"path": f"{tmp_path}"})
-    with pytest.raises(ValueError, match="cannot take"):
-        load_dataset("digits", {"shuffle": True})
-    assert set(DATASETS) == {"digits", "cifar10", "cifar100", "arrays", "image_folder"}
 
 
 def test_latencies_are_one_a_network() -> None:
