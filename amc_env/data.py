@@ -47,6 +47,12 @@ class Split:
         """Some of the samples."""
         return Split(inputs=self.inputs[indices], labels=self.labels[indices])
 
+    def to(self, device: torch.device | str) -> "Split":
+        """The samples on a device; this split itself if they are there."""
+        inputs, labels = self.inputs.to(device), self.labels.to(device)
+        is_there = inputs is self.inputs and labels is self.labels
+        return self if is_there else Split(inputs=inputs, labels=labels)
+
     @classmethod
     def of(
         cls, samples: "Split | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]"
@@ -134,12 +140,20 @@ class PruningData:
             test=test,
         )
 
+    def to(self, device: torch.device | str) -> "PruningData":
+        """The samples that are read on a device; those of the test, already compared, stay away."""
+        calibration, validation = self.calibration.to(device), self.validation.to(device)
+        if calibration is self.calibration and validation is self.validation:
+            return self
+        return PruningData(calibration=calibration, validation=validation)
+
     def _splits(self) -> list[Split]:
         return [s for s in (self.calibration, self.validation, self.test) if s is not None]
 
 
 def stratified_order(labels: Tensor, *, seed: int) -> Tensor:
     """A random order of samples in which every stretch has the classes in their shares."""
+    labels = labels.cpu()
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(len(labels), generator=generator)
     places = torch.empty(len(labels), dtype=torch.float64)

@@ -27,6 +27,10 @@ class Dataset:
     train: Split
     test: Split
 
+    def to(self, device: str) -> "Dataset":
+        """The same on a device."""
+        return Dataset(train=self.train.to(device), test=self.test.to(device))
+
     @property
     def classes(self) -> int:
         """How many classes there are."""

@@ -114,7 +114,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         self.render_mode = render_mode
         self.settings = settings or EnvSettings()
         self.budget = budget
-        self.data = data
+        # The graph refuses a model without parameters.
+        self.data = data = data.to(next((p.device for p in model.parameters()), "cpu"))
         self._reward = make_reward(reward)
         self.graph = ChannelGraph(
             model,

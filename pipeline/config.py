@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -46,8 +47,8 @@ class BudgetSection(_Section):
 class SplitSection(_Section):
     """How many training samples calibrate, and how many rewards are paid on."""
 
-    calibration: int = 300
-    validation: int = 5000
+    calibration: int = Field(default=300, ge=1)
+    validation: int = Field(default=5000, ge=1)
 
 
 class EnvSection(_Section):
@@ -56,11 +57,11 @@ class EnvSection(_Section):
     least: float
     most: float
     ignore: tuple[str, ...]
-    round_to: int
-    batch: int
+    round_to: int = Field(ge=1)
+    batch: int = Field(ge=1)
     precision: Precision
-    positions: int | None
-    ridge: float
+    positions: int | None = Field(ge=1)
+    ridge: float = Field(ge=0)
     sequential: bool
     sums: bool
     norms: int
@@ -69,8 +70,8 @@ class EnvSection(_Section):
 class SearchSection(_Section):
     """How long to search, how many policies to repair at its end, and whom to compare with."""
 
-    episodes: int
-    finalists: int
+    episodes: int = Field(ge=1)
+    finalists: int = Field(ge=1)
     compare: tuple[str, ...]
 
 
@@ -105,7 +106,10 @@ class RunConfig(_Section):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"{where} is {first['input']!r}: {first['msg']}") from error
+            # A whole section says by itself which of its settings is wrong.
+            given = "" if isinstance(first["input"], Mapping) else f" is {first['input']!r}"
+            message = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{where}{given}: {message}") from error
 
     def check(self) -> None:
         """Make everything once, so that a mistake is told before any work is done.
@@ -113,6 +117,7 @@ class RunConfig(_Section):
         Raises:
             ValueError: Something does not exist or refuses its options.
         """
+        _check_device(self.device)
         self.make_budget()
         self.make_criterion()
         self.make_reward()
@@ -171,6 +176,14 @@ class RunConfig(_Section):
         """The resolved settings, for a file."""
         plain = self.model_dump(by_alias=True)
         return plain | {"base": asdict(self.base), "finetune": asdict(self.finetune)}
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"device {name!r} cannot be used here: {why}") from error
 
 
 def _own(section: Named) -> Any:

@@ -11,7 +11,8 @@ from torch import nn
 
 from agents import Episode, SearchResult
 from agents.realise import realise as realise_policy
-from amc_env import ChannelPruningEnv, PruningData
+from amc_env import ChannelGraph, ChannelPruningEnv, PruningData
+from amc_env.budget import BudgetKeeper
 from amc_env.datasets import Dataset, load_dataset
 from amc_env.evaluation import Evaluator, latencies_ms
 from amc_env.models import MODELS, build_model, find_model, load_checkpoint_
@@ -68,7 +69,7 @@ def base_model(run: Run) -> tuple[nn.Module, Dataset]:
         ValueError: The data is not there, or the checkpoint does not fit.
     """
     config = run.config
-    data = load_dataset(config.data.name, config.data.options)
+    data = load_dataset(config.data.name, config.data.options).to(config.device)
     channels = data.train.inputs.shape[1]
     if config.model.name in MODELS:
         model = build_model(
@@ -76,23 +77,19 @@ def base_model(run: Run) -> tuple[nn.Module, Dataset]:
         )
     else:
         model = find_model(config.model.name).model
+    model = model.to(config.device).eval()
     if config.model.checkpoint:
         load_checkpoint_(model, Path(config.model.checkpoint))
     else:
+        _check_prunable(run, model, data)
         _train_(run, model, data, settings=config.base, title="training the network")
-    return model.to(config.device).eval(), data
+    return model.eval(), data
 
 
 def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
     """The environment on training data alone; the test data is only known to be refused."""
     config = run.config
-    drawn = PruningData.of_training(
-        data.train,
-        test=data.test,
-        calibration=config.split.calibration,
-        validation=config.split.validation,
-        seed=config.seed,
-    )
+    drawn = _drawn(run, data)
     say(
         f"calibrating on {len(drawn.calibration)} training samples, rewards on "
         f"{len(drawn.validation)} others"
@@ -212,6 +209,28 @@ def summarise(run: Run, env: ChannelPruningEnv, data: Dataset, result: SearchRes
 def export(run: Run, result: SearchResult) -> None:
     """Write the policy and the weights of the final network."""
     run.folder.write_network(result.policy, result.compact)
+
+
+def _drawn(run: Run, data: Dataset) -> PruningData:
+    """What the search reads of the training data."""
+    return PruningData.of_training(
+        data.train,
+        test=data.test,
+        calibration=run.config.split.calibration,
+        validation=run.config.split.validation,
+        seed=run.config.seed,
+    )
+
+
+def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
+    """Refuse before the training what the environment would refuse after it."""
+    settings = run.config.env_settings()
+    samples = _drawn(run, data).calibration
+    graph = ChannelGraph(
+        model, samples.inputs[:2], ignore=settings.ignore, round_to=settings.round_to
+    )
+    BudgetKeeper(graph, run.config.make_budget(), least=settings.least)
+    Evaluator(samples, precision="float32").logits(model)
 
 
 def _mean_seconds(result: SearchResult) -> dict[str, float]:

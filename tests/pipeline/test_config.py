@@ -97,6 +97,15 @@ def test_valid_settings_pass() -> None:
         ("env.precision=half", "env.precision is 'half'"),
         ("+colour=red", "colour is 'red': Extra inputs"),
         ("finetune.epochs=-2", "epochs is -2"),
+        ("search.episodes=0", "search.episodes is 0"),
+        ("search.finalists=0", "search.finalists is 0"),
+        ("split.calibration=0", "split.calibration is 0"),
+        ("split.validation=-1", "split.validation is -1"),
+        ("env.batch=0", "env.batch is 0"),
+        ("env.positions=0", "env.positions is 0"),
+        ("env.ridge=-1", "env.ridge is -1"),
+        ("env.round_to=0", "env.round_to is 0"),
+        ("finetune.batch=0", "^finetune: epochs is 6, batch 0"),
     ],
 )
 def test_ill_typed_settings_are_refused(override: str, message: str) -> None:
@@ -114,6 +123,7 @@ def test_ill_typed_settings_are_refused(override: str, message: str) -> None:
         ("agent.options.tau=0", "tau is 0"),
         ("search.compare=[unifrm]", "the nearest is 'uniform'"),
         ("env.least=2", "least is 2"),
+        ("device=gpu", "device 'gpu' cannot be used here: Expected one of cpu"),
     ],
 )
 def test_values_that_cannot_be_are_refused_before_any_work(override: str, message: str) -> None:

@@ -1,0 +1,107 @@
+"""Everything once where the model is, and the same as on the CPU; ``test_devices.py`` runs it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from pruning import tiny, tiny_data
+from second_device import DEVICE, Elsewhere, Second
+from torch import Tensor, nn
+
+from amc_env import Budget, ChannelPruningEnv, EnvSettings, RepairSettings, Split
+from amc_env.criteria import CRITERIA, make_criterion
+from amc_env.rewards import REWARDS
+from amc_env.training import TrainingSettings, fit_
+from pipeline import stages
+from pipeline.config import RunConfig
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+@pytest.fixture(autouse=True)
+def _device() -> Iterator[None]:
+    with Second():
+        yield
+
+
+def test_devices_that_meet_are_found() -> None:
+    with pytest.raises(RuntimeError, match="two devices"):
+        torch.ones(3, device=DEVICE) + torch.ones(3)
+
+
+def outcome(device: torch.device | str, **arguments: object) -> tuple[float, dict[str, list[int]]]:
+    """Reward and kept channels of an episode with the model on a device, the data on the CPU."""
+    env = ChannelPruningEnv(
+        model=tiny().to(device), data=tiny_data(), budget=Budget(flops=0.6), **arguments
+    )
+    env.reset()
+    for _ in env.graph.groups:
+        *_, reward, _, _, info = env.step(np.array([0.5], np.float32))
+    repaired = env.pruner.prune({"stem": torch.tensor([1, 3, 4, 5])}).model
+    assert {p.device.type for p in repaired.parameters()} == {torch.device(device).type}
+    return reward, {name: kept.tolist() for name, kept in info["policy"].kept.items()}
+
+
+def assert_same(**arguments: object) -> None:
+    """Episodes there and here come to the same, but for rounding."""
+    (there, kept), (here, expected) = outcome(DEVICE, **arguments), outcome("cpu", **arguments)
+    assert kept == expected
+    assert there == pytest.approx(here, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in CRITERIA if name != "bn_scale"])
+def test_criteria(name: str) -> None:
+    arguments = {"criterion": make_criterion(name), "reward": "loss"}
+    assert_same(**arguments)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_rewards(name: str) -> None:
+    assert_same(reward=name)
+
+
+@pytest.mark.parametrize(
+    "repair",
+    [
+        RepairSettings(norms=8),
+        RepairSettings(sequential=True),
+        RepairSettings(sequential=True, sums=True),
+    ],
+)
+def test_repairs(repair: RepairSettings) -> None:
+    arguments = {"settings": EnvSettings(repair=repair), "reward": "loss"}
+    assert_same(**arguments)
+
+
+def trained(device: torch.device | str) -> list[Tensor]:
+    model: nn.Module = tiny().to(device)
+    data: Split = tiny_data().validation.to(device)
+    fit_(model, data, TrainingSettings(epochs=2, shift=1, flip=True), seed=3)
+    return [p.detach().cpu() for p in model.parameters()]
+
+
+def test_training() -> None:
+    for mine, other in zip(trained(DEVICE), trained("cpu"), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_a_run_up_to_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It asks tensors where in memory they lie, which these cannot say.
+    monkeypatch.setattr("pipeline.folder.save_model", lambda *_: None)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        overrides = [f"device={DEVICE}", "base.epochs=1", "agent=uniform", "search.compare=[]"]
+        config = RunConfig.of(compose("config", overrides))
+    with TemporaryDirectory() as folder:
+        run = stages.start(config, Path(folder))
+        model, data = stages.base_model(run)
+        env = stages.environment(run, model, data)
+        found = stages.search(run, env)
+        result = stages.realise(run, env, found)
+        stages.finetune(run, result, data)
+        stages.report(run, env, data, "finetuned", result)
+        stages.summarise(run, env, data, result)
+    assert all(isinstance(p, Elsewhere) for p in result.compact.parameters())
