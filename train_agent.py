@@ -6,6 +6,7 @@ uv run train_agent.py -m reward=accuracy,random seed=0,1
 uv run train_agent.py --help                           groups and settings
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -51,4 +52,6 @@ if __name__ == "__main__":
         check_output(sys.argv[1:])
     except ValueError as error:
         sys.exit(f"error: {error}")
+    # Whoever ends the job gets what Ctrl-C gets.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     main()

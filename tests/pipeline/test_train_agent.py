@@ -87,7 +87,8 @@ def test_the_same_seed_gives_the_same_run(done: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_interruption_keeps_the_best_so_far(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_keeps_the_best_so_far(ending: signal.Signals, tmp_path: Path) -> None:
     arguments = [*QUICK, "search.episodes=100000", f"hydra.run.dir={tmp_path}"]
     process = subprocess.Popen(
         command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -98,7 +99,7 @@ def test_an_interruption_keeps_the_best_so_far(tmp_path: Path) -> None:
         if sum(f.stat().st_size for f in tmp_path.rglob("events*")) > 20_000:
             break
         time.sleep(0.5)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, ending)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert "interrupted" in output
@@ -115,7 +116,7 @@ def test_mistakes_end_in_one_sentence(tmp_path: Path) -> None:
     for arguments, message in (
         (["rewrd=accuracy"], "there is no setting 'rewrd'; the nearest is 'reward'"),
         (["budget.flops=2"], "the budget for flops is 2"),
-        (["data=arrays", "data.options.path=nowhere.npz"], "there is no file nowhere.npz"),
+        (["data=arrays", "data.options.path=nowhere.npz"], "there is no .npz file nowhere.npz"),
         (["model.checkpoint=nowhere.th"], "nowhere.th"),
     ):
         finished = run(*arguments, f"hydra.run.dir={tmp_path / 'run'}")
