@@ -91,7 +91,13 @@ def test_the_same_seed_gives_the_same_run(done: Path, tmp_path: Path) -> None:
 def test_an_interruption_keeps_the_best_so_far(ending: signal.Signals, tmp_path: Path) -> None:
     arguments = [*QUICK, "search.episodes=100000", f"hydra.run.dir={tmp_path}"]
     process = subprocess.Popen(
-        command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(*arguments),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Where the tests run in the background, a shell has told them to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     # TensorBoard's file grows with every episode.
@@ -100,7 +106,10 @@ def test_an_interruption_keeps_the_best_so_far(ending: signal.Signals, tmp_path:
             break
         time.sleep(0.5)
     os.kill(process.pid, ending)
-    output, _ = process.communicate(timeout=120)
+    try:
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130, output
     assert "interrupted" in output
     assert "Traceback" not in output
