@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import override
 
 from amc_env import ChannelPruningEnv, Policy
-from amc_env.env import Action, Observation
+from amc_env.env.environment import Action, Observation
 
 
 @dataclass(frozen=True, kw_only=True)

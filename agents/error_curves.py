@@ -67,7 +67,7 @@ def allocate(env: ChannelPruningEnv) -> dict[str, int]:
 
 def _ladder(env: ChannelPruningEnv, group: ChannelGroup) -> list[int]:
     """Numbers of channels to step through, from all to the least."""
-    allowed = [c for c in reversed(group.counts) if c >= env.keeper.least[group.name]]
+    allowed = [c for c in reversed(group.counts) if c >= env.keeper.min_counts[group.name]]
     stride = max(1, len(allowed) // _STEPS)
     steps = allowed[::stride]
     return steps if steps[-1] == allowed[-1] else [*steps, allowed[-1]]

@@ -19,7 +19,7 @@ from agents.amc_ddpg import AMCDDPG, AMCSettings, learn_episodes
 from agents.episodes import Recorder
 from agents.error_curves import allocate
 from agents.searcher import Searcher
-from amc_env.env import Action, Observation
+from amc_env.env.environment import Action, Observation
 
 ALGORITHMS: Mapping[str, type[BaseAlgorithm]] = {"td3": TD3, "sac": SAC, "ppo": PPO, "tqc": TQC}
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 from agents.episodes import Recorder
 from agents.searcher import Searcher
 from amc_env import ChannelPruningEnv
-from amc_env.selection import kept_count
+from amc_env.structure.sparsity import kept_count
 
 _HALVINGS = 30
 
@@ -125,7 +125,7 @@ def uniform_counts(env: ChannelPruningEnv) -> dict[str, int]:
 
 def _counts(env: ChannelPruningEnv, sparsity: float) -> dict[str, int]:
     """What the environment would keep of each group, were there no budget."""
-    least = env.keeper.least
+    least = env.keeper.min_counts
     return {
         group.name: max(
             least[group.name], group.round_count(kept_count(group.channels, sparsity=sparsity))

@@ -5,11 +5,10 @@ Importing the package registers ``AMC/ChannelPruning-v0``.
 
 import gymnasium
 
-from amc_env.budget import Budget
 from amc_env.data import PruningData, Split
-from amc_env.env import ChannelPruningEnv, EnvSettings
+from amc_env.env import Budget, ChannelPruningEnv, EnvSettings
 from amc_env.policy import Policy
-from amc_env.pruner import RepairSettings
+from amc_env.repair import RepairSettings
 from amc_env.structure import (
     ChannelGraph,
     ChannelGroup,
@@ -38,5 +37,7 @@ __all__ = [
 ]
 
 gymnasium.register(
-    id="AMC/ChannelPruning-v0", entry_point="amc_env.env:ChannelPruningEnv", order_enforce=False
+    id="AMC/ChannelPruning-v0",
+    entry_point="amc_env.env.environment:ChannelPruningEnv",
+    order_enforce=False,
 )

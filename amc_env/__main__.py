@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from rich.console import Console
 
-from amc_env.inspection import summary, tables
 from amc_env.models import find_model
 from amc_env.structure import ChannelGraph
+from amc_env.structure.inspection import summary, tables
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

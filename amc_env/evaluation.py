@@ -1,14 +1,13 @@
 """What a network gives on a fixed split: fast for rewards, exact for reports."""
 
-import time
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from amc_env.calibration.hooks import evaluating
 from amc_env.data import Split
-from amc_env.running import evaluating
+from amc_env.devices import fastest_layout, has_bfloat16_units
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -66,37 +65,6 @@ class Evaluator:
 def accuracy_of(logits: Tensor, labels: Tensor) -> float:
     """Share of samples whose highest score is their class's."""
     return float((logits.argmax(1) == labels).double().mean())
-
-
-def fastest_layout(inputs: Tensor) -> Tensor:
-    """Images with channels last, which convolutions in bfloat16 want; other inputs as they are."""
-    return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
-
-
-def has_bfloat16_units(device: torch.device) -> bool:
-    """Whether multiplying in bfloat16 is faster than in float32 on a device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001
-
-
-def latencies_ms(models: Sequence[nn.Module], x: Tensor, *, repeats: int = 15) -> list[float]:
-    """Median time of one run of each network on ``x``, in milliseconds.
-
-    The networks take turns, so that whatever else the machine does meets them all alike; each runs
-    once more before, which does not count.
-    """
-    times: list[list[float]] = [[] for _ in models]
-    for turn in range(repeats + 1):
-        for model, mine in zip(models, times, strict=True):
-            with evaluating(model):
-                started = time.perf_counter()
-                model(x)
-                if x.is_cuda:
-                    torch.cuda.synchronize(x.device)
-            if turn:
-                mine.append(1e3 * (time.perf_counter() - started))
-    return [sorted(mine)[len(mine) // 2] for mine in times]
 
 
 def _scores(output: object) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc_env.data import Split
-from amc_env.evaluation import has_bfloat16_units
+from amc_env.devices import has_bfloat16_units
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,17 +54,17 @@ class SplitSection(_Section):
 class EnvSection(_Section):
     """Settings of the environment and the repair; see ``EnvSettings`` and ``RepairSettings``."""
 
-    least: float
-    most: float
+    min_keep: float
+    max_keep: float
     ignore: tuple[str, ...]
     round_to: int = Field(ge=1)
     batch: int = Field(ge=1)
     precision: Precision
-    positions: int | None = Field(ge=1)
+    sampled_positions: int | None = Field(ge=1)
     ridge: float = Field(ge=0)
     sequential: bool
-    sums: bool
-    norms: int
+    match_residual_sums: bool
+    norm_samples: int
 
 
 class SearchSection(_Section):
@@ -154,16 +154,16 @@ class RunConfig(_Section):
         """The environment's settings."""
         section = self.env
         repair = RepairSettings(
-            positions=section.positions,
+            sampled_positions=section.sampled_positions,
             ridge=section.ridge,
             sequential=section.sequential,
-            sums=section.sums,
-            norms=section.norms,
+            match_residual_sums=section.match_residual_sums,
+            norm_samples=section.norm_samples,
             seed=self.seed,
         )
         return EnvSettings(
-            least=section.least,
-            most=section.most,
+            min_keep=section.min_keep,
+            max_keep=section.max_keep,
             ignore=section.ignore,
             round_to=section.round_to,
             repair=repair,

@@ -15,8 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents import Episode
 from amc_env import ChannelGraph, Policy
+from amc_env.env.rendering import draw
 from amc_env.files import atomic, write_text
-from amc_env.rendering import draw
 
 _COLUMNS = ("number", "reward", "accuracy", "flops_ratio", "params_ratio", "at_seconds")
 

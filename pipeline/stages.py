@@ -12,9 +12,10 @@ from torch import nn
 from agents import Episode, SearchResult
 from agents.realise import realise as realise_policy
 from amc_env import ChannelGraph, ChannelPruningEnv, PruningData
-from amc_env.budget import BudgetKeeper
-from amc_env.datasets import Dataset, load_dataset
-from amc_env.evaluation import Evaluator, latencies_ms
+from amc_env.data.datasets import Dataset, load_dataset
+from amc_env.env.budget import BudgetKeeper
+from amc_env.evaluation import Evaluator
+from amc_env.latency import latencies_ms
 from amc_env.models import MODELS, build_model, find_model, load_checkpoint_
 from amc_env.training import TrainingSettings, fit_
 from pipeline.config import RunConfig
@@ -229,7 +230,7 @@ def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
     graph = ChannelGraph(
         model, samples.inputs[:2], ignore=settings.ignore, round_to=settings.round_to
     )
-    BudgetKeeper(graph, run.config.make_budget(), least=settings.least)
+    BudgetKeeper(graph, run.config.make_budget(), min_keep=settings.min_keep)
     Evaluator(samples, precision="float32").logits(model)
 
 

@@ -67,9 +67,9 @@ def test_rewards(name: str) -> None:
 @pytest.mark.parametrize(
     "repair",
     [
-        RepairSettings(norms=8),
+        RepairSettings(norm_samples=8),
         RepairSettings(sequential=True),
-        RepairSettings(sequential=True, sums=True),
+        RepairSettings(sequential=True, match_residual_sums=True),
     ],
 )
 def test_repairs(repair: RepairSettings) -> None:

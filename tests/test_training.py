@@ -2,8 +2,9 @@ import pytest
 import torch
 from pruning import samples, tiny
 
-from amc_env.datasets import digits
-from amc_env.evaluation import Evaluator, latencies_ms
+from amc_env.data.datasets import digits
+from amc_env.evaluation import Evaluator
+from amc_env.latency import latencies_ms
 from amc_env.models import build_model
 from amc_env.training import TrainingSettings, fit_
 

@@ -7,10 +7,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from amc_env.activations import feature_maps
+from amc_env.calibration.feature_maps import feature_maps
+from amc_env.calibration.hooks import evaluating
 from amc_env.data import Split
 from amc_env.evaluation import Evaluator, accuracy_of
-from amc_env.running import evaluating
 from amc_env.structure import Cost
 
 

@@ -10,8 +10,8 @@ from amc_env import ChannelGraph
 from amc_env.calibration import Calibration, calibrate
 from amc_env.criteria import channel_scores, make_criterion
 from amc_env.criteria.criterion import produced_by, read_by
-from amc_env.reconstruction import Reconstruction, repaired_layers
-from amc_env.selection import ranking
+from amc_env.criteria.ranking import ranking
+from amc_env.repair.plan import Reconstruction, repaired_layers
 
 
 def chain() -> tuple[nn.Module, ChannelGraph]:

@@ -12,7 +12,7 @@ from typing_extensions import override
 from amc_env import ChannelGraph, ChannelGroup
 from amc_env.calibration import Calibration, calibrate
 from amc_env.criteria import CRITERIA, Criterion, channel_scores, make_criterion
-from amc_env.reconstruction import repaired_layers
+from amc_env.repair.plan import repaired_layers
 
 
 class Small(nn.Module):

@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amc_env import least_squares, selection
 from amc_env.criteria import maps, weights
+from amc_env.criteria.ranking import ranking
 from amc_env.information import aura, filters, renyi
 from amc_env.information import class_mi as classes
 from amc_env.information import label_grid as grids
 from amc_env.information import sde as disorder
+from amc_env.repair import least_squares
+from amc_env.structure.sparsity import kept_count
 
 
 def quantize(x: Tensor, bins: int, scope: Any = "channel") -> Tensor:
@@ -173,11 +175,11 @@ def ls_reconstruct(
 
 
 def n_kept(n: int, ratio: float) -> int:
-    return selection.kept_count(n, sparsity=ratio)
+    return kept_count(n, sparsity=ratio)
 
 
 def select(scores: Tensor, keep: int) -> Tensor:
-    return selection.best_channels(scores, count=keep)
+    return ranking(scores)[:keep].sort().values
 
 
 def as_tensor(value: Any, dtype: torch.dtype) -> Any:

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from agents import AGENTS
 from amc_env.criteria import CRITERIA
-from amc_env.datasets import DATASETS
+from amc_env.data.datasets import DATASETS
 from amc_env.models import MODELS
 from amc_env.rewards import REWARDS
 from pipeline.config import RunConfig
@@ -102,7 +102,7 @@ def test_valid_settings_pass() -> None:
         ("split.calibration=0", "split.calibration is 0"),
         ("split.validation=-1", "split.validation is -1"),
         ("env.batch=0", "env.batch is 0"),
-        ("env.positions=0", "env.positions is 0"),
+        ("env.sampled_positions=0", "env.sampled_positions is 0"),
         ("env.ridge=-1", "env.ridge is -1"),
         ("env.round_to=0", "env.round_to is 0"),
         ("finetune.batch=0", "^finetune: epochs is 6, batch 0"),
@@ -122,7 +122,7 @@ def test_ill_typed_settings_are_refused(override: str, message: str) -> None:
         ("criterion.options.axis=up", "axis 'up' does not exist"),
         ("agent.options.tau=0", "tau is 0"),
         ("search.compare=[unifrm]", "the nearest is 'uniform'"),
-        ("env.least=2", "least is 2"),
+        ("env.min_keep=2", "min_keep is 2"),
         ("device=gpu", "device 'gpu' cannot be used here: Expected one of cpu"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_model
 
 from amc_env import Policy
-from amc_env.datasets import digits
+from amc_env.data.datasets import digits
 from amc_env.evaluation import Evaluator
 from amc_env.models import build_model
 

@@ -1,0 +1,214 @@
+"""What calibration samples say about a model: what its layers read, summed up, and its maps.
+
+For every layer that reads prunable channels the Gram matrix of its unfolded inputs is accumulated
+in float64, batch by batch. No activation outlives its batch, so the memory is that of the matrices,
+8 bytes times (inputs of a kernel) squared for each layer and convolution group, at most about half
+a gigabyte to unfold in, and what one batch takes to run. The samples themselves are kept by
+reference; feature maps are made again, for one layer at a time, when they are asked for.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amc_env.calibration.feature_maps import feature_maps, map_gradients
+from amc_env.calibration.hooks import checked_batch, evaluating, input_of_call, run
+from amc_env.calibration.rows import (
+    RowSampling,
+    can_be_repaired,
+    check_input,
+    draw_positions,
+    layer_rows,
+    samples_at_once,
+)
+from amc_env.structure import Member
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Calibration:
+    """A model and what samples say about it.
+
+    Attributes:
+        model: The original network.
+        batches: The samples, in batches; none where only weights are asked for.
+        labels: Classes (samples,), in the order of the batches, where they are known.
+        grams: (parts, columns, columns) in float64 for every layer asked for; a part is a
+            convolution group, a column an input of its kernel, channel-major.
+        seed: For criteria that draw at random.
+    """
+
+    model: nn.Module
+    batches: tuple[Tensor, ...] = ()
+    labels: Tensor | None = None
+    grams: dict[str, Tensor] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.labels is not None:
+            _check_labels(self.labels, self.samples)
+
+    @property
+    def samples(self) -> int:
+        """How many samples there are."""
+        return sum(len(batch) for batch in self.batches)
+
+    def known_labels(self) -> Tensor:
+        """The classes of the samples.
+
+        Raises:
+            ValueError: They are not known.
+        """
+        self._check_samples()
+        if self.labels is None:
+            raise ValueError("the calibration samples have no labels; pass them to calibrate()")
+        return self.labels
+
+    def maps(self, producer: Member) -> Tensor:
+        """Maps (samples, channels, H, W) of a group's channels, after norm and activation.
+
+        A channel with several places, as in a grouped convolution, has them side by side in the
+        map's last dimension.
+
+        Raises:
+            ValueError: There are no samples, or the maps are not finite.
+        """
+        self._check_samples()
+        with evaluating(self.model):
+            maps = [
+                _places(producer, feature_maps(self.model, [producer.module], x)[producer.module])
+                for x in self.batches
+            ]
+        return torch.cat(maps)
+
+    def maps_and_gradients(self, producer: Member) -> Iterator[tuple[Tensor, Tensor]]:
+        """``maps`` of each batch and the gradient there of the summed cross-entropy.
+
+        Raises:
+            ValueError: There are no samples or labels.
+        """
+        labels = self.known_labels().split([len(batch) for batch in self.batches])
+        for x, y in zip(self.batches, labels, strict=True):
+            with evaluating(self.model), torch.enable_grad():
+                loss = partial(_cross_entropy, labels=y)
+                maps, gradients = map_gradients(self.model, producer.module, x, loss)
+            yield _places(producer, maps), _places(producer, gradients)
+
+    def _check_samples(self) -> None:
+        if not self.batches:
+            raise ValueError("there are no calibration samples; give at least one batch")
+
+
+def calibrate(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    *,
+    layers: Sequence[str] = (),
+    labels: Tensor | None = None,
+    sampling: RowSampling | None = None,
+) -> Calibration:
+    """Run ``batches`` through ``model`` in evaluation mode and sum up what ``layers`` read.
+
+    The model is left in the mode it had, without hooks, whatever happens.
+
+    Raises:
+        ValueError: There is no sample, the model cannot read the samples, a layer is no convolution
+            or linear layer or did not run, its inputs are not finite, or labels do not fit.
+    """
+    modules = dict(model.named_modules())
+    unknown = [name for name in layers if not can_be_repaired(modules.get(name))]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no convolution or linear layer of the model")
+    sampling = sampling or RowSampling()
+    sums = _Sums(sampling)
+    seen: list[Tensor] = []
+    with evaluating(model), _listening({name: modules[name] for name in layers}, sums):
+        for batch in batches:
+            seen.append(checked_batch(batch))
+            if layers:
+                run(model, batch)
+    if not seen:
+        raise ValueError("there are no calibration samples; give at least one batch")
+    silent = [name for name in layers if name not in sums.grams]
+    if silent:
+        raise ValueError(f"layer {silent[0]!r} did not run on the calibration samples")
+    return Calibration(
+        model=model, batches=tuple(seen), labels=labels, grams=sums.grams, seed=sampling.seed
+    )
+
+
+def _cross_entropy(output: Tensor, *, labels: Tensor) -> Tensor:
+    return F.cross_entropy(output, labels.to(output.device), reduction="sum")
+
+
+def _check_labels(labels: Tensor, samples: int) -> None:
+    if labels.dim() != 1 or len(labels) != samples or labels.is_floating_point():
+        raise ValueError(
+            f"labels have the shape {tuple(labels.shape)} and type {labels.dtype}; give one whole "
+            f"number for each of {samples} samples"
+        )
+    if len(labels) and int(labels.min()) < 0:
+        raise ValueError(f"label {int(labels.min())} is negative; classes count from 0")
+
+
+def _places(producer: Member, maps: Tensor) -> Tensor:
+    """The group's channels of a layer's maps (N, outputs, H, W)."""
+    chosen = maps[:, producer.positions.to(maps.device)]
+    return chosen.movedim(2, -1).flatten(3)
+
+
+class _Sums:
+    """Gram matrices that grow with every batch."""
+
+    def __init__(self, sampling: RowSampling) -> None:
+        self.grams: dict[str, Tensor] = {}
+        self._positions = sampling.positions
+        self._generator = torch.Generator().manual_seed(sampling.seed)
+
+    def add(self, name: str, layer: nn.Module, x: Tensor) -> None:
+        """Add one batch of a layer's inputs."""
+        check_input(name, layer, x)
+        positions = self._sampled(layer, x)
+        for samples in x.split(samples_at_once(layer, x, positions)):
+            rows = layer_rows(layer, samples, positions).double()
+            if name in self.grams:
+                # In place: a product of its own would be one more of the largest matrices.
+                self.grams[name].baddbmm_(rows.mT, rows)
+            else:
+                self.grams[name] = rows.mT @ rows
+            del rows
+        # What is not finite is squared on the diagonal.
+        if not self.grams[name].diagonal(dim1=-2, dim2=-1).isfinite().all():
+            raise ValueError(
+                f"layer {name!r} reads NaN or infinite values on the calibration samples; "
+                "check the samples and the weights before it"
+            )
+
+    def _sampled(self, layer: nn.Module, x: Tensor) -> Tensor | None:
+        return draw_positions(layer, x, self._positions, self._generator)
+
+
+@contextmanager
+def _listening(layers: Mapping[str, nn.Module], sums: _Sums) -> Iterator[None]:
+    handles = []
+    try:
+        for name, layer in layers.items():
+
+            def listen(
+                module: nn.Module,
+                args: tuple[Any, ...],
+                kwargs: dict[str, Any],
+                name: str = name,
+            ) -> None:
+                sums.add(name, module, input_of_call(args, kwargs))
+
+            handles.append(layer.register_forward_pre_hook(listen, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

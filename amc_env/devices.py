@@ -1,0 +1,16 @@
+"""What the machine is good at."""
+
+import torch
+from torch import Tensor
+
+
+def fastest_layout(inputs: Tensor) -> Tensor:
+    """Images with channels last, which convolutions in bfloat16 want; other inputs as they are."""
+    return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Whether multiplying in bfloat16 is faster than in float32 on a device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001

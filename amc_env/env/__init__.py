@@ -1,0 +1,14 @@
+"""The Gymnasium environment: budget, observation, episode and pictures."""
+
+from amc_env.env.budget import Budget, BudgetKeeper
+from amc_env.env.environment import Action, ChannelPruningEnv, EnvSettings, Observation, Outcome
+
+__all__ = [
+    "Action",
+    "Budget",
+    "BudgetKeeper",
+    "ChannelPruningEnv",
+    "EnvSettings",
+    "Observation",
+    "Outcome",
+]

@@ -1,0 +1,290 @@
+"""Channel pruning as a Gymnasium environment: one step decides one group of channels."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import nn
+from typing_extensions import override
+
+from amc_env.criteria import Criterion, make_criterion
+from amc_env.data import PruningData
+from amc_env.env.budget import Budget, BudgetKeeper
+from amc_env.env.observation import FEATURE_NAMES, Observer
+from amc_env.env.rendering import draw, tabulate
+from amc_env.evaluation import Evaluator, Precision
+from amc_env.policy import Policy, make_policy
+from amc_env.repair.pruner import Pruner, RepairSettings
+from amc_env.rewards import Reward, RewardContext, WeightedSum, make_reward
+from amc_env.structure import ChannelGraph, ChannelGroup
+from amc_env.structure.sparsity import kept_count
+
+Observation = NDArray[np.float32]
+Action = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvSettings:
+    """How a network is walked, cut, repaired and evaluated.
+
+    Attributes:
+        min_keep: Fewest channels that each group keeps, as a ratio (AMC: 0.2).
+        max_keep: Most channels that each group keeps, as a ratio, where the budget allows.
+        ignore: Modules whose output channels stay.
+        round_to: Numbers of channels are multiples of this, or all.
+        repair: How weights are repaired.
+        batch: Samples of the mini split that run together.
+        precision: Of rewards' runs; see ``Evaluator``.
+        seed: For rewards that draw at random.
+    """
+
+    min_keep: float = 0.2
+    max_keep: float = 1.0
+    ignore: tuple[str, ...] = ()
+    round_to: int = 1
+    repair: RepairSettings = field(default_factory=RepairSettings)
+    batch: int = 100
+    precision: Precision = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.min_keep <= self.max_keep <= 1.0:
+            raise ValueError(
+                f"min_keep is {self.min_keep} and max_keep is {self.max_keep}; give "
+                "ratios from 0 to 1, min_keep no greater than max_keep"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the end of an episode came to; kept for a policy that comes again."""
+
+    reward: float
+    parts: Mapping[str, float]
+    accuracy: float
+    flops: int
+    params: int
+
+
+class ChannelPruningEnv(gym.Env[Observation, Action]):
+    """Walks a network group by group; an action is the sparsity of one group.
+
+    An action in [0, 1] asks for a sparsity. It is rounded to whole channels and clipped to the
+    bounds of the group and to what the budget still allows; ``info["executed"]`` is what was done.
+    The reward is 0 until the last step, then that of the compact, repaired network.
+
+    Args:
+        model: Any trained network that gives class scores. It is not modified.
+        data: Calibration samples and the mini split that rewards are paid on.
+        criterion: Ranks channels; a name or an object.
+        reward: A name, weights by name, or a function of ``RewardContext``.
+        budget: What may be left of the cost; no limit if None.
+        settings: Everything else.
+        render_mode: ``ansi`` for a table, ``rgb_array`` for a picture.
+
+    Raises:
+        ValueError: Something does not fit; the message says what was given and what would do.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 (declared so by Gymnasium)
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 4,
+    }
+    feature_names = FEATURE_NAMES
+
+    def __init__(  # noqa: PLR0913 (gymnasium.make passes render_mode beside our own six)
+        self,
+        *,
+        model: nn.Module,
+        data: PruningData,
+        criterion: str | Criterion = "l2",
+        reward: str | Reward | Mapping[str, float] = "accuracy",
+        budget: Budget | None = None,
+        settings: EnvSettings | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode {render_mode!r} does not exist; choose ansi, rgb_array")
+        self.render_mode = render_mode
+        self.settings = settings or EnvSettings()
+        self.budget = budget
+        # The graph refuses a model without parameters.
+        self.data = data = data.to(next((p.device for p in model.parameters()), "cpu"))
+        self._reward = make_reward(reward)
+        self.graph = ChannelGraph(
+            model,
+            data.calibration.inputs[:2],
+            ignore=self.settings.ignore,
+            round_to=self.settings.round_to,
+        )
+        self.keeper = BudgetKeeper(self.graph, budget, min_keep=self.settings.min_keep)
+        self.evaluator = Evaluator(
+            data.validation, batch=self.settings.batch, precision=self.settings.precision
+        )
+        self._original_logits = self.evaluator.logits(model)
+        self.pruner = Pruner(
+            self.graph,
+            data.calibration,
+            make_criterion(criterion),
+            repair=self.settings.repair,
+        )
+        target = budget.target() if budget else 1.0
+        self._observer = Observer(self.graph, target=target)
+        self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURE_NAMES),), np.float32)
+        self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
+        self._outcomes: dict[tuple[int, ...], Outcome] = {}
+        self._decided: dict[str, int] = {}
+        self._last_sparsity = 0.0
+
+    @override
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed, options=options)
+        self._decided = {}
+        self._last_sparsity = 0.0
+        return self._observe(), {}
+
+    @override
+    def step(self, action: Action) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
+        if len(self._decided) == len(self.graph.groups):
+            raise RuntimeError("the episode is over; call reset() first")
+        group = self.graph.groups[len(self._decided)]
+        asked = float(np.asarray(action, dtype=np.float64).reshape(-1)[0])
+        if not np.isfinite(asked):
+            raise ValueError(f"the action is {asked}; give a sparsity from 0 to 1")
+        count = self._executed_count(group, asked)
+        self._decided[group.name] = count
+        self._last_sparsity = 1.0 - count / group.channels
+        cost = self.graph.cost(self._decided)
+        info: dict[str, Any] = {
+            "group": group.name,
+            "asked": asked,
+            "executed": self._last_sparsity,
+            "kept": count,
+            "flops": cost.flops,
+            "params": cost.params,
+        }
+        is_last = len(self._decided) == len(self.graph.groups)
+        reward = 0.0
+        if is_last:
+            reward, ending = self._finish()
+            info |= ending
+        return self._observe(), reward, is_last, False, info
+
+    @override
+    def render(self) -> Any:
+        if self.render_mode == "ansi":
+            return tabulate(self.graph, self._decided)
+        if self.render_mode == "rgb_array":
+            return draw(self.graph, self._decided)
+        return None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many channels the groups decided so far keep."""
+        return dict(self._decided)
+
+    def evaluate(self, counts: Mapping[str, int]) -> Outcome:
+        """What these numbers of channels come to, without an episode.
+
+        Raises:
+            ValueError: A group does not exist or cannot keep that many.
+        """
+        return self._outcome(counts)[0]
+
+    def pay(self, compact: nn.Module, counts: Mapping[str, int]) -> Outcome:
+        """What a network with these numbers of channels comes to, however it was repaired.
+
+        Raises:
+            ValueError: The reward is no finite number.
+        """
+        with torch.no_grad():
+            return self._pay(compact, counts)
+
+    def policy(self, counts: Mapping[str, int], *, seed: int = 0) -> Policy:
+        """The policy that keeps the best channels of every group, that many."""
+        return make_policy(
+            self.graph,
+            self.pruner.plan.kept(counts),
+            criterion=self.pruner.criterion.name,
+            budget={n: r for n, (_, r) in self.budget.limits().items()} if self.budget else {},
+            seed=seed,
+        )
+
+    def _executed_count(self, group: ChannelGroup, asked: float) -> int:
+        wanted = kept_count(group.channels, sparsity=min(max(asked, 0.0), 1.0))
+        allowed = self.keeper.allowed(group, self._decided)
+        most = [c for c in allowed if c <= self.settings.max_keep * group.channels + 1e-9]
+        # Of two numbers equally near, the larger.
+        return min(reversed(most or allowed[:1]), key=lambda count: abs(count - wanted))
+
+    def _observe(self) -> Observation:
+        return self._observer.observe(
+            len(self._decided), self._decided, last_sparsity=self._last_sparsity
+        )
+
+    def _finish(self) -> tuple[float, dict[str, Any]]:
+        outcome, seconds = self._outcome(self._decided)
+        full = self.graph.cost()
+        return outcome.reward, {
+            "accuracy": outcome.accuracy,
+            "reward_parts": dict(outcome.parts),
+            "flops": outcome.flops,
+            "flops_ratio": outcome.flops / full.flops,
+            "params": outcome.params,
+            "params_ratio": outcome.params / full.params,
+            "counts": dict(self._decided),
+            "seconds": seconds,
+            "policy": self.policy(self._decided),
+        }
+
+    def _outcome(self, counts: Mapping[str, int]) -> tuple[Outcome, dict[str, float]]:
+        key = tuple(counts.get(group.name, group.channels) for group in self.graph.groups)
+        if key in self._outcomes:
+            return self._outcomes[key], dict.fromkeys(
+                ("select", "compact", "repair", "evaluate"), 0.0
+            )
+        with torch.no_grad():
+            pruned = self.pruner.prune(counts)
+            started = time.perf_counter()
+            outcome = self._pay(pruned.model, counts)
+        seconds = {**pruned.seconds, "evaluate": time.perf_counter() - started}
+        self._outcomes[key] = outcome
+        return outcome, seconds
+
+    def _pay(self, compact: nn.Module, counts: Mapping[str, int]) -> Outcome:
+        cost = self.graph.cost(counts)
+        context = RewardContext(
+            compact=compact,
+            original=self.graph.model,
+            evaluator=self.evaluator,
+            original_logits=self._original_logits,
+            calibration=self.data.calibration,
+            layers=tuple(dict.fromkeys(p.module for g in self.graph.groups for p in g.producers)),
+            counts=counts,
+            cost=cost,
+            original_cost=self.graph.cost(),
+            seed=self.settings.seed,
+        )
+        parts: Mapping[str, float] = {}
+        if isinstance(self._reward, WeightedSum):
+            parts = self._reward.values(context)
+            reward = self._reward.total(parts)
+        else:
+            reward = float(self._reward(context))
+        if not np.isfinite(reward):
+            raise ValueError(f"the reward is {reward}; a reward must give a finite number")
+        return Outcome(
+            reward=reward,
+            parts=parts,
+            accuracy=context.accuracy,
+            flops=cost.flops,
+            params=cost.params,
+        )

@@ -1,0 +1,160 @@
+"""From numbers of channels to a compact, repaired network."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from amc_env.calibration import Calibration, calibrate
+from amc_env.calibration.rows import RowSampling
+from amc_env.criteria import Criterion, channel_scores
+from amc_env.criteria.ranking import ranking
+from amc_env.data import Split
+from amc_env.devices import fastest_layout, has_bfloat16_units
+from amc_env.repair.norms import reestimate_norms_
+from amc_env.repair.plan import (
+    DEFAULT_RIDGE,
+    Keep,
+    Reconstruction,
+    repaired_layers,
+)
+from amc_env.repair.sequential import SequentialSettings, repair_sequentially_
+from amc_env.structure import ChannelGraph
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairSettings:
+    """How weights are repaired.
+
+    Attributes:
+        sampled_positions: Random output positions of each map that count; all if None.
+        ridge: Pull towards the original weights, relative to the mean square of an input.
+        batch: Calibration samples that run together.
+        sequential: Whether every episode repairs layer by layer on what the pruned network really
+            computes: better by far on narrow networks, and slower.
+        match_residual_sums: Whether that repair aims at the original sums of residual blocks.
+        norm_samples: Calibration samples on which batch norms' statistics are estimated again
+            after the plain repair, so that what a sequential repair would put right
+            does not hide what a policy is worth; none if 0.
+        seed: Draws the positions, and what criteria draw.
+    """
+
+    sampled_positions: int | None = 64
+    ridge: float = DEFAULT_RIDGE
+    batch: int = 50
+    sequential: bool = False
+    match_residual_sums: bool = False
+    norm_samples: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.norm_samples < 0 or (self.sequential and self.norm_samples):
+            raise ValueError(
+                f"norm_samples is {self.norm_samples}; give 0 or more, and 0 where "
+                "every repair is sequential"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pruned:
+    """A compact network, the channels that it keeps, and the seconds that its making took."""
+
+    model: nn.Module
+    kept: dict[str, Tensor]
+    seconds: dict[str, float]
+
+
+class Pruner:
+    """Calibrates, scores and factors once; then any numbers of channels are a matter of moments.
+
+    Args:
+        graph: The structure of the model.
+        samples: Calibration samples.
+        criterion: Ranks the channels of each group.
+        repair: How weights are repaired.
+    """
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        samples: Split,
+        criterion: Criterion,
+        *,
+        repair: RepairSettings | None = None,
+    ) -> None:
+        self.graph = graph
+        self.criterion = criterion
+        self._settings = repair or RepairSettings()
+        self._sampling = RowSampling(
+            positions=self._settings.sampled_positions, seed=self._settings.seed
+        )
+        self._norm_samples = fastest_layout(samples.inputs[: self._settings.norm_samples])
+        self.calibration: Calibration = calibrate(
+            graph.model,
+            samples.inputs.split(self._settings.batch),
+            layers=repaired_layers(graph),
+            labels=samples.labels,
+            sampling=self._sampling,
+        )
+        self._orders = {
+            group.name: ranking(channel_scores(criterion, group, self.calibration))
+            for group in graph.groups
+        }
+        self.plan = Reconstruction(
+            graph,
+            self.calibration,
+            self._orders,
+            ridge=self._settings.ridge,
+            takes_grams=True,
+        )
+
+    def prune(self, keep: Mapping[str, Keep]) -> Pruned:
+        """The compact network with those channels of every group, its readers repaired.
+
+        A number keeps the best so many; indices keep those.
+        """
+        marks = [time.perf_counter()]
+        kept = self.plan.kept(keep)
+        marks.append(time.perf_counter())
+        compact = self.graph.compact(kept)
+        marks.append(time.perf_counter())
+        self.plan.apply_(compact, kept)
+        if self._settings.sequential:
+            self._repair_sequentially_(compact, kept)
+        elif self._settings.norm_samples:
+            self._reestimate_norms_(compact)
+        marks.append(time.perf_counter())
+        names = ("select", "compact", "repair")
+        seconds = {
+            name: after - before
+            for name, before, after in zip(names, marks, marks[1:], strict=False)
+        }
+        return Pruned(model=compact, kept=kept, seconds=seconds)
+
+    def prune_sequentially(self, keep: Mapping[str, Keep]) -> nn.Module:
+        """As ``prune``, each layer repaired on what the pruned network really gives it: slower."""
+        kept = self.plan.kept(keep)
+        compact = self.graph.compact(kept)
+        self.plan.apply_(compact, kept)
+        self._repair_sequentially_(compact, kept)
+        return compact
+
+    def _repair_sequentially_(self, compact: nn.Module, kept: Mapping[str, Tensor]) -> None:
+        repair_sequentially_(
+            compact,
+            self.graph,
+            kept,
+            self.calibration.batches,
+            settings=SequentialSettings(
+                sampling=self._sampling,
+                ridge=self._settings.ridge,
+                match_residual_sums=self._settings.match_residual_sums,
+            ),
+        )
+
+    def _reestimate_norms_(self, compact: nn.Module) -> None:
+        device = self._norm_samples.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16_units(device)):
+            reestimate_norms_(compact, [self._norm_samples])

@@ -1,0 +1,119 @@
+import hashlib
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import CIFAR10
+
+from amc_env.data.datasets import DATASETS, digits, load_dataset
+
+PLAIN = {"mean": (0.0, 0.0, 0.0), "deviation": (1.0, 1.0, 1.0)}
+
+
+def test_digits_are_stratified_and_apart() -> None:
+    data = digits()
+    assert len(data.train) + len(data.test) == 1797
+    assert data.classes == 10
+    assert max(data.test.labels.bincount()) - min(data.test.labels.bincount()) <= 6
+    whole = torch.cat([data.train.inputs, data.test.inputs]).flatten(1)
+    assert len(whole.unique(dim=0)) == 1797
+
+
+def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="data 'digit' does not exist; the nearest is 'digits'"):
+        load_dataset("digit")
+    with pytest.raises(ValueError, match=r"no .npz file .*none.npz"):
+        load_dataset("arrays", {"path": f"{tmp_path}/none.npz"})
+    with pytest.raises(ValueError, match=r"no folder .*train"):
+        load_dataset("image_folder", {"path": f"{tmp_path}"})
+    with pytest.raises(ValueError, match="cannot take"):
+        load_dataset("digits", {"shuffle": True})
+    assert set(DATASETS) == {"digits", "cifar10", "cifar100", "arrays", "image_folder"}
+
+
+def write_image(path: Path, colour: tuple[int, int, int], size: tuple[int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+def test_folders_of_images_are_classes_in_their_order(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write_image(tmp_path / part / "cat" / "one.png", (255, 0, 51), (9, 7))
+        write_image(tmp_path / part / "dog" / "one.png", (0, 102, 0), (5, 12))
+    write_image(tmp_path / "train" / "dog" / "two.png", (0, 204, 0), (8, 8))
+    data = load_dataset("image_folder", {"path": f"{tmp_path}", "size": 6, **PLAIN})
+    assert data.train.inputs.shape == (3, 3, 6, 6)
+    assert data.train.labels.tolist() == [0, 1, 1]
+    assert data.test.labels.tolist() == [0, 1]
+    torch.testing.assert_close(
+        data.train.inputs[:, :, 2, 3].T,
+        torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.4, 0.8], [0.2, 0.0, 0.0]]),
+    )
+
+
+def test_folders_of_other_classes_are_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "train" / "cat" / "one.png", (0, 0, 0), (4, 4))
+    write_image(tmp_path / "train" / "dog" / "one.png", (0, 0, 0), (4, 4))
+    write_image(tmp_path / "test" / "dog" / "one.png", (0, 0, 0), (4, 4))
+    with pytest.raises(ValueError, match="not the same classes; cat is in one of them only"):
+        load_dataset("image_folder", {"path": f"{tmp_path}"})
+
+
+def test_cifar_is_read_as_torchvision_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    pixels = np.zeros((2, 3, 32, 32), np.uint8)
+    pixels[1, 2, 4, 5] = 255
+
+    def written(name: str, content: dict[str, object]) -> str:
+        (folder / name).write_bytes(pickle.dumps(content))
+        return hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    flat = pixels.reshape(2, -1)
+    monkeypatch.setattr(
+        CIFAR10, "train_list", [["a", written("a", {"data": flat, "labels": [3, 7]})]]
+    )
+    monkeypatch.setattr(
+        CIFAR10, "test_list", [["b", written("b", {"data": flat[1:], "labels": [1]})]]
+    )
+    names = {"label_names": ["plane"]}
+    monkeypatch.setitem(CIFAR10.meta, "md5", written("batches.meta", names))
+    data = load_dataset("cifar10", {"path": f"{tmp_path}", **PLAIN})
+    assert torch.equal(data.train.inputs, torch.from_numpy(pixels) / 255)
+    assert data.train.labels.tolist() == [3, 7]
+    assert data.test.inputs[0, 2, 4, 5] == 1.0
+    assert data.test.labels.tolist() == [1]
+
+
+def test_a_download_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CIFAR10, "url", (tmp_path / "nowhere.tar.gz").as_uri())
+    with pytest.raises(ValueError, match=r"CIFAR10 is not in .* could not be downloaded \("):
+        load_dataset("cifar10", {"path": f"{tmp_path}"})
+
+
+IMAGES, LABELS = np.zeros((4, 5, 6, 3), np.uint8), np.arange(4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_x": IMAGES / 2}, r"images are float64 \(4, 5, 6, 3\) with 4 labels; give bytes"),
+        ({"test_x": IMAGES[0]}, r"images are uint8 \(5, 6, 3\) with 4 labels; give bytes"),
+        ({"train_y": LABELS[:3]}, "with 3 labels; give bytes .* and a label for each"),
+        ({"test_x": IMAGES[..., :1]}, "images have 1 channels, but mean is"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(
+    tmp_path: Path, change: dict[str, np.ndarray], message: str
+) -> None:
+    parts = {"train_x": IMAGES, "train_y": LABELS, "test_x": IMAGES, "test_y": LABELS}
+    np.savez(tmp_path / "good.npz", **parts)
+    assert load_dataset("arrays", {"path": f"{tmp_path}/good.npz"}).train.inputs.shape[1] == 3
+    np.savez(tmp_path / "bad.npz", **{**parts, **change})
+    with pytest.raises(ValueError, match=message):
+        load_dataset("arrays", {"path": f"{tmp_path}/bad.npz"})

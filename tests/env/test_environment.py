@@ -1,0 +1,229 @@
+import subprocess
+import sys
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pruning import samples, tiny, tiny_data, tiny_env
+from stable_baselines3 import PPO, TD3
+from stable_baselines3.common.env_checker import check_env as check_env_sb3
+
+import amc_env
+from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, RepairSettings, Split
+
+SETTINGS = EnvSettings(repair=RepairSettings(batch=24), precision="float32")
+HALF = Budget(flops=0.5)
+
+
+def run(env: Any, actions: list[float], *, seed: int | None = None) -> list[tuple[Any, ...]]:
+    steps: list[tuple[Any, ...]] = [(env.reset(seed=seed)[0].tolist(),)]
+    for action in actions:
+        seen, reward, terminated, truncated, info = env.step(np.array([action], np.float32))
+        told = {k: v for k, v in info.items() if k != "seconds"}
+        steps.append((seen.tolist(), reward, terminated, truncated, told))
+    return steps
+
+
+@pytest.mark.filterwarnings("ignore:.*We recommend you to use a symmetric and normalized.*")
+def test_both_checkers_pass() -> None:
+    env = tiny_env(budget=HALF)
+    check_env(env, skip_render_check=True)
+    check_env_sb3(env)
+
+
+def test_rendered_environments_pass_the_checker_too() -> None:
+    check_env(tiny_env(budget=HALF, render_mode="rgb_array"), skip_render_check=True)
+
+
+def make(**changes: Any) -> gym.Env[Any, Any]:
+    given = {"model": tiny(), "data": tiny_data(), "budget": HALF, "settings": SETTINGS}
+    return gym.make("AMC/ChannelPruning-v0", **{**given, **changes})
+
+
+def test_gymnasium_makes_and_wraps_it() -> None:
+    env = gym.wrappers.RescaleAction(make(), np.float32(-1), np.float32(1))
+    env.reset(seed=0)
+    *_, info = env.step(np.array([0.0], np.float32))
+    assert info["asked"] == pytest.approx(0.5)
+    assert env.unwrapped.feature_names[0] == "index"
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_vectors_of_environments_run(mode: str) -> None:
+    given = {
+        "model": tiny(),
+        "data": tiny_data(),
+        "budget": HALF,
+        "settings": SETTINGS,
+        "reward": "loss",
+    }
+    vector = gym.make_vec(
+        "AMC/ChannelPruning-v0",
+        num_envs=2,
+        vectorization_mode=mode,
+        **given,
+    )
+    vector.reset(seed=[0, 1])
+    for _ in range(3):
+        _, rewards, done, _, info = vector.step(np.array([[0.3], [0.6]], np.float32))
+    assert done.all()
+    assert (info["flops_ratio"] <= 0.5).all()
+    assert rewards[0] != rewards[1]
+    vector.close()
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.lists(st.floats(-0.5, 1.5, width=32), min_size=3, max_size=3))
+def test_any_actions_end_within_budget_and_are_told_as_executed(actions: list[float]) -> None:
+    env = SHARED
+    *_, last = run(env, actions)
+    _, reward, terminated, truncated, info = last
+    assert terminated
+    assert not truncated
+    assert info["flops_ratio"] <= 0.5
+    assert np.isfinite(reward)
+    for group in env.graph.groups:
+        assert 0.2 * group.channels - 1e-9 <= info["counts"][group.name] <= group.channels
+    compact = info["policy"].apply(env.graph.model)
+    assert sum(p.numel() for p in compact.parameters()) == info["params"]
+
+
+SHARED = tiny_env(budget=HALF)
+
+
+def test_the_executed_sparsity_is_of_whole_channels() -> None:
+    env = tiny_env()
+    *_, first = run(env, [0.3])
+    info = first[4]
+    assert info["group"] == env.graph.groups[0].name
+    assert info["kept"] == 6  # ceil(0.7 * 8)
+    assert info["executed"] == 1 - 6 / 8
+    seen = dict(zip(env.feature_names, first[0], strict=True))
+    assert seen["last_sparsity"] == 0.25
+    assert seen["flops_removed"] == pytest.approx(
+        1 - env.graph.cost(env.counts).flops / env.graph.cost().flops
+    )
+
+
+def test_the_same_seed_gives_the_same_trajectory() -> None:
+    actions = [0.3, 0.7, 0.1]
+    first = run(tiny_env(budget=HALF), actions, seed=3)
+    env = tiny_env(budget=HALF)
+    run(env, [0.9, 0.1, 0.4], seed=1)
+    assert run(env, actions, seed=3) == first
+    # A policy that comes again is not evaluated again, and is the same.
+    assert run(env, actions, seed=3) == first
+
+
+@pytest.mark.slow
+def test_a_fresh_process_gives_the_same_trajectory() -> None:
+    code = (
+        "from pruning import tiny_env; from amc_env import Budget; from test_env import run; "
+        "import torch; torch.set_num_threads(1); "
+        "s = run(tiny_env(budget=Budget(flops=0.5)), [0.3, 0.7, 0.1], seed=3); "
+        "print(s[-1][1], s[-1][4]['counts'])"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONPATH": ":".join(p for p in sys.path if p), "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1
+
+
+def test_seconds_are_told_by_phase() -> None:
+    env = tiny_env(budget=HALF)
+    env.reset()
+    for _ in range(3):
+        *_, info = env.step(np.array([0.5], np.float32))
+    assert set(info["seconds"]) == {"select", "compact", "repair", "evaluate"}
+    assert all(second >= 0 for second in info["seconds"].values())
+
+
+@pytest.mark.parametrize("algorithm", [PPO, TD3])
+@pytest.mark.filterwarnings("ignore:.*We recommend you to use a symmetric and normalized.*")
+def test_stable_baselines3_learners_run_unmodified(algorithm: type) -> None:
+    options = {"n_steps": 16, "batch_size": 16} if algorithm is PPO else {"learning_starts": 8}
+    model = algorithm("MlpPolicy", tiny_env(budget=HALF), seed=0, device="cpu", **options)
+    model.learn(32)
+    assert model.num_timesteps == 32
+
+
+def test_pictures_show_what_was_decided() -> None:
+    env = tiny_env(budget=HALF, render_mode="rgb_array")
+    env.reset()
+    before = env.render()
+    env.step(np.array([0.5], np.float32))
+    after = env.render()
+    assert before.dtype == after.dtype == np.uint8
+    assert before.shape == after.shape
+    assert (before != after).any()
+    told = tiny_env(render_mode="ansi")
+    told.reset()
+    told.step(np.array([0.5], np.float32))
+    assert "stem" in told.render()
+    assert "multiply-accumulates" in told.render()
+
+
+def test_bounds_of_the_settings_hold() -> None:
+    env = tiny_env(settings=EnvSettings(min_keep=0.5, max_keep=0.75, precision="float32"))
+    *_, last = run(env, [0.0, 1.0, 0.0])
+    for group in env.graph.groups:
+        assert 0.5 <= last[4]["counts"][group.name] / group.channels <= 0.75
+
+
+def test_mistakes_are_refused_in_one_sentence() -> None:
+    with pytest.raises(ValueError, match="with every group at its least"):
+        make(budget=Budget(flops=0.001))
+    with pytest.raises(
+        ValueError, match="reward 'acuracy' does not exist; the nearest is 'accuracy'"
+    ):
+        make(reward="acuracy")
+    with pytest.raises(ValueError, match="criterion 'l3' does not exist"):
+        make(criterion="l3")
+    with pytest.raises(ValueError, match=r"min_keep is 0\.9 and max_keep is 0\.5"):
+        EnvSettings(min_keep=0.9, max_keep=0.5)
+    with pytest.raises(ValueError, match="precision 'half' does not exist"):
+        make(settings=EnvSettings(precision="half"))
+    with pytest.raises(ValueError, match="render_mode 'human' does not exist"):
+        ChannelPruningEnv(model=tiny(), data=tiny_data(), render_mode="human")
+    beyond = Split(inputs=samples(12).inputs, labels=torch.arange(12))
+    with pytest.raises(ValueError, match="scores of 4 classes, but there is a label 11"):
+        make(data=PruningData(calibration=samples(12), validation=beyond))
+    wide = Split(inputs=torch.randn(4, 2, 8, 8), labels=torch.arange(4))
+    with pytest.raises(ValueError, match=r"cannot run|channels"):
+        make(data=PruningData(calibration=wide, validation=wide))
+    with pytest.raises(ValueError, match="the reward is nan"):
+        run(make(reward=lambda _: float("nan")).unwrapped, [0.5] * 3)
+    env = tiny_env()
+    env.reset()
+    with pytest.raises(ValueError, match="the action is nan"):
+        env.step(np.array([np.nan], np.float32))
+    run(env, [0.5] * len(env.graph.groups))
+    with pytest.raises(RuntimeError, match="the episode is over"):
+        env.step(np.array([0.5], np.float32))
+
+
+def test_activations_that_are_no_numbers_are_refused() -> None:
+    model = tiny()
+    with torch.no_grad():
+        model.wide.weight[0, 0, 0, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"NaN or infinite"):
+        ChannelPruningEnv(model=model, data=tiny_data(), settings=SETTINGS)
+
+
+def test_importing_the_package_brings_no_learner_along() -> None:
+    code = "import sys, amc_env; print('stable_baselines3' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert amc_env.ChannelPruningEnv is ChannelPruningEnv

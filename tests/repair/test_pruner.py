@@ -1,0 +1,60 @@
+import pytest
+import torch
+from pruning import samples, tiny
+from torch import Tensor
+
+from amc_env import ChannelGraph, RepairSettings
+from amc_env.criteria import make_criterion
+from amc_env.repair.pruner import Pruner
+
+COUNTS = {"stem": 5, "wide": 7}
+
+
+def pruner(**settings: int) -> Pruner:
+    split = samples(24)
+    return Pruner(
+        ChannelGraph(tiny(), split.inputs[:2]),
+        split,
+        make_criterion("l2"),
+        repair=RepairSettings(**settings),
+    )
+
+
+def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.mean((0, 2, 3)), x.var((0, 2, 3))
+
+
+def test_norms_are_estimated_again_on_the_first_calibration_samples() -> None:
+    plain, settled = pruner().prune(COUNTS).model, pruner(norm_samples=10).prune(COUNTS).model
+    with torch.no_grad():
+        mean, variance = statistics(settled.stem(samples(24).inputs[:10]))
+    # Machines with units for it do this in bfloat16.
+    assert torch.allclose(settled.norm.running_mean, mean, atol=2e-2)
+    assert torch.allclose(settled.norm.running_var, variance, rtol=3e-2)
+    assert not torch.allclose(plain.norm.running_mean, mean, atol=2e-2)
+
+
+def test_the_sequential_repair_does_without_them() -> None:
+    plain, settled = (
+        pruner(norm_samples=n).prune_sequentially(COUNTS).state_dict() for n in (0, 10)
+    )
+    assert all(torch.equal(plain[name], settled[name]) for name in plain)
+
+
+def test_indices_are_kept_as_well_as_numbers() -> None:
+    made = pruner()
+    kept = made.prune(COUNTS).kept
+    by_number, by_index = made.prune(COUNTS).model, made.prune(kept).model
+    state = by_index.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in by_number.state_dict().items())
+    other = made.prune({"stem": [7, 0, 3]})
+    assert other.kept["stem"].tolist() == [0, 3, 7]
+    assert other.model.stem.out_channels == 3
+
+
+@pytest.mark.parametrize(
+    "settings", [{"norm_samples": -1}, {"norm_samples": 5, "sequential": True}]
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="give 0 or more, and 0 where every repair is sequential"):
+        RepairSettings(**settings)
