@@ -52,5 +52,5 @@ def make_criterion(
         if options:
             raise ValueError(f"options {dict(options)} come with a criterion made already")
         return criterion
-    makers = with_installed(CRITERIA, ENTRY_POINTS)
+    makers = with_installed("criterion", CRITERIA, ENTRY_POINTS)
     return make_by_name("criterion", criterion, makers, options)

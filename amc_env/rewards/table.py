@@ -41,4 +41,4 @@ def make_reward(
         if not callable(reward):
             raise ValueError(f"reward is {reward!r}; give a name, weights by name, or a function")
         return reward
-    return make_by_name("reward", reward, with_installed(REWARDS, ENTRY_POINTS), options)
+    return make_by_name("reward", reward, with_installed("reward", REWARDS, ENTRY_POINTS), options)
