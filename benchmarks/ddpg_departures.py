@@ -1,8 +1,8 @@
 """What departures from AMC's DDPG do to the quickstart's search: ours undone, and some more.
 
 The network, the data and the budget are those of ``uv run train_agent.py``; the reward is the
-negative cross-entropy on the mini split. Every search is repeated with several seeds of the agent.
-Writes a table in Markdown.
+negative cross-entropy on the validation split. Every search is repeated with several seeds of the
+agent. Writes a table in Markdown.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from amc_env.env.environment import Action, Observation
 from pipeline import stages
 from pipeline.config import RunConfig
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 LAST = 20
 
 

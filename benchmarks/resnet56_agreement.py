@@ -1,8 +1,8 @@
-"""How well what an episode is paid agrees with what its policy is worth in the end, on ResNet-56.
+"""How well the reward of an episode agrees with the accuracy of the network that is kept.
 
-Every policy of ``resnet56_search.csv`` is repaired as episodes do, with and without batch norms
-estimated again; accuracy and cross-entropy on the mini split are ranked against the accuracy on the
-test images of the realised networks, which the file holds.
+Every policy of ``resnet56_search.csv`` (ResNet-56 on CIFAR-10) is repaired as in an episode, with
+and without batch norms estimated again. Accuracy and cross-entropy on the validation split are
+ranked against the test accuracy of the realised networks, which stands in the file.
 """
 
 import argparse
@@ -22,7 +22,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shared", type=Path, help="folder with data/ and models/")
     parser.add_argument("--rows", type=Path, default=Path("docs/results/resnet56_search.csv"))
-    parser.add_argument("--validation", type=int, default=1000, help="samples of the mini split")
+    parser.add_argument(
+        "--validation", type=int, default=1000, help="images of the validation split"
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -1,10 +1,10 @@
 """Half the FLOPs of ResNet-56 on CIFAR-10: agents and rewards at equal episodes.
 
-Mini split and calibration images are drawn from the original training images; accuracy is on the
-1,017 original test images, before fine-tuning: of the best episode with the plain repair that
-episodes use, and realised, as in the experiment ``cifar10_resnet56``: repaired layer by layer for
-the residual sums. Every finished search is a row of a CSV file; ``--table`` prints medians over
-seeds.
+Calibration and validation images are drawn from the original training images. Accuracy is measured
+on the 1,017 original test images, before fine-tuning, twice: with the plain repair that episodes
+use, and realised as in the experiment ``cifar10_resnet56``, where every layer is repaired in turn
+so that the residual sums are those of the original. Every finished search is a row of a CSV file;
+``--table`` prints medians over seeds.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from amc_env.repair.pruner import RepairSettings
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-AGENT_FILES = Path(__file__).resolve().parents[2] / "configs" / "agent"
+AGENT_FILES = Path(__file__).resolve().parents[1] / "configs" / "agent"
 COLUMNS = (
-    "agent", "reward", "seed", "episodes", "validation", "flops", "mini", "test", "test_realised",
-    "search_s", "evaluate_s", "repair_s", "compact_s", "realise_s", "sparsities",
+    "agent", "reward", "seed", "episodes", "validation_images", "flops", "validation", "test",
+    "test_realised", "search_s", "evaluate_s", "repair_s", "compact_s", "realise_s", "sparsities",
 )  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def environment(
         criterion="reconstruction",
         reward=reward,
         budget=Budget(flops=0.5),
-        # The channels of the residual stream stay, as in the documents.
+        # The channels of the residual stream stay, as in He et al. (2018) and HRel.
         settings=EnvSettings(
             ignore=("conv1",), repair=RepairSettings(match_residual_sums=True, norm_samples=norms)
         ),
@@ -86,7 +86,7 @@ def measure(env: ChannelPruningEnv, test: Evaluator, task: tuple[str, int, int])
         "seed": str(seed),
         "episodes": str(len(result.episodes)),
         "flops": f"{realised.best.flops_ratio:.4f}",
-        "mini": f"{result.best.accuracy:.4f}",
+        "validation": f"{result.best.accuracy:.4f}",
         "test": f"{test.accuracy(result.compact):.4f}",
         "test_realised": f"{test.accuracy(realised.compact):.4f}",
         "search_s": f"{seconds:.0f}",
@@ -101,19 +101,19 @@ def table(path: Path) -> str:
     with path.open() as file:
         rows = list(csv.DictReader(file))
     columns = (
-        "agent", "reward", "seeds", "episodes", "images", "FLOPs", "mini", "test", "realised",
+        "agent", "reward", "seeds", "episodes", "images", "MACs", "validation", "test", "realised",
         "evaluate / repair / compact, ms",
     )  # fmt: skip
     lines = [
         "| " + " | ".join(columns) + " |",
         "| --- | --- |" + " --: |" * (len(columns) - 2),
     ]
-    named = ("agent", "reward", "episodes", "validation")
+    named = ("agent", "reward", "episodes", "validation_images")
     keys = dict.fromkeys(tuple(row[name] for name in named) for row in rows)
     for key in keys:
         mine = [row for row in rows if tuple(row[name] for name in named) == key]
         cells = [*key[:2], str(len(mine)), *key[2:], _middle(mine, "flops")]
-        cells += [_middle(mine, name) for name in ("mini", "test", "test_realised")]
+        cells += [_middle(mine, name) for name in ("validation", "test", "test_realised")]
         phases = ("evaluate_s", "repair_s", "compact_s")
         cells.append(" / ".join(_milliseconds(mine, phase) for phase in phases))
         lines.append("| " + " | ".join(cells) + " |")
@@ -140,7 +140,9 @@ def main() -> None:
     parser.add_argument("--reward", default="accuracy")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--episodes", type=int, default=400)
-    parser.add_argument("--validation", type=int, default=1000, help="samples of the mini split")
+    parser.add_argument(
+        "--validation", type=int, default=1000, help="images of the validation split"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
@@ -153,7 +155,7 @@ def main() -> None:
     for seed in options.seeds:
         for agent in options.agents:
             row = measure(env, test, (agent, seed, options.episodes))
-            row |= {"reward": options.reward, "validation": str(options.validation)}
+            row |= {"reward": options.reward, "validation_images": str(options.validation)}
             print(row, flush=True)
             is_new = not options.out.exists()
             with options.out.open("a", newline="") as file:
