@@ -111,7 +111,7 @@ def full_cost(model: nn.Module, structure: Structure) -> CostPoint:
             group: frozenset(
                 number
                 for number, layer in enumerate(structure.layers)
-                if not tensors.isdisjoint((layer.weight, *layer.tensors))
+                if not tensors.isdisjoint(layer.tensors)
             )
             for group, tensors in tensors_of.items()
         },
@@ -142,10 +142,11 @@ def _union(sets: Mapping[str, frozenset[_T]], names: Iterable[str]) -> frozenset
 
 
 def _layer_cost(layer: LayerUse, numel: Mapping[str, int]) -> LayerCost:
+    weights = prod(layer.shape) if layer.weight is None else numel[layer.weight]
     return LayerCost(
         name=layer.name,
         kind=layer.kind,
-        flops=numel[layer.weight] * layer.uses,
+        flops=weights * layer.uses,
         params=sum(numel[tensor] for tensor in layer.tensors),
     )
 

@@ -10,7 +10,7 @@ from amc_env.structure.analysis import analyse
 from amc_env.structure.costs import CostPoint, full_cost
 from amc_env.structure.cutting import cut_channels, keep_mask
 from amc_env.structure.grouping import Rounding
-from amc_env.structure.records import ChannelGroup, Cost, FrozenGroup, Share
+from amc_env.structure.records import ChannelGroup, Cost, FrozenGroup, LayerUse, Share
 
 _OPAQUE = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -65,6 +65,11 @@ class ChannelGraph:
     def frozen(self) -> tuple[FrozenGroup, ...]:
         """The output channels that cannot be cut, each with the reason."""
         return self._structure.frozen
+
+    @property
+    def layers(self) -> tuple[LayerUse, ...]:
+        """The convolution and linear layers that run, in execution order."""
+        return self._structure.layers
 
     def group(self, name: str) -> ChannelGroup:
         """The group of this name.

@@ -57,6 +57,41 @@ class FlattenNet(nn.Module):
         return self.head(F.dropout(F.relu(self.hidden(self.body(x))), training=self.training))
 
 
+class BareWeights(nn.Module):
+    """Layers whose weights are parameters of the network itself, or of a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(0.3 * torch.randn(8, 1, 3, 3))
+        self.bias = nn.Parameter(torch.randn(8))
+        self.others = nn.ParameterList(
+            [0.2 * torch.randn(12, 4, 3, 3), 0.2 * torch.randn(12, 10, 1, 1)]
+        )
+        self.mid = nn.Conv2d(10, 9, 1)
+        self.inner = nn.Parameter(0.3 * torch.randn(9, 6))
+        self.weight = nn.Parameter(0.3 * torch.randn(7, 6))
+        self.outer = nn.Parameter(0.3 * torch.randn(5, 7))
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.first, self.bias, padding=1).relu()
+        x = F.conv2d(x, self.others[0], groups=2, stride=2).relu()
+        x = F.conv_transpose2d(x, self.others[1]).relu()
+        x = (self.mid(x).relu().flatten(2).mT @ self.inner).relu()
+        x = F.linear(x.mean(1), self.weight).relu()
+        return self.head((x @ self.outer.t()).relu())
+
+
+def _einsum(net: nn.Module, x: Tensor) -> Tensor:
+    x = torch.einsum("bchw,oc->bohw", x, net.first).relu()
+    return torch.einsum("...c,cd->...d", x.movedim(1, -1), net.second).movedim(-1, 1)
+
+
+def _matrix_on_the_left(net: nn.Module, x: Tensor) -> Tensor:
+    y = (net.matrix @ x.flatten(2)).relu()
+    return net.out(y.view(*y.shape[:2], *x.shape[2:]))
+
+
 def _squeeze_excite(net: nn.Module, x: Tensor) -> Tensor:
     gate = net.up(F.silu(net.down(x.mean((2, 3), keepdim=True))))
     return net.out(x * torch.sigmoid(gate))
@@ -201,6 +236,22 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (2, 3, 8, 8),
     ),
+    "einsum": (
+        lambda: Net(
+            _einsum,
+            7,
+            first=nn.Parameter(torch.randn(6, 8) / 3),
+            second=nn.Parameter(torch.randn(6, 7) / 3),
+        ),
+        (2, 3, 8, 8),
+    ),
+    "matrix on the left": (
+        lambda: Net(
+            _matrix_on_the_left, 6, matrix=nn.Parameter(torch.randn(7, 8) / 3), out=conv(7, 6)
+        ),
+        (2, 3, 8, 8),
+    ),
+    "bare weights": (BareWeights, (2, 1, 8, 8)),
     "one dimension": (Conv1dNet, (2, 4, 32)),
     "flatten": (FlattenNet, (2, 3, 8, 8)),
 }

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from amc_env import ChannelGraph
 
 ALL = {**NETWORKS, **NORMS_OVER_CHANNELS}
+# Layers that are functions of a parameter, which no hook on a module sees.
+WITHOUT_MODULES = {"einsum", "matrix on the left", "bare weights"}
 SEEDS = st.integers(0, 2**32 - 1)
 FEW = settings(max_examples=8, deadline=None, derandomize=True)
 
@@ -48,7 +50,9 @@ def test_the_analytic_cost_is_the_counted_cost(name: str, seed: int) -> None:
     kept = random_kept(graph, seed)
     compact = graph.compact(kept)
     cost = graph.cost({group: len(indices) for group, indices in kept.items()})
-    assert cost.flops == counted_flops(compact, (x,)) == hooked_flops(compact, (x,))
+    assert cost.flops == counted_flops(compact, (x,))
+    if name not in WITHOUT_MODULES:
+        assert cost.flops == hooked_flops(compact, (x,))
     assert cost.params == sum(p.numel() for p in compact.parameters())
     assert sum(layer.flops for layer in cost.layers) == cost.flops
 
@@ -87,6 +91,17 @@ EXPECTED_GROUPS = {
     "pixel shuffle": {"stem": 2, "out": 6},
     "channels last linear": {"stem": 8, "up": 12},
     "flatten": {"body.0": 6, "hidden": 10},
+    "einsum": {"stem": 8, "first": 6, "second": 7},
+    "matrix on the left": {"stem": 8, "matrix": 7, "out": 6},
+    "bare weights": {
+        "first": 4,
+        "others.0": 6,
+        "others.1": 10,
+        "mid": 9,
+        "inner": 6,
+        "weight": 7,
+        "outer": 5,
+    },
 }
 
 
