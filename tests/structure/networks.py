@@ -82,6 +82,42 @@ class BareWeights(nn.Module):
         return self.head((x @ self.outer.t()).relu())
 
 
+class SelectiveKernel(nn.Module):
+    """Two branches, stacked, added and weighed against each other by a softmax over the stack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large = conv(8, 6), nn.Conv2d(8, 6, 5, padding=2)
+        self.squeeze, self.select = nn.Conv2d(6, 4, 1), nn.Conv2d(4, 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = torch.stack([self.small(x).relu(), self.large(x).relu()], dim=1)
+        gate = self.select(self.squeeze(branches.sum(1).mean((2, 3), keepdim=True)).relu())
+        gate = gate.view(gate.shape[0], 2, gate.shape[1] // 2, 1, 1).softmax(dim=1)
+        return (branches * gate).sum(dim=1)
+
+
+def _best_branch(net: nn.Module, x: Tensor) -> Tensor:
+    values, _ = torch.stack([net.a(x), net.b(x)], dim=2).max(2)
+    return net.out(values + torch.stack([net.a(x), x]).amax(0))
+
+
+def _pyramid(net: nn.Module, x: Tensor) -> Tensor:
+    deep = net.deep(F.max_pool2d(x, 2)).relu()
+    levels = [net.lateral(x), net.lateral2(deep)]
+    sizes = [F.interpolate(level, size=x.shape[2:], mode="nearest") for level in levels]
+    return net.out(torch.stack(sizes, 0).sum(0))
+
+
+def _maxout(net: nn.Module, x: Tensor) -> Tensor:
+    y = net.wide(x)
+    return net.out(y.view(len(y), 3, y.shape[1] // 3, *y.shape[2:]).amax(1))
+
+
+def _mean_over_channels(net: nn.Module, x: Tensor) -> Tensor:
+    return net.out(net.mid(x).mean(1, keepdim=True) * x)
+
+
 def _einsum(net: nn.Module, x: Tensor) -> Tensor:
     x = torch.einsum("bchw,oc->bohw", x, net.first).relu()
     return torch.einsum("...c,cd->...d", x.movedim(1, -1), net.second).movedim(-1, 1)
@@ -234,6 +270,30 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
             6,
             out=nn.Conv2d(8, 6, 3, padding=1, padding_mode="reflect", stride=2),
         ),
+        (2, 3, 8, 8),
+    ),
+    "selective kernel": (
+        lambda: Net(lambda n, x: n.out(n.choose(x)), 7, choose=SelectiveKernel(), out=conv(6, 7)),
+        (2, 3, 8, 8),
+    ),
+    "best branch": (
+        lambda: Net(_best_branch, 6, a=conv(8, 8), b=conv(8, 8), out=conv(8, 6)),
+        (2, 3, 8, 8),
+    ),
+    "pyramid": (
+        lambda: Net(
+            _pyramid,
+            5,
+            deep=conv(8, 9),
+            lateral=nn.Conv2d(8, 6, 1),
+            lateral2=nn.Conv2d(9, 6, 1),
+            out=conv(6, 5),
+        ),
+        (2, 3, 8, 8),
+    ),
+    "maxout": (lambda: Net(_maxout, 6, wide=conv(8, 12), out=conv(4, 6)), (2, 3, 8, 8)),
+    "mean over channels": (
+        lambda: Net(_mean_over_channels, 6, mid=conv(8, 7), out=conv(8, 6)),
         (2, 3, 8, 8),
     ),
     "einsum": (

@@ -91,6 +91,11 @@ EXPECTED_GROUPS = {
     "pixel shuffle": {"stem": 2, "out": 6},
     "channels last linear": {"stem": 8, "up": 12},
     "flatten": {"body.0": 6, "hidden": 10},
+    "selective kernel": {"stem": 8, "choose.small": 6, "choose.squeeze": 4, "out": 7},
+    "best branch": {"stem": 8, "out": 6},
+    "pyramid": {"stem": 8, "deep": 9, "lateral": 6, "out": 5},
+    "maxout": {"stem": 8, "wide": 4, "out": 6},
+    "mean over channels": {"stem": 8, "out": 6},
     "einsum": {"stem": 8, "first": 6, "second": 7},
     "matrix on the left": {"stem": 8, "matrix": 7, "out": 6},
     "bare weights": {
@@ -139,6 +144,12 @@ def test_what_cannot_be_cut_is_frozen_with_the_reason() -> None:
     assert frozen["mid"].channels == 8
     assert "a cut network fails" in frozen["mid"].reason
     assert frozen["head"].reason == "they are the network's output"
+
+
+def test_a_reduction_over_the_channels_of_one_layer_needs_them_all() -> None:
+    graph = ChannelGraph(*build(NETWORKS, "mean over channels"))
+    reasons = {f.name: f.reason for f in graph.frozen}
+    assert reasons["mid"] == "mean in the model (Net) works over these channels"
 
 
 @pytest.mark.parametrize("name", NORMS_OVER_CHANNELS)
