@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Mapping
+from math import isqrt
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from amc_env import ChannelGraph
+from amc_env.structure import LayerUse
 
 
 def masked(graph: ChannelGraph, kept: Mapping[str, Tensor]) -> nn.Module:
@@ -17,29 +19,27 @@ def masked(graph: ChannelGraph, kept: Mapping[str, Tensor]) -> nn.Module:
     on the consumers' input axes are used.
     """
     model = copy.deepcopy(graph.model)
-    modules = dict(model.named_modules())
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, indices in kept.items():
         group = graph.group(name)
         gone = torch.ones(group.channels, dtype=torch.bool)
         gone[indices] = False
         for consumer in group.consumers:
-            silence_(modules[consumer.module], consumer.positions[gone].flatten())
+            layer = consumer.layer
+            silence_(tensors[layer.weight], layer, consumer.positions[gone].flatten())
     return model
 
 
 @torch.no_grad()
-def silence_(layer: nn.Module, inputs: Tensor) -> None:
-    """Set the weights of a conv or linear layer that read ``inputs`` to zero."""
-    weight = layer.weight
-    if isinstance(layer, nn.Linear):
-        weight[:, inputs] = 0
-    elif layer.transposed:
+def silence_(weight: Tensor, layer: LayerUse, inputs: Tensor) -> None:
+    """Set the entries of a layer's weight that read ``inputs`` to zero."""
+    if layer.output_dim == 1:
         weight[inputs] = 0
-    else:
-        outputs, width = weight.shape[0] // layer.groups, weight.shape[1]
-        for index in inputs.tolist():
-            part = index // width
-            weight[part * outputs : (part + 1) * outputs, index % width] = 0
+        return
+    outputs, width = weight.shape[0] // layer.groups, weight.shape[1]
+    for index in inputs.tolist():
+        part = index // width
+        weight[part * outputs : (part + 1) * outputs, index % width] = 0
 
 
 class FlopsCounter(TorchFunctionMode):
@@ -61,6 +61,12 @@ class FlopsCounter(TorchFunctionMode):
             x, weight = args[:2]
             grid = x if "transpose" in name else out
             self.total += grid.numel() * weight[0].numel()
+        elif name in {"matmul", "__matmul__", "einsum"}:
+            factors = [a for a in args if isinstance(a, Tensor)]
+            if any(isinstance(a, nn.Parameter) or a._base is not None for a in factors):
+                # Of rows times inputs and inputs times outputs over rows times outputs.
+                entries = factors[0].numel() * factors[1].numel() // out.numel()
+                self.total += out.numel() * isqrt(entries)
         elif name == "multi_head_attention_forward":
             weights = [a for a in args if isinstance(a, nn.Parameter) and a.dim() == 2]
             self.total += sum(w.numel() for w in weights) * args[0][..., 0].numel()

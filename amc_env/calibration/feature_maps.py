@@ -5,7 +5,7 @@ it keeps its shape. The map is what there is when something else reads it: the n
 pooling, a concatenation.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,10 +32,18 @@ _READERS = frozenset(
         torch.conv2d,
         torch.conv3d,
         torch.matmul,
+        Tensor.matmul,
+        Tensor.__matmul__,
         torch.bmm,
+        torch.einsum,
         torch.max_pool2d,
     }
 )
+
+_PRODUCTS = frozenset(
+    {F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm}
+)
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)  # noqa: SLF001 (the base of all convolutions)
 
 
 def feature_maps(model: nn.Module, layers: Sequence[str], batch: Tensor) -> dict[str, Tensor]:
@@ -47,12 +55,11 @@ def feature_maps(model: nn.Module, layers: Sequence[str], batch: Tensor) -> dict
     Raises:
         ValueError: A layer does not exist or did not run, or a map is not finite.
     """
-    modules = dict(model.named_modules())
-    maps = _followed(model, layers, batch)
+    followed = _followed(model, layers, batch)
     for name in layers:
-        if not maps[name].isfinite().all():
+        if not followed.maps[name].isfinite().all():
             raise ValueError(f"the maps of layer {name!r} hold NaN or infinity; check the samples")
-    return {name: _as_images(modules[name], maps[name]) for name in layers}
+    return {name: _as_images(followed.maps[name], followed.axes[name]) for name in layers}
 
 
 def map_gradients(
@@ -66,28 +73,30 @@ def map_gradients(
         ValueError: The layer does not exist or did not run.
     """
     outputs: list[Tensor] = []
-    maps = _followed(model, [layer], batch.detach().requires_grad_(), outputs)[layer]
-    module = model.get_submodule(layer)
+    followed = _followed(model, [layer], batch.detach().requires_grad_(), outputs)
+    maps, axis = followed.maps[layer], followed.axes[layer]
     # Nothing else than zeros where the output does not hang on the maps.
     (gradient,) = torch.autograd.grad(
         loss(outputs[0]), [maps], allow_unused=True, materialize_grads=True
     )
-    return _as_images(module, maps.detach()), _as_images(module, gradient)
+    return _as_images(maps.detach(), axis), _as_images(gradient, axis)
 
 
 def _followed(
     model: nn.Module, layers: Iterable[str], batch: Tensor, outputs: list[Tensor] | None = None
-) -> dict[str, Tensor]:
+) -> "_Follower":
     modules = dict(model.named_modules())
     mode = _Follower()
     handles = []
     try:
         for name in layers:
-            if name not in modules:
-                raise ValueError(f"the model has no layer {name!r}")
+            weight = _bare_weight(modules, name)
+            if weight is not None:
+                mode.expect(name, weight)
+                continue
 
-            def begin(_: nn.Module, _args: object, out: Tensor, name: str = name) -> None:
-                mode.begin(name, out)
+            def begin(layer: nn.Module, _args: object, out: Tensor, name: str = name) -> None:
+                mode.begin(name, out, axis=-1 if isinstance(layer, nn.Linear) else 1)
 
             handles.append(modules[name].register_forward_hook(begin))
         with mode:
@@ -100,7 +109,26 @@ def _followed(
     silent = [name for name in layers if name not in mode.maps]
     if silent:
         raise ValueError(f"layer {silent[0]!r} did not run on the samples")
-    return mode.maps
+    return mode
+
+
+def _bare_weight(modules: Mapping[str, nn.Module], name: str) -> Tensor | None:
+    """The weight by whose use a layer is recognised; None where a module's output is the layer's.
+
+    A parameter that a forward passes to ``F.conv2d`` or the like has no module of its own, and the
+    module that owns it may do more than that.
+    """
+    module = modules.get(name)
+    if isinstance(module, _LAYERS):
+        return None
+    if module is not None:
+        weight = getattr(module, "weight", None)
+        return weight if isinstance(weight, Tensor) and weight.dim() > 1 else None
+    owner, _, attribute = name.rpartition(".")
+    weight = getattr(modules.get(owner), attribute, None)
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"the model has no layer {name!r}")
+    return weight
 
 
 class _Follower(TorchFunctionMode):
@@ -109,13 +137,23 @@ class _Follower(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.maps: dict[str, Tensor] = {}
+        self.axes: dict[str, int] = {}
+        self._weights: dict[int, tuple[Tensor, str]] = {}
         # By identity; the maps and the pairs here keep the tensors alive, so none is reused.
         self._names: dict[int, tuple[Tensor, set[str]]] = {}
 
-    def begin(self, name: str, output: Tensor) -> None:
-        """Follow a layer's output."""
+    def begin(self, name: str, output: Tensor, *, axis: int) -> None:
+        """Follow a layer's output, whose channels lie along ``axis``."""
         if name not in self.maps:
+            self.axes[name] = axis
             self._go_on(name, output)
+
+    def expect(self, name: str, weight: Tensor) -> None:
+        """Follow what the first function returns that is called with a weight and something else.
+
+        What a function makes of the weight alone, such as its transpose, stands for it.
+        """
+        self._weights[id(weight)] = (weight, name)
 
     @override
     def __torch_function__(
@@ -125,11 +163,21 @@ class _Follower(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        read = [a for a in _tensors((*args, *(kwargs or {}).values())) if id(a) in self._names]
+        given = _tensors((*args, *(kwargs or {}).values()))
+        read = [a for a in given if id(a) in self._names]
         result = func(*args, **(kwargs or {}))
-        if read and _is_computed(result):
-            for tensor in {id(t): t for t in read}.values():
-                self._continue(func, tensor, result)
+        if not _is_computed(result):
+            return result
+        for tensor in {id(t): t for t in read}.values():
+            self._continue(func, tensor, result)
+        for place, tensor in enumerate(given):
+            if id(tensor) not in self._weights:
+                continue
+            name = self._weights[id(tensor)][1]
+            if len(given) == 1:
+                self.expect(name, result)
+            else:
+                self.begin(name, result, axis=_output_axis(func, args, place))
         return result
 
     def _continue(self, func: Callable[..., Any], tensor: Tensor, result: Tensor) -> None:
@@ -163,9 +211,22 @@ def _is_computed(result: object) -> bool:
     return isinstance(result, Tensor) and result.is_floating_point() and result.dim() > 0
 
 
-def _as_images(layer: nn.Module, x: Tensor) -> Tensor:
+def _output_axis(func: Callable[..., Any], args: tuple[Any, ...], place: int) -> int:
+    """The axis on which a function puts the outputs of a weight, its tensor number ``place``."""
+    if func is torch.einsum:
+        terms, result = args[0].replace(" ", "").replace("...", "*").split("->")
+        letters = terms.split(",")
+        new = next(letter for letter in letters[place] if letter not in letters[1 - place])
+        return int(result.index(new)) - len(result)
+    if func in _PRODUCTS:
+        # A matrix on the left puts its outputs on the last axis but one.
+        return -1 if place else -2
+    return 1
+
+
+def _as_images(x: Tensor, axis: int) -> Tensor:
     """(samples, channels, H, W), whatever dimensions a layer's output has."""
-    first = x.movedim(-1, 1) if isinstance(layer, nn.Linear) else x
+    first = x.movedim(axis, 1)
     if first.dim() < 4:
         return first.reshape(*first.shape[:2], 1, -1)
     return first.flatten(2, -2)

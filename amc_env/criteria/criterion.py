@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from amc_env.calibration import Calibration
-from amc_env.structure import ChannelGroup, Member
-
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+from amc_env.structure import ChannelGroup, LayerUse, Member
 
 
 class Criterion(ABC):
@@ -64,11 +62,11 @@ def produced_by(model: nn.Module, producer: Member) -> Tensor:
     """A producer's weight as (outputs, inputs, kh, kw), whatever kind of layer it is.
 
     Raises:
-        ValueError: The layer has no weight of its own.
+        ValueError: The member is no layer with a weight.
     """
-    layer = model.get_submodule(producer.module)
-    weight = _weight(layer, producer.module)
-    if isinstance(layer, _TRANSPOSED):
+    layer, weight = _layer_and_weight(model, producer)
+    if layer.output_dim == 1:
+        # Outputs lie along the second axis, those of each convolution group beside each other.
         parts = weight.unflatten(0, (layer.groups, -1))
         weight = parts.transpose(1, 2).flatten(0, 1)
     return weight.flatten(2)[..., None] if weight.dim() > 2 else weight[:, :, None, None]
@@ -78,19 +76,21 @@ def read_by(model: nn.Module, consumer: Member) -> Tensor:
     """A consumer's weight as (inputs, outputs of a part, kernel), convolution groups in turn.
 
     Raises:
-        ValueError: The layer has no weight of its own.
+        ValueError: The member is no layer with a weight.
     """
-    layer = model.get_submodule(consumer.module)
-    weight = _weight(layer, consumer.module)
-    if isinstance(layer, _TRANSPOSED):
-        return weight.flatten(2)
-    parts = weight.unflatten(0, (getattr(layer, "groups", 1), -1))
+    layer, weight = _layer_and_weight(model, consumer)
+    if layer.output_dim == 1:
+        return weight.reshape(*weight.shape[:2], -1)
+    parts = weight.unflatten(0, (layer.groups, -1))
     by_input: Tensor = parts.transpose(1, 2).flatten(0, 1)
     return by_input.reshape(len(by_input), parts.shape[1], -1)
 
 
-def _weight(layer: nn.Module, name: str) -> Tensor:
-    weight = getattr(layer, "weight", None)
-    if not isinstance(weight, Tensor) or weight.dim() < 2:
-        raise ValueError(f"{name!r} ({type(layer).__name__}) has no filters")
-    return weight.detach()
+def _layer_and_weight(model: nn.Module, member: Member) -> tuple[LayerUse, Tensor]:
+    layer = member.layer
+    if layer is None or layer.weight is None:
+        raise ValueError(f"{member.module!r} ({member.kind}) has no filters")
+    # A weight that is a bare parameter belongs to no layer's module, so its full name is used.
+    module, _, attribute = layer.weight.rpartition(".")
+    weight: Tensor = getattr(model.get_submodule(module), attribute)
+    return layer, weight.detach()

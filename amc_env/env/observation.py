@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
-from amc_env.structure import ChannelGraph, ChannelGroup
+from amc_env.structure import ChannelGraph, ChannelGroup, LayerUse
 
 FEATURE_NAMES = (
     "index",
@@ -55,7 +54,8 @@ class Observer:
         full = graph.cost()
         self._flops = {layer.name: layer.flops for layer in full.layers}
         self._total = full.flops
-        self._layers = [_describe(graph, group, self._flops) for group in graph.groups]
+        layers = {layer.name: layer for layer in graph.layers}
+        self._layers = [_describe(group, layers) for group in graph.groups]
         self._settled_by = _last_groups(graph)
         self._greatest = {
             "channels_in": max(group.channels for group in graph.groups),
@@ -99,27 +99,20 @@ def _reader(group: ChannelGroup) -> str:
     return (group.consumers or group.producers)[0].module
 
 
-def _describe(graph: ChannelGraph, group: ChannelGroup, flops: Mapping[str, int]) -> _Layer:
-    name = _reader(group)
-    layer = graph.model.get_submodule(name)
-    weight = getattr(layer, "weight", None)
-    size = weight.numel() if weight is not None else 1
+def _describe(group: ChannelGroup, layers: Mapping[str, LayerUse]) -> _Layer:
+    layer = layers[_reader(group)]
     if any("depthwise" in follower.kind for follower in group.followers):
         kind = "depthwise"
     else:
-        kind = "linear" if isinstance(layer, nn.Linear) else "conv"
+        kind = "linear" if layer.kind == "linear" else "conv"
     return _Layer(
         kind=kind,
-        channels_out=int(getattr(layer, "out_channels", getattr(layer, "out_features", 1))),
-        # How often a weight is used is the number of output pixels.
-        spatial_size=max(1.0, flops.get(name, 0) / max(1, size)) ** 0.5,
-        stride=_greatest(getattr(layer, "stride", 1)),
-        kernel=_greatest(getattr(layer, "kernel_size", 1)),
+        channels_out=layer.outputs,
+        # A weight is used once for every pixel of the output.
+        spatial_size=max(1.0, layer.uses) ** 0.5,
+        stride=layer.stride,
+        kernel=max(layer.shape[2:], default=1),
     )
-
-
-def _greatest(value: int | tuple[int, ...]) -> int:
-    return max(value) if isinstance(value, tuple) else value
 
 
 def _last_groups(graph: ChannelGraph) -> dict[str, int]:

@@ -16,6 +16,7 @@ from amc_env.structure.records import (
     CutAttribute,
     CutAxis,
     FrozenGroup,
+    LayerUse,
     Member,
     Structure,
 )
@@ -50,6 +51,7 @@ class _Side:
     kind: str
     role: str
     labels: Tensor
+    layer: LayerUse | None = None
 
 
 def structure_of(
@@ -150,10 +152,12 @@ def _sides(found: Discovery, axes: Iterable[CutAxis], model: nn.Module) -> list[
 def _layer_sides(seen: LayerSeen, labels: Tensor) -> Iterable[_Side]:
     name, kind = seen.use.name, seen.use.kind
     if kind == "depthwise":
-        yield _Side(module=name, kind=kind, role="follower", labels=labels[seen.outputs])
+        yield _Side(
+            module=name, kind=kind, role="follower", labels=labels[seen.outputs], layer=seen.use
+        )
         return
-    yield _Side(module=name, kind=kind, role="producer", labels=labels[seen.outputs])
-    yield _Side(module=name, kind=kind, role="consumer", labels=labels[seen.inputs])
+    for role, ids in (("producer", seen.outputs), ("consumer", seen.inputs)):
+        yield _Side(module=name, kind=kind, role=role, labels=labels[ids], layer=seen.use)
 
 
 _FOLLOWERS: tuple[tuple[type[nn.Module], str], ...] = (
@@ -183,7 +187,12 @@ def _members(sides: list[_Side], labels: Tensor) -> dict[str, tuple[Member, ...]
     """The group's producers, consumers and followers."""
     return {
         f"{role}s": tuple(
-            Member(module=s.module, kind=s.kind, positions=_positions(s.labels, labels))
+            Member(
+                module=s.module,
+                kind=s.kind,
+                positions=_positions(s.labels, labels),
+                layer=s.layer,
+            )
             for s in sides
             if s.role == role
         )

@@ -1,6 +1,7 @@
 """What operations with weights do to channel ids: convolutions, linear layers, norms."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -14,6 +15,7 @@ _COMPUTED_WEIGHT = (
     "{where} uses a weight that is computed on the way (weight norm, parametrization or the like); "
     "remove the parametrization to make these channels prunable"
 )
+_NOTHING = torch.zeros(0, dtype=torch.long)
 
 
 def convolution(*, spatial: int, transposed: bool) -> Handler:
@@ -22,33 +24,39 @@ def convolution(*, spatial: int, transposed: bool) -> Handler:
     def handle(trace: Tracer, call: Call) -> None:
         weight: Tensor = call.arg(1, "weight")
         name = trace.owner(weight)
-        if name is None or weight.dim() != spatial + 2:
-            trace.freeze_inputs(call, _COMPUTED_WEIGHT.format(where=trace.where(call)))
-            return
         x, out = call.subject, call.out
         channel_dim = -spatial - 1
         groups = int(call.arg(6, "groups", 1))
-        inputs = trace.axis_ids(trace.ids(x), channel_dim)
         width = out.shape[channel_dim]
         grid = x if transposed else out
-        uses = grid.numel() // (grid.shape[channel_dim] * trace.batch)
+        use = LayerUse(
+            name=_layer_name(trace, call, name),
+            kind="conv_transpose" if transposed else "conv",
+            weight=name,
+            tensors=(),
+            shape=tuple(weight.shape),
+            output_dim=int(transposed),
+            groups=groups,
+            stride=_greatest(call.arg(3, "stride", 1)),
+            uses=grid.numel() // (grid.shape[channel_dim] * trace.batch),
+        )
+        if name is None:
+            _computed(trace, call, use, channel_dim)
+            return
+        inputs = trace.axis_ids(trace.ids(x), channel_dim)
         # A grouped convolution cut to one channel a group has the shape of a depthwise one.
         if groups > 1 and groups == len(inputs) and not trace.ledger.knows_axis(name, 1):
             outputs = inputs.repeat_interleave(width // len(inputs))
             trace.ledger.consume(name, 0, inputs if transposed else outputs)
-            kind = "depthwise"
+            use = replace(use, kind="depthwise")
         else:
             outputs = _dense(trace, name, inputs, (width, groups), transposed=transposed)
-            kind = "conv_transpose" if transposed else "conv"
         counts = {"in_channels": inputs, "out_channels": outputs}
-        if kind == "depthwise":
+        if use.kind == "depthwise":
             counts["groups"] = inputs
         _store(trace, name, _CONVOLUTIONS, counts)
         bias = _follow_vector(trace, call.arg(2, "bias"), outputs)
-        use = LayerUse(
-            name=_layer_name(name), kind=kind, weight=name, tensors=(name, *bias), uses=uses
-        )
-        trace.ledger.layer(use, inputs, outputs)
+        trace.ledger.layer(replace(use, tensors=(name, *bias)), inputs, outputs)
         trace.assign(out, along(outputs, tuple(out.shape), out.dim() + channel_dim))
 
     return handle
@@ -56,23 +64,159 @@ def convolution(*, spatial: int, transposed: bool) -> Handler:
 
 def linear(trace: Tracer, call: Call) -> None:
     """Follow a linear layer over the last dimension."""
-    weight: Tensor = call.arg(1, "weight")
-    name = trace.owner(weight)
-    if name is None or weight.dim() != 2:
-        trace.freeze_inputs(call, _COMPUTED_WEIGHT.format(where=trace.where(call)))
+    found = _matrix(trace, call.arg(1, "weight"))
+    if found is None:
+        weight: Tensor = call.arg(1, "weight")
+        use = LayerUse(
+            name=_layer_name(trace, call, None),
+            kind="linear",
+            weight=None,
+            tensors=(),
+            shape=tuple(weight.shape),
+            uses=prod(call.out.shape[:-1]) // trace.batch,
+        )
+        _computed(trace, call, use, -1)
         return
-    x, out = call.subject, call.out
-    inputs = trace.axis_ids(trace.ids(x), -1)
-    trace.ledger.consume(name, 1, inputs)
-    outputs = trace.ledger.produce(name, 0, out.shape[-1])
+    name, is_transposed = found
+    _follow_matrix(
+        trace,
+        call,
+        _Product(weight=name, output_dim=int(is_transposed), source=call.subject),
+        bias=call.arg(2, "bias"),
+    )
+
+
+def matmul(trace: Tracer, call: Call) -> None:
+    """Follow a product with a parameter, which is a linear layer; any other mixes channels."""
+    first, second = call.subject, call.arg(1, "other", call.arg(1, "mat2"))
+    if first.dim() > 1 and (found := _matrix(trace, second)):
+        product = _Product(weight=found[0], output_dim=int(not found[1]), source=first)
+    elif second.dim() > 1 and (found := _matrix(trace, first)):
+        product = _Product(
+            weight=found[0], output_dim=int(found[1]), source=second, source_dim=-2, out_dim=-2
+        )
+    else:
+        _mix(trace, call)
+        return
+    _follow_matrix(trace, call, product)
+
+
+def einsum(trace: Tracer, call: Call) -> None:
+    """Follow a sum over one axis of a matrix that is a parameter: a linear layer in other words."""
+    product = _einsum_product(trace, call)
+    if product is None:
+        _mix(trace, call)
+        return
+    _follow_matrix(trace, call, product)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Product:
+    """A product of a tensor with a matrix that is a parameter of the model.
+
+    Attributes:
+        weight: Name of the matrix.
+        output_dim: The axis of the matrix that the outputs lie along.
+        source: The other factor.
+        source_dim: The axis of the other factor that is summed over, counted from the end.
+        out_dim: The axis of the result that the outputs lie along, counted from the end.
+    """
+
+    weight: str
+    output_dim: int
+    source: Tensor
+    source_dim: int = -1
+    out_dim: int = -1
+
+
+def _follow_matrix(trace: Tracer, call: Call, product: _Product, *, bias: object = None) -> None:
+    out, name = call.out, product.weight
+    inputs = trace.axis_ids(trace.ids(product.source), product.source_dim)
+    trace.ledger.consume(name, 1 - product.output_dim, inputs)
+    width = out.shape[product.out_dim]
+    outputs = trace.ledger.produce(name, product.output_dim, width)
     _store(trace, name, (nn.Linear,), {"in_features": inputs, "out_features": outputs})
-    bias = _follow_vector(trace, call.arg(2, "bias"), outputs)
-    uses = prod(out.shape[:-1]) // trace.batch
+    shape = [width, width]
+    shape[1 - product.output_dim] = len(inputs)
     use = LayerUse(
-        name=_layer_name(name), kind="linear", weight=name, tensors=(name, *bias), uses=uses
+        name=_layer_name(trace, call, name),
+        kind="linear",
+        weight=name,
+        tensors=(name, *_follow_vector(trace, bias, outputs)),
+        shape=tuple(shape),
+        output_dim=product.output_dim,
+        uses=out.numel() // (width * trace.batch),
     )
     trace.ledger.layer(use, inputs, outputs)
-    trace.assign(out, along(outputs, tuple(out.shape), out.dim() - 1))
+    trace.assign(out, along(outputs, tuple(out.shape), out.dim() + product.out_dim))
+
+
+def _matrix(trace: Tracer, tensor: object) -> tuple[str, bool] | None:
+    """Name of the parameter that a matrix is, and whether it is transposed; None if it is none."""
+    if not isinstance(tensor, Tensor) or tensor.dim() != 2:
+        return None
+    name = trace.owner(tensor)
+    if name is not None:
+        return name, False
+    base = tensor._base  # noqa: SLF001 (torch has no other way to ask what a view shows)
+    name = trace.owner(base)
+    if base is None or name is None or base.dim() != 2:
+        return None
+    # A view of a matrix with its strides exchanged, as W.t() or W.T, is the matrix itself.
+    if tensor.shape != base.shape[::-1] or tensor.stride() != base.stride()[::-1]:
+        return None
+    # A vector shows no direction; but a matrix that a cut has made a vector was known before.
+    is_clear = min(base.shape) > 1 or trace.ledger.knows_axis(name, 0)
+    return (name, True) if is_clear else None
+
+
+def _einsum_product(trace: Tracer, call: Call) -> _Product | None:
+    """The product that an einsum of two factors is, if one of them is a matrix of the model."""
+    equation, *factors = call.args
+    if len(factors) == 1 and isinstance(factors[0], (list, tuple)):
+        factors = list(factors[0])
+    if not isinstance(equation, str) or "->" not in equation or len(factors) != 2:
+        return None
+    terms, result = equation.replace(" ", "").split("->")
+    # One letter stands for any number of leading axes, so positions are counted from the end.
+    result = result.replace("...", "*")
+    letters = terms.replace("...", "*").split(",")
+    for own, other in ((1, 0), (0, 1)):
+        found = _matrix(trace, factors[own])
+        shared = [letter for letter in letters[own] if letter in letters[other]]
+        new = [letter for letter in letters[own] if letter not in letters[other]]
+        if found is None or len(shared) != 1 or len(new) != 1:
+            continue
+        rest = letters[other].replace(shared[0], "")
+        if sorted(result) != sorted(rest + new[0]) or "*" in letters[other][1:] + result[1:]:
+            continue
+        return _Product(
+            weight=found[0],
+            output_dim=letters[own].index(new[0]) ^ int(found[1]),
+            source=factors[other],
+            source_dim=letters[other].index(shared[0]) - len(letters[other]),
+            out_dim=result.index(new[0]) - len(result),
+        )
+    return None
+
+
+def _mix(trace: Tracer, call: Call) -> None:
+    if any(trace.knows(t) for t in call.tensors()):
+        trace.freeze_inputs(call, f"{trace.where(call)} is not known to keep channels apart")
+
+
+def _computed(trace: Tracer, call: Call, use: LayerUse, channel_dim: int) -> None:
+    """Count a layer whose weight no parameter is, and keep all channels around it."""
+    trace.freeze_inputs(call, _COMPUTED_WEIGHT.format(where=trace.where(call)))
+    outputs = trace.axis_ids(trace.ids(call.out), channel_dim)
+    module = trace.modules[trace.current_module()[0]]
+    owners = [
+        module,
+        *(m for name, m in module.named_modules() if name.startswith("parametrizations")),
+    ]
+    names = [trace.owner(p) for m in owners for p in m.parameters(recurse=False)]
+    tensors = tuple(dict.fromkeys(name for name in names if name is not None))
+    trace.ledger.layer(replace(use, tensors=tensors), _NOTHING, outputs)
 
 
 def norm(kinds: tuple[type[nn.Module], ...], attribute: str) -> Handler:
@@ -138,20 +282,27 @@ def attention(trace: Tracer, call: Call) -> None:
     for tensor in call.tensors():
         name = trace.owner(tensor)
         if name is not None and tensor.dim() == 2:
-            nothing = torch.zeros(0, dtype=torch.long)
             use = LayerUse(
-                name=_layer_name(name),
+                name=_layer_name(trace, call, name),
                 kind="attention projection",
                 weight=name,
                 tensors=(name,),
+                shape=tuple(tensor.shape),
                 uses=tokens // trace.batch,
             )
-            trace.ledger.layer(use, nothing, nothing)
+            trace.ledger.layer(use, _NOTHING, _NOTHING)
     trace.freeze_inputs(call, f"{trace.where(call)} mixes channels in its heads")
 
 
-def _layer_name(weight: str) -> str:
-    return weight.removesuffix(".weight") if weight != "weight" else ""
+def _layer_name(trace: Tracer, call: Call, weight: str | None) -> str:
+    """The module that owns a weight, a bare parameter's own name, or who computes the weight."""
+    if weight is None:
+        return trace.current_module()[0] or call.name
+    return weight.removesuffix(".weight")
+
+
+def _greatest(value: int | tuple[int, ...] | list[int]) -> int:
+    return int(value) if isinstance(value, int) else max(value)
 
 
 def _dense(
@@ -229,6 +380,9 @@ LAYER_HANDLERS: dict[str, Callable[[Tracer, Call], None]] = {
     **{f"conv{d}d": convolution(spatial=d, transposed=False) for d in (1, 2, 3)},
     **{f"conv_transpose{d}d": convolution(spatial=d, transposed=True) for d in (1, 2, 3)},
     "linear": linear,
+    "matmul": matmul,
+    "mm": matmul,
+    "einsum": einsum,
     "batch_norm": norm((*BATCH_NORMS, *INSTANCE_NORMS), "num_features"),
     "instance_norm": norm((*BATCH_NORMS, *INSTANCE_NORMS), "num_features"),
     "prelu": norm((nn.PReLU,), "num_parameters"),

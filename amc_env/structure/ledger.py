@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -145,18 +146,22 @@ class Discovery(Ledger):
 
     @override
     def layer(self, use: LayerUse, inputs: Tensor, outputs: Tensor) -> None:
-        seen = self.layers.get(use.weight)
-        earlier = seen.use.uses if seen else 0
-        if seen:
+        # A weight that is computed has no name; the layer's own and its shape tell it apart.
+        key = use.weight or f"{use.name} {use.shape}"
+        seen = self.layers.get(key)
+        if seen is None:
+            uses = use.uses if self.counts_uses else 0
+            self.layers[key] = LayerSeen(replace(use, uses=uses), inputs, outputs)
+            return
+        if seen.use.output_dim != use.output_dim:
+            # As in an autoencoder with tied weights: each axis is read here and written there.
+            reason = f"{use.weight} is used once as it is and once transposed"
+            for ids in (inputs, outputs, seen.inputs, seen.outputs):
+                self.freeze(ids, reason)
+        else:
             self._meet(seen.inputs, inputs, use.name)
-        total = LayerUse(
-            name=use.name,
-            kind=use.kind,
-            weight=use.weight,
-            tensors=use.tensors,
-            uses=earlier + (use.uses if self.counts_uses else 0),
-        )
-        self.layers[use.weight] = LayerSeen(total, inputs, outputs)
+        uses = seen.use.uses + (use.uses if self.counts_uses else 0)
+        self.layers[key] = seen._replace(use=replace(seen.use, uses=uses))
 
     @override
     def channel_norm(self, ids: Tensor) -> None:

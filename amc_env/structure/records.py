@@ -17,11 +17,14 @@ class Member:
             inputs of a consumer, channels of a follower. A channel has several places behind
             a flatten (one a pixel), in a grouped convolution (one a convolution group) and
             where one tensor is concatenated twice.
+        layer: How the weight is used, of a producer, a consumer or a depthwise convolution; None
+            of a norm, a PReLU or a parameter that is no layer's weight.
     """
 
     module: str
     kind: str
     positions: Tensor
+    layer: "LayerUse | None" = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,13 +117,38 @@ class CutAttribute:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerUse:
-    """How often one sample multiplies with every entry of a layer's weight."""
+    """A convolution or linear layer, whether a module or a function called with a parameter.
+
+    Attributes:
+        name: The module that owns the weight; the weight's own name where it is a bare parameter,
+            as in ``F.conv2d(x, self.w)``.
+        kind: ``conv``, ``conv_transpose``, ``depthwise``, ``linear`` or ``attention projection``.
+        weight: Dotted name of the parameter or buffer that is the weight; None where the weight is
+            computed in every forward, as by weight norm. Such a layer costs, but is never cut.
+        tensors: Names of all parameters that belong to the layer, weight and bias.
+        shape: Shape of the whole weight.
+        output_dim: The axis of the weight that the outputs lie along; the inputs, or the inputs of
+            one convolution group, lie along the other of the first two.
+        groups: Convolution groups.
+        stride: The greatest step between two outputs of a convolution, 1 of a linear layer.
+        uses: How often one sample multiplies with every entry of the weight.
+    """
 
     name: str
     kind: str
-    weight: str
+    weight: str | None
     tensors: tuple[str, ...]
+    shape: tuple[int, ...]
+    output_dim: int = 0
+    groups: int = 1
+    stride: int = 1
     uses: int
+
+    @property
+    def outputs(self) -> int:
+        """The number of output channels."""
+        # A transposed convolution holds the outputs of one group along its axis.
+        return self.shape[self.output_dim] * (self.groups if self.output_dim else 1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

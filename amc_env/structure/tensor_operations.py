@@ -87,30 +87,52 @@ def pool(*, spatial: int | None) -> _Handler:
 
 
 def reduce(trace: Tracer, call: Call) -> None:
-    """A reduction in space keeps channels apart; one over channels needs them all."""
+    """Unite what a reduction brings together; one over the channels of a map needs them all.
+
+    In space nothing is united, since a channel has the same id everywhere there. Along an axis on
+    which branches were stacked, each channel meets its like in the other branches, as in a sum of
+    two terms.
+    """
     x = call.subject
     if isinstance(call.arg(1, "other"), Tensor):
         elementwise(trace, call)
         return
-    ids = trace.ledger.canonical(trace.ids(x))
     dims = _reduced_dims(call, x.dim())
-    if any(_varies(ids, dim) for dim in dims):
-        trace.freeze_inputs(call, f"{trace.where(call)} works over these channels")
+    if _needs_all_channels(trace, call, dims):
         return
-    for dim in dims:
-        ids = ids.narrow(dim, 0, 1)
+    ids = trace.collapse(trace.ledger.canonical(trace.ids(x)), dims)
     for out in call.outputs():
         trace.assign(out, ids.reshape(out.shape))
 
 
 def over_dim(trace: Tracer, call: Call) -> None:
-    """A softmax or the like: harmless in space, needs all channels when over channels."""
-    ids = trace.ledger.canonical(trace.ids(call.subject))
+    """A softmax or the like: as a reduction, but every entry stays."""
     dim = call.arg(1, "dim")
-    if not isinstance(dim, int) or _varies(ids, dim):
+    dims = [dim % call.subject.dim()] if isinstance(dim, int) else []
+    if not dims:
         trace.freeze_inputs(call, f"{trace.where(call)} works over these channels")
-        return
-    same(trace, call)
+    elif not _needs_all_channels(trace, call, dims):
+        ids = trace.ledger.canonical(trace.ids(call.subject))
+        trace.assign(call.out, trace.collapse(ids, dims))
+
+
+def _needs_all_channels(trace: Tracer, call: Call, dims: list[int]) -> bool:
+    """Freeze the subject's channels, and say so, where ``dims`` is all that they lie along.
+
+    Where they lie along another axis too, as in a stack of branches or in channels viewed as parts,
+    every result comes from a few channels, which can be cut together.
+    """
+
+    def is_over_channels() -> bool:
+        ids = trace.ledger.canonical(trace.ids(call.subject))
+        others = [d for d in range(ids.dim()) if d not in dims]
+        return any(_varies(ids, d) for d in dims) and not any(_varies(ids, d) for d in others)
+
+    # In a network cut to one channel nothing varies, so the whole network decides.
+    if not trace.ledger.settle(is_over_channels):
+        return False
+    trace.freeze_inputs(call, f"{trace.where(call)} works over these channels")
+    return True
 
 
 def elementwise(trace: Tracer, call: Call) -> None:

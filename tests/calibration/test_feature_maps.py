@@ -91,3 +91,31 @@ def test_bad_requests_are_refused(block: Block) -> None:
         feature_maps(block, ["idle"], torch.randn(2, 3, 6, 6))
     with pytest.raises(ValueError, match="'a' hold NaN"):
         feature_maps(block, ["a"], torch.full((2, 3, 6, 6), float("nan")))
+
+
+class Functional(nn.Module):
+    """Layers that are functions of parameters, one of them owned by a module that does more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.matrix = nn.Parameter(torch.randn(4, 3, 3, 3)), nn.Parameter(torch.eye(4))
+        self.left = nn.Parameter(torch.randn(5, 4))
+        self.last = nn.ParameterList([torch.randn(2, 5)])
+
+    def parts(self, x: Tensor) -> dict[str, Tensor]:
+        first = F.conv2d(x, self.first).relu()
+        matrix = torch.einsum("bchw,oc->bohw", first, self.matrix).tanh()
+        left = (self.left @ matrix.flatten(2)).relu()
+        return {"first": first, "matrix": matrix, "left": left, "last.0": left.mT @ self.last[0].T}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.parts(x)["last.0"]
+
+
+def test_maps_of_layers_without_a_module_begin_where_their_weight_is_used() -> None:
+    net, x = Functional(), torch.randn(2, 3, 6, 6)
+    maps, parts = feature_maps(net, ["first", "matrix", "left", "last.0"], x), net.parts(x)
+    assert torch.equal(maps["first"], parts["first"])
+    assert torch.equal(maps["matrix"], parts["matrix"])
+    assert torch.equal(maps["left"], parts["left"][:, :, None])
+    assert torch.equal(maps["last.0"], parts["last.0"].mT[:, :, None])

@@ -12,6 +12,7 @@ from amc_env.criteria import channel_scores, make_criterion
 from amc_env.criteria.criterion import produced_by, read_by
 from amc_env.criteria.ranking import ranking
 from amc_env.repair.plan import Reconstruction, repaired_layers
+from amc_env.structure import LayerUse, Member
 
 
 def chain() -> tuple[nn.Module, ChannelGraph]:
@@ -145,12 +146,19 @@ def test_maps_of_a_single_pixel_have_no_aura() -> None:
     ids=repr,
 )
 def test_weights_are_sorted_by_what_they_make_and_read(layer: nn.Module) -> None:
-    class Named:
-        module = ""
-        positions = torch.arange(4)[:, None]
-
+    use = LayerUse(
+        name="",
+        kind="",
+        weight="weight",
+        tensors=("weight",),
+        shape=tuple(layer.weight.shape),
+        output_dim=int(getattr(layer, "transposed", False)),
+        groups=getattr(layer, "groups", 1),
+        uses=1,
+    )
+    member = Member(module="", kind="", positions=torch.arange(4)[:, None], layer=use)
     x: Tensor = torch.randn(1, 6, 5, 5) if not isinstance(layer, nn.Linear) else torch.randn(1, 6)
-    made, read = produced_by(layer, Named()), read_by(layer, Named())
+    made, read = produced_by(layer, member), read_by(layer, member)
     assert len(made) == 4
     assert len(read) == 6
     assert made.numel() == read.numel() == layer.weight.numel()

@@ -57,6 +57,77 @@ class FlattenNet(nn.Module):
         return self.head(F.dropout(F.relu(self.hidden(self.body(x))), training=self.training))
 
 
+class BareWeights(nn.Module):
+    """Layers whose weights are parameters of the network itself, or of a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(0.3 * torch.randn(8, 1, 3, 3))
+        self.bias = nn.Parameter(torch.randn(8))
+        self.others = nn.ParameterList(
+            [0.2 * torch.randn(12, 4, 3, 3), 0.2 * torch.randn(12, 10, 1, 1)]
+        )
+        self.mid = nn.Conv2d(10, 9, 1)
+        self.inner = nn.Parameter(0.3 * torch.randn(9, 6))
+        self.weight = nn.Parameter(0.3 * torch.randn(7, 6))
+        self.outer = nn.Parameter(0.3 * torch.randn(5, 7))
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.first, self.bias, padding=1).relu()
+        x = F.conv2d(x, self.others[0], groups=2, stride=2).relu()
+        x = F.conv_transpose2d(x, self.others[1]).relu()
+        x = (self.mid(x).relu().flatten(2).mT @ self.inner).relu()
+        x = F.linear(x.mean(1), self.weight).relu()
+        return self.head((x @ self.outer.t()).relu())
+
+
+class SelectiveKernel(nn.Module):
+    """Two branches, stacked, added and weighed against each other by a softmax over the stack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large = conv(8, 6), nn.Conv2d(8, 6, 5, padding=2)
+        self.squeeze, self.select = nn.Conv2d(6, 4, 1), nn.Conv2d(4, 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = torch.stack([self.small(x).relu(), self.large(x).relu()], dim=1)
+        gate = self.select(self.squeeze(branches.sum(1).mean((2, 3), keepdim=True)).relu())
+        gate = gate.view(gate.shape[0], 2, gate.shape[1] // 2, 1, 1).softmax(dim=1)
+        return (branches * gate).sum(dim=1)
+
+
+def _best_branch(net: nn.Module, x: Tensor) -> Tensor:
+    values, _ = torch.stack([net.a(x), net.b(x)], dim=2).max(2)
+    return net.out(values + torch.stack([net.a(x), x]).amax(0))
+
+
+def _pyramid(net: nn.Module, x: Tensor) -> Tensor:
+    deep = net.deep(F.max_pool2d(x, 2)).relu()
+    levels = [net.lateral(x), net.lateral2(deep)]
+    sizes = [F.interpolate(level, size=x.shape[2:], mode="nearest") for level in levels]
+    return net.out(torch.stack(sizes, 0).sum(0))
+
+
+def _maxout(net: nn.Module, x: Tensor) -> Tensor:
+    y = net.wide(x)
+    return net.out(y.view(len(y), 3, y.shape[1] // 3, *y.shape[2:]).amax(1))
+
+
+def _mean_over_channels(net: nn.Module, x: Tensor) -> Tensor:
+    return net.out(net.mid(x).mean(1, keepdim=True) * x)
+
+
+def _einsum(net: nn.Module, x: Tensor) -> Tensor:
+    x = torch.einsum("bchw,oc->bohw", x, net.first).relu()
+    return torch.einsum("...c,cd->...d", x.movedim(1, -1), net.second).movedim(-1, 1)
+
+
+def _matrix_on_the_left(net: nn.Module, x: Tensor) -> Tensor:
+    y = (net.matrix @ x.flatten(2)).relu()
+    return net.out(y.view(*y.shape[:2], *x.shape[2:]))
+
+
 def _squeeze_excite(net: nn.Module, x: Tensor) -> Tensor:
     gate = net.up(F.silu(net.down(x.mean((2, 3), keepdim=True))))
     return net.out(x * torch.sigmoid(gate))
@@ -201,6 +272,46 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (2, 3, 8, 8),
     ),
+    "selective kernel": (
+        lambda: Net(lambda n, x: n.out(n.choose(x)), 7, choose=SelectiveKernel(), out=conv(6, 7)),
+        (2, 3, 8, 8),
+    ),
+    "best branch": (
+        lambda: Net(_best_branch, 6, a=conv(8, 8), b=conv(8, 8), out=conv(8, 6)),
+        (2, 3, 8, 8),
+    ),
+    "pyramid": (
+        lambda: Net(
+            _pyramid,
+            5,
+            deep=conv(8, 9),
+            lateral=nn.Conv2d(8, 6, 1),
+            lateral2=nn.Conv2d(9, 6, 1),
+            out=conv(6, 5),
+        ),
+        (2, 3, 8, 8),
+    ),
+    "maxout": (lambda: Net(_maxout, 6, wide=conv(8, 12), out=conv(4, 6)), (2, 3, 8, 8)),
+    "mean over channels": (
+        lambda: Net(_mean_over_channels, 6, mid=conv(8, 7), out=conv(8, 6)),
+        (2, 3, 8, 8),
+    ),
+    "einsum": (
+        lambda: Net(
+            _einsum,
+            7,
+            first=nn.Parameter(torch.randn(6, 8) / 3),
+            second=nn.Parameter(torch.randn(6, 7) / 3),
+        ),
+        (2, 3, 8, 8),
+    ),
+    "matrix on the left": (
+        lambda: Net(
+            _matrix_on_the_left, 6, matrix=nn.Parameter(torch.randn(7, 8) / 3), out=conv(7, 6)
+        ),
+        (2, 3, 8, 8),
+    ),
+    "bare weights": (BareWeights, (2, 1, 8, 8)),
     "one dimension": (Conv1dNet, (2, 4, 32)),
     "flatten": (FlattenNet, (2, 3, 8, 8)),
 }

@@ -81,6 +81,7 @@ TIMM = {
     for name, size in {
         "resnet26d": 32,
         "seresnet18": 32,
+        "skresnet18": 32,
         "ghostnet_100": 32,
         "hrnet_w18_small": 64,
         "dla34": 32,
