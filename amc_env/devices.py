@@ -14,3 +14,16 @@ def has_bfloat16_units(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001
+
+
+def solving_device(device: torch.device) -> torch.device:
+    """Where tensors of ``device`` are summed up and solved in float64: there, or on the CPU."""
+    if device.type in ("cpu", "cuda"):
+        return device
+    # Apple's GPUs (mps) and some of Intel's have no float64. Torch has no list of such devices, but
+    # making a tensor fails there.
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return torch.device("cpu")
+    return device

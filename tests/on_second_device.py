@@ -8,12 +8,21 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from pruning import tiny, tiny_data
-from second_device import DEVICE, Elsewhere, Second
+from pruning import samples, tiny, tiny_data
+from second_device import DEVICE, MISSING, Elsewhere, Second
 from torch import Tensor, nn
 
-from amc_env import Budget, ChannelPruningEnv, EnvSettings, RepairSettings, Split
+from amc_env import (
+    Budget,
+    ChannelGraph,
+    ChannelPruningEnv,
+    EnvSettings,
+    RepairSettings,
+    Split,
+)
+from amc_env.calibration import calibrate
 from amc_env.criteria import CRITERIA, make_criterion
+from amc_env.repair.pruner import Pruner
 from amc_env.rewards import REWARDS
 from amc_env.training import TrainingSettings, fit_
 from pipeline import stages
@@ -26,6 +35,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 def _device() -> Iterator[None]:
     with Second():
         yield
+    MISSING.clear()
 
 
 def test_devices_that_meet_are_found() -> None:
@@ -75,6 +85,28 @@ def test_rewards(name: str) -> None:
 def test_repairs(repair: RepairSettings) -> None:
     arguments = {"settings": EnvSettings(repair=repair), "reward": "loss"}
     assert_same(**arguments)
+
+
+def repaired(device: torch.device | str) -> list[Tensor]:
+    """Weights after the plain and after the sequential repair."""
+    split = samples(24).to(device)
+    graph = ChannelGraph(tiny().to(device), split.inputs[:2])
+    pruner = Pruner(graph, split, make_criterion("reconstruction"))
+    keep = {"stem": 5, "wide": torch.tensor([0, 2, 3, 7])}
+    models = [pruner.prune(keep).model, pruner.prune_sequentially(keep)]
+    return [p for model in models for p in model.parameters()]
+
+
+def test_repair_on_a_device_without_float64() -> None:
+    expected = repaired("cpu")
+    MISSING.add(torch.float64)
+    with pytest.raises(TypeError, match="has no"):
+        torch.ones(2, device=DEVICE).double()
+    grams = calibrate(tiny().to(DEVICE), [samples(5).inputs.to(DEVICE)], layers=["wide"]).grams
+    assert grams["wide"].device.type == "cpu"
+    for there, here in zip(repaired(DEVICE), expected, strict=True):
+        assert isinstance(there.data, Elsewhere)
+        assert torch.allclose(there.data.cpu(), here, rtol=1e-5, atol=1e-6)
 
 
 def trained(device: torch.device | str) -> list[Tensor]:

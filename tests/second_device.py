@@ -26,6 +26,8 @@ class Backend(_DummyBackendModule):
 
 _setup_privateuseone_for_python_backend("elsewhere", backend_module=Backend())
 DEVICE = torch.device("elsewhere:0")
+# Types that the device does not have; a tensor of one is refused there as Apple's GPUs do.
+MISSING: set[torch.dtype] = set()
 ATEN = torch.ops.aten
 # An index may lie on the CPU, and copies go from one device to another.
 MAY_MEET = {
@@ -98,6 +100,9 @@ def dispatched(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     result = func(*held[0], **held[1])
     if not is_ours or func is ATEN._local_scalar_dense.default:
         return result
+    for tensor in tree_leaves(result):
+        if isinstance(tensor, Tensor) and tensor.dtype in MISSING:
+            raise TypeError(f"the device has no {tensor.dtype}")
     same = {id(t.here): t for t in own}
     return tree_map_only(Tensor, lambda t: same[id(t)] if id(t) in same else Elsewhere(t), result)
 

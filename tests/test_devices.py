@@ -4,7 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import torch.utils.backend_registration
+
+from amc_env.devices import solving_device
 
 TESTS = Path(__file__).resolve().parent
 
@@ -25,3 +28,10 @@ def test_everything_runs_where_the_model_is() -> None:
     )
     assert done.returncode == 0, done.stdout[-4000:]
     assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", "cpu"), ("mps", "cpu"), ("meta", "meta")])
+def test_sums_and_solutions_in_float64_are_made_where_there_is_float64(
+    device: str, expected: str
+) -> None:
+    assert solving_device(torch.device(device)) == torch.device(expected)

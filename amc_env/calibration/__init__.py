@@ -1,4 +1,4 @@
-"""What calibration samples say about a model: maps, gradients, and sums over unfolded inputs."""
+"""Feature maps, gradients and Gram matrices of a model on calibration samples."""
 
 from amc_env.calibration.calibrate import Calibration, calibrate
 

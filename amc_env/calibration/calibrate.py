@@ -1,46 +1,45 @@
-"""What calibration samples say about a model: what its layers read, summed up, and its maps.
+"""Runs calibration samples through a model and keeps what criteria and repair need of them.
 
 For every layer that reads prunable channels the Gram matrix of its unfolded inputs is accumulated
-in float64, batch by batch. No activation outlives its batch, so the memory is that of the matrices,
-8 bytes times (inputs of a kernel) squared for each layer and convolution group, at most about half
-a gigabyte to unfold in, and what one batch takes to run. The samples themselves are kept by
-reference; feature maps are made again, for one layer at a time, when they are asked for.
+in float64, batch by batch, on the layer's device or, where that has no float64, on the CPU. No
+activation outlives its batch. The memory is therefore that of the matrices, 8 bytes times (inputs
+of a kernel) squared for each layer and convolution group, about half a gigabyte for unfolded rows,
+and what a run of one batch takes. The samples themselves are kept by reference. Feature maps are
+computed again, for one layer at a time, when a criterion asks for them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc_env.calibration.feature_maps import feature_maps, map_gradients
-from amc_env.calibration.hooks import checked_batch, evaluating, input_of_call, run
+from amc_env.calibration.hooks import checked_batch, evaluating, listening, run
 from amc_env.calibration.rows import (
     RowSampling,
     can_be_repaired,
     check_input,
+    count_positions,
     draw_positions,
-    layer_rows,
-    samples_at_once,
+    row_chunks,
 )
 from amc_env.structure import Member
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Calibration:
-    """A model and what samples say about it.
+    """A model, calibration samples, and the Gram matrices of what its layers read on them.
 
     Attributes:
         model: The original network.
-        batches: The samples, in batches; none where only weights are asked for.
+        batches: The samples, in batches; empty for criteria that look at weights alone.
         labels: Classes (samples,), in the order of the batches, where they are known.
-        grams: (parts, columns, columns) in float64 for every layer asked for; a part is a
+        grams: (parts, columns, columns) in float64 for every calibrated layer; a part is a
             convolution group, a column an input of its kernel, channel-major.
-        seed: For criteria that draw at random.
+        seed: The seed of criteria that draw at random.
     """
 
     model: nn.Module
@@ -72,8 +71,8 @@ class Calibration:
     def maps(self, producer: Member) -> Tensor:
         """Maps (samples, channels, H, W) of a group's channels, after norm and activation.
 
-        A channel with several places, as in a grouped convolution, has them side by side in the
-        map's last dimension.
+        A channel that stands at several indices of the layer's output, as in a grouped convolution,
+        has these maps side by side in the last dimension.
 
         Raises:
             ValueError: There are no samples, or the maps are not finite.
@@ -87,7 +86,7 @@ class Calibration:
         return torch.cat(maps)
 
     def maps_and_gradients(self, producer: Member) -> Iterator[tuple[Tensor, Tensor]]:
-        """``maps`` of each batch and the gradient there of the summed cross-entropy.
+        """For each batch the ``maps``, and the gradient of the summed cross-entropy there.
 
         Raises:
             ValueError: There are no samples or labels.
@@ -112,9 +111,9 @@ def calibrate(
     labels: Tensor | None = None,
     sampling: RowSampling | None = None,
 ) -> Calibration:
-    """Run ``batches`` through ``model`` in evaluation mode and sum up what ``layers`` read.
+    """Run ``batches`` through ``model`` in evaluation mode and sum up the inputs of ``layers``.
 
-    The model is left in the mode it had, without hooks, whatever happens.
+    The model keeps the mode it had and no hook stays on it, even after an error.
 
     Raises:
         ValueError: There is no sample, the model cannot read the samples, a layer is no convolution
@@ -127,7 +126,7 @@ def calibrate(
     sampling = sampling or RowSampling()
     sums = _Sums(sampling)
     seen: list[Tensor] = []
-    with evaluating(model), _listening({name: modules[name] for name in layers}, sums):
+    with evaluating(model), listening({name: modules[name] for name in layers}, before=sums.add):
         for batch in batches:
             seen.append(checked_batch(batch))
             if layers:
@@ -167,48 +166,26 @@ class _Sums:
 
     def __init__(self, sampling: RowSampling) -> None:
         self.grams: dict[str, Tensor] = {}
-        self._positions = sampling.positions
+        self._sampling = sampling
         self._generator = torch.Generator().manual_seed(sampling.seed)
 
     def add(self, name: str, layer: nn.Module, x: Tensor) -> None:
         """Add one batch of a layer's inputs."""
         check_input(name, layer, x)
-        positions = self._sampled(layer, x)
-        for samples in x.split(samples_at_once(layer, x, positions)):
-            rows = layer_rows(layer, samples, positions).double()
+        total = count_positions(layer, x)
+        positions = draw_positions(total, self._sampling.positions, self._generator)
+        for rows in row_chunks(layer, x, positions):
             if name in self.grams:
                 # In place: a product of its own would be one more of the largest matrices.
                 self.grams[name].baddbmm_(rows.mT, rows)
             else:
                 self.grams[name] = rows.mT @ rows
+            # Otherwise these rows would still be held while the next ones are unfolded.
             del rows
-        # What is not finite is squared on the diagonal.
+        # A value that is not finite is squared on the diagonal, so that only the diagonal need be
+        # looked at.
         if not self.grams[name].diagonal(dim1=-2, dim2=-1).isfinite().all():
             raise ValueError(
                 f"layer {name!r} reads NaN or infinite values on the calibration samples; "
                 "check the samples and the weights before it"
             )
-
-    def _sampled(self, layer: nn.Module, x: Tensor) -> Tensor | None:
-        return draw_positions(layer, x, self._positions, self._generator)
-
-
-@contextmanager
-def _listening(layers: Mapping[str, nn.Module], sums: _Sums) -> Iterator[None]:
-    handles = []
-    try:
-        for name, layer in layers.items():
-
-            def listen(
-                module: nn.Module,
-                args: tuple[Any, ...],
-                kwargs: dict[str, Any],
-                name: str = name,
-            ) -> None:
-                sums.add(name, module, input_of_call(args, kwargs))
-
-            handles.append(layer.register_forward_pre_hook(listen, with_kwargs=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

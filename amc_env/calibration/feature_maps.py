@@ -1,8 +1,8 @@
-"""Feature maps of layers as the network goes on with them: after norm and activation.
+"""Feature maps of layers as the next layers read them: after norm and activation.
 
-From a layer's output on, what norms, activations, sums and gates make of it is followed as long as
-it keeps its shape. The map is what there is when something else reads it: the next convolution, a
-pooling, a concatenation.
+A layer's output is followed through norms, activations, sums and gates for as long as its shape
+stays the same. The feature map is the tensor that the first operation of another kind reads: the
+next convolution, a pooling, a concatenation.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
-from amc_env.calibration.hooks import run
+from amc_env.calibration.hooks import listening, run
 
-# Functions that read a map without going on with it, even where the shape stays.
+# Operations that end a map even where their output has the same shape: what they compute are the
+# features of the next layer.
 _READERS = frozenset(
     {
         F.conv1d,
@@ -49,8 +50,8 @@ _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)  # noqa: SLF001 (the base of all 
 def feature_maps(model: nn.Module, layers: Sequence[str], batch: Tensor) -> dict[str, Tensor]:
     """The maps of ``layers`` on one batch, each (samples, channels, H, W).
 
-    Outputs without two dimensions of space get some of size 1. A layer that runs twice is heard
-    the first time; the model runs in the mode that it is in.
+    Outputs with fewer than two spatial dimensions get dimensions of size 1. Of a layer that runs
+    several times the first output counts. The model runs in the mode that it is in.
 
     Raises:
         ValueError: A layer does not exist or did not run, or a map is not finite.
@@ -65,9 +66,9 @@ def feature_maps(model: nn.Module, layers: Sequence[str], batch: Tensor) -> dict
 def map_gradients(
     model: nn.Module, layer: str, batch: Tensor, loss: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """A layer's maps and the gradient there of ``loss`` of the network's output.
+    """A layer's maps, and the gradient of ``loss(output of the network)`` with respect to them.
 
-    No parameter's own gradient is touched.
+    The gradients stored on parameters are not touched.
 
     Raises:
         ValueError: The layer does not exist or did not run.
@@ -75,7 +76,7 @@ def map_gradients(
     outputs: list[Tensor] = []
     followed = _followed(model, [layer], batch.detach().requires_grad_(), outputs)
     maps, axis = followed.maps[layer], followed.axes[layer]
-    # Nothing else than zeros where the output does not hang on the maps.
+    # The gradient is zero, not missing, where the output does not depend on the maps.
     (gradient,) = torch.autograd.grad(
         loss(outputs[0]), [maps], allow_unused=True, materialize_grads=True
     )
@@ -83,27 +84,17 @@ def map_gradients(
 
 
 def _followed(
-    model: nn.Module, layers: Iterable[str], batch: Tensor, outputs: list[Tensor] | None = None
+    model: nn.Module, layers: Sequence[str], batch: Tensor, outputs: list[Tensor] | None = None
 ) -> "_Follower":
     modules = dict(model.named_modules())
+    weights = {name: _bare_weight(modules, name) for name in layers}
     mode = _Follower()
-    handles = []
-    try:
-        for name in layers:
-            weight = _bare_weight(modules, name)
-            if weight is not None:
-                mode.expect(name, weight)
-                continue
-
-            def begin(layer: nn.Module, _args: object, out: Tensor, name: str = name) -> None:
-                mode.begin(name, out, axis=-1 if isinstance(layer, nn.Linear) else 1)
-
-            handles.append(modules[name].register_forward_hook(begin))
-        with mode:
-            output = run(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    for name, weight in weights.items():
+        if weight is not None:
+            mode.expect(name, weight)
+    heard = {name: modules[name] for name, weight in weights.items() if weight is None}
+    with listening(heard, after=mode.hear), mode:
+        output = run(model, batch)
     if outputs is not None:
         outputs.append(output)
     silent = [name for name in layers if name not in mode.maps]
@@ -139,11 +130,16 @@ class _Follower(TorchFunctionMode):
         self.maps: dict[str, Tensor] = {}
         self.axes: dict[str, int] = {}
         self._weights: dict[int, tuple[Tensor, str]] = {}
-        # By identity; the maps and the pairs here keep the tensors alive, so none is reused.
+        # Tensors are told apart by ``id``, which Python may give to a new tensor once the old one
+        # is freed; holding the tensors here keeps every id unique.
         self._names: dict[int, tuple[Tensor, set[str]]] = {}
 
+    def hear(self, name: str, layer: nn.Module, output: Tensor) -> None:
+        """Follow the output of a layer that is a module."""
+        self.begin(name, output, axis=-1 if isinstance(layer, nn.Linear) else 1)
+
     def begin(self, name: str, output: Tensor, *, axis: int) -> None:
-        """Follow a layer's output, whose channels lie along ``axis``."""
+        """Follow a layer's first output, whose channels lie along ``axis``."""
         if name not in self.maps:
             self.axes[name] = axis
             self._go_on(name, output)
@@ -186,7 +182,8 @@ class _Follower(TorchFunctionMode):
             for name in names:
                 self._go_on(name, result)
         elif result is not tensor:
-            # Read: what is done with it from here on is another layer's affair.
+            # Another layer has read the map, so it ends here: whatever else is later computed from
+            # the same tensor, such as a residual sum, is no longer this layer's feature map.
             self._names[id(tensor)][1].clear()
             for held, others in self._names.values():
                 if held is not tensor:

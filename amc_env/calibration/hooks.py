@@ -1,16 +1,20 @@
 """Runs of a model on samples that leave no trace in it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
+class EnoughError(Exception):
+    """Raised by a listener to end a run that has shown all that is needed."""
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module gets its own mode back."""
+    """Run in evaluation mode without gradients; every module gets its own mode back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -19,6 +23,32 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def listening(
+    layers: Mapping[str, nn.Module],
+    *,
+    before: Callable[[str, nn.Module, Tensor], None] | None = None,
+    after: Callable[[str, nn.Module, Tensor], None] | None = None,
+) -> Iterator[None]:
+    """Call listeners whenever one of ``layers`` runs; they are removed at the end in any case.
+
+    ``before`` gets a layer's name, the layer and its input just before it runs; ``after`` gets the
+    name, the layer and its output.
+    """
+    handles = []
+    try:
+        for name, layer in layers.items():
+            if before is not None:
+                hook = _before_hook(name, before)
+                handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+            if after is not None:
+                handles.append(layer.register_forward_hook(_after_hook(name, after)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def checked_batch(batch: object) -> Tensor:
@@ -40,7 +70,7 @@ def checked_batch(batch: object) -> Tensor:
 
 
 def run(model: nn.Module, batch: Tensor) -> Tensor:
-    """What ``model`` gives for a batch of samples.
+    """The output of ``model`` for a batch of samples.
 
     Raises:
         ValueError: The model cannot run on it.
@@ -57,7 +87,26 @@ def run(model: nn.Module, batch: Tensor) -> Tensor:
     return output
 
 
-def input_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """A layer's input, however it was passed."""
-    given: Tensor = args[0] if args else kwargs["input"]
-    return given
+def run_until_enough(model: nn.Module, batch: Tensor) -> None:
+    """Run ``model`` on a batch, until its end or until a listener raises ``EnoughError``."""
+    with suppress(EnoughError):
+        run(model, batch)
+
+
+def _before_hook(
+    name: str, listener: Callable[[str, nn.Module, Tensor], None]
+) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # The input may be passed by keyword, which hooks without kwargs do not show.
+        listener(name, layer, args[0] if args else kwargs["input"])
+
+    return hook
+
+
+def _after_hook(
+    name: str, listener: Callable[[str, nn.Module, Tensor], None]
+) -> Callable[[nn.Module, object, Tensor], None]:
+    def hook(layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        listener(name, layer, output)
+
+    return hook

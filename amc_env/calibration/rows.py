@@ -1,5 +1,10 @@
-"""A layer's inputs as the rows of a matrix that its weights are multiplied with."""
+"""A layer's inputs as the rows of a matrix that its weights are multiplied with.
 
+Unfolded rows are the largest tensors of a calibration: a 3x3 kernel makes nine numbers of every
+input, in float64 besides. ``row_chunks`` therefore unfolds a few samples at a time.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -7,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amc_env.devices import solving_device
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _AnyConv = nn.Conv1d | nn.Conv2d | nn.Conv3d
-# Rows are unfolded in float64 this many numbers at a time: 256 MiB, and half in float32 beside it.
+# At most this many numbers are unfolded at a time: 256 MiB in float64, beside 128 MiB in float32.
 _CHUNK = 2**25
 
 
@@ -37,9 +44,10 @@ def can_be_repaired(layer: nn.Module | None) -> bool:
 
 
 def layer_rows(layer: nn.Module, x: Tensor, sampling: Tensor | None = None) -> Tensor:
-    """What a layer multiplies with its weights: (parts, rows, columns).
+    """The unfolded inputs that a layer multiplies with its weights: (parts, rows, columns).
 
-    Rows are ordered (sample, position); ``sampling`` chooses positions of the output map.
+    A part is a convolution group, a column one input of the kernel, and rows are ordered by sample,
+    then by position of the output map. ``sampling`` holds the positions that count; all if None.
     """
     if isinstance(layer, nn.Linear):
         return x.reshape(1, -1, layer.in_features)
@@ -59,28 +67,56 @@ def layer_rows(layer: nn.Module, x: Tensor, sampling: Tensor | None = None) -> T
     return parts.permute(1, 0, 3, 2).flatten(1, 2)
 
 
-def draw_positions(
-    layer: nn.Module, x: Tensor, count: int | None, generator: torch.Generator
-) -> Tensor | None:
-    """``count`` random output positions of a convolution; None for all there are."""
-    if count is None or not isinstance(layer, _CONVOLUTIONS):
-        return None
-    total = prod(_output_sizes(layer, _padded(layer, x)))
-    return None if total <= count else torch.randperm(total, generator=generator)[:count]
+def row_chunks(
+    layer: nn.Module, x: Tensor, positions: Tensor | None, *, outputs: int = 0
+) -> Iterator[Tensor]:
+    """``layer_rows`` in float64, a few samples at a time, where float64 can be computed with.
+
+    A chunk holds at most 2**25 numbers, or the rows of one sample if those are more; ``outputs``
+    keeps a target of that many columns, made for the same rows, below the same limit.
+    """
+    device = solving_device(x.device)
+    for samples in x.split(samples_at_once(layer, x, positions, outputs=outputs)):
+        # In two steps: a device without float64 cannot convert on the way either. Nothing here
+        # refers to a chunk once it is yielded, so that the caller can free it before the next.
+        yield layer_rows(layer, samples, positions).to(device).double()
 
 
-def samples_at_once(layer: nn.Module, x: Tensor, positions: Tensor | None) -> int:
-    """How many samples are unfolded together."""
+def count_positions(layer: nn.Module, x: Tensor) -> int | None:
+    """How many output positions of a convolution there are to draw from; None for other layers."""
     if not isinstance(layer, _CONVOLUTIONS):
-        return max(1, _CHUNK * len(x) // max(1, x.numel()))
-    rows = (
-        prod(_output_sizes(layer, _padded(layer, x[:1]))) if positions is None else len(positions)
-    )
-    return max(1, _CHUNK // max(1, rows * x.shape[1] * prod(layer.kernel_size)))
+        return None
+    return prod(_output_sizes(layer, _padded(layer, x[:1])))
+
+
+def draw_positions(
+    total: int | None, count: int | None, generator: torch.Generator
+) -> Tensor | None:
+    """``count`` random positions out of ``total``; None where all there are count."""
+    if count is None or total is None or total <= count:
+        return None
+    # A copy, as the slice would keep the whole permutation in memory.
+    return torch.randperm(total, generator=generator)[:count].clone()
+
+
+def samples_at_once(
+    layer: nn.Module, x: Tensor, positions: Tensor | None, *, outputs: int = 0
+) -> int:
+    """How many samples are unfolded together."""
+    if isinstance(layer, _CONVOLUTIONS):
+        total = count_positions(layer, x) if positions is None else len(positions)
+        rows, columns = total or 1, x.shape[1] * prod(layer.kernel_size)
+    else:
+        rows, columns = x.numel() // max(1, len(x) * x.shape[-1]), x.shape[-1]
+    return max(1, _CHUNK // max(1, rows * max(columns, outputs)))
 
 
 def _patches_at(layer: _AnyConv, padded: Tensor, positions: Tensor | None) -> Tensor:
-    """What the kernel covers at some output positions: (samples, columns, positions)."""
+    """The inputs under the kernel at some output positions: (samples, columns, positions).
+
+    ``F.unfold`` would unfold all positions first, and knows two dimensions only. Here the flat
+    index of every input under the kernel is worked out axis by axis, and one indexing reads them.
+    """
     outputs = _output_sizes(layer, padded)
     if positions is None:
         positions = torch.arange(prod(outputs))
@@ -120,7 +156,7 @@ def _padded(layer: _AnyConv, x: Tensor) -> Tensor:
 
 
 def check_input(name: str, layer: nn.Module, x: object) -> None:
-    """Refuse what a layer cannot be unfolded on."""
+    """Refuse an input that a layer cannot be unfolded on."""
     given = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
     if isinstance(layer, nn.Linear):
         fits = isinstance(x, Tensor) and x.dim() >= 1 and x.shape[-1] == layer.in_features

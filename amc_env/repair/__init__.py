@@ -1,4 +1,4 @@
-"""New weights for the layers that read pruned channels."""
+"""Repairs a pruned network: new weights for the layers that read pruned channels."""
 
 from amc_env.repair.plan import Keep, Reconstruction
 from amc_env.repair.pruner import Pruned, Pruner, RepairSettings

@@ -1,4 +1,4 @@
-"""From numbers of channels to a compact, repaired network."""
+"""Makes a compact, repaired network from the channels that each group keeps."""
 
 import time
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from amc_env.criteria import Criterion, channel_scores
 from amc_env.criteria.ranking import ranking
 from amc_env.data import Split
 from amc_env.devices import fastest_layout, has_bfloat16_units
-from amc_env.repair.norms import reestimate_norms_
+from amc_env.repair.norms import has_running_norms, reestimate_norms_
 from amc_env.repair.plan import (
     DEFAULT_RIDGE,
     Keep,
@@ -32,13 +32,14 @@ class RepairSettings:
         sampled_positions: Random output positions of each map that count; all if None.
         ridge: Pull towards the original weights, relative to the mean square of an input.
         batch: Calibration samples that run together.
-        sequential: Whether every episode repairs layer by layer on what the pruned network really
-            computes: better by far on narrow networks, and slower.
-        match_residual_sums: Whether that repair aims at the original sums of residual blocks.
-        norm_samples: Calibration samples on which batch norms' statistics are estimated again
-            after the plain repair, so that what a sequential repair would put right
-            does not hide what a policy is worth; none if 0.
-        seed: Draws the positions, and what criteria draw.
+        sequential: Whether every episode repairs layer by layer on the activations of the pruned
+            network itself: much better on narrow networks, and slower.
+        match_residual_sums: Whether the sequential repair aims at the original sums of residual
+            blocks.
+        norm_samples: Calibration samples on which the statistics of batch norms are estimated again
+            after the plain repair; none if 0. Episodes then rank policies more like the sequential
+            repair, which corrects these statistics by itself, does at the end of a search.
+        seed: The seed of the positions, and of criteria that draw at random.
     """
 
     sampled_positions: int | None = 64
@@ -59,7 +60,7 @@ class RepairSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pruned:
-    """A compact network, the channels that it keeps, and the seconds that its making took."""
+    """A compact network, the channels that it keeps, and the seconds that each step took."""
 
     model: nn.Module
     kept: dict[str, Tensor]
@@ -67,13 +68,16 @@ class Pruned:
 
 
 class Pruner:
-    """Calibrates, scores and factors once; then any numbers of channels are a matter of moments.
+    """Prune a network repeatedly: calibration, scores and factorisations are computed once here.
 
     Args:
         graph: The structure of the model.
         samples: Calibration samples.
         criterion: Ranks the channels of each group.
         repair: How weights are repaired.
+
+    Raises:
+        ValueError: ``repair`` asks for norms to be estimated again, and the model has none.
     """
 
     def __init__(
@@ -87,6 +91,12 @@ class Pruner:
         self.graph = graph
         self.criterion = criterion
         self._settings = repair or RepairSettings()
+        # Known now; an episode would find out only after calibration and factoring.
+        if self._settings.norm_samples and not has_running_norms(graph.model):
+            raise ValueError(
+                f"norm_samples is {self._settings.norm_samples}, but the network has no batch norm "
+                "with running statistics to estimate again; give norm_samples=0"
+            )
         self._sampling = RowSampling(
             positions=self._settings.sampled_positions, seed=self._settings.seed
         )
@@ -111,9 +121,10 @@ class Pruner:
         )
 
     def prune(self, keep: Mapping[str, Keep]) -> Pruned:
-        """The compact network with those channels of every group, its readers repaired.
+        """The compact network that keeps these channels, with repaired weights.
 
-        A number keeps the best so many; indices keep those.
+        Values are the number of best-ranked channels to keep, or explicit channel indices. Groups
+        not named keep all channels.
         """
         marks = [time.perf_counter()]
         kept = self.plan.kept(keep)
@@ -134,7 +145,7 @@ class Pruner:
         return Pruned(model=compact, kept=kept, seconds=seconds)
 
     def prune_sequentially(self, keep: Mapping[str, Keep]) -> nn.Module:
-        """As ``prune``, each layer repaired on what the pruned network really gives it: slower."""
+        """As ``prune``, but each layer is repaired on the pruned network's activations: slower."""
         kept = self.plan.kept(keep)
         compact = self.graph.compact(kept)
         self.plan.apply_(compact, kept)

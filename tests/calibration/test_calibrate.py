@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from amc_env import ChannelGraph
 from amc_env.calibration import calibrate
 from amc_env.calibration import rows as unfolding
-from amc_env.calibration.rows import RowSampling, draw_positions, layer_rows
+from amc_env.calibration.rows import RowSampling, count_positions, draw_positions, layer_rows
 from amc_env.repair.plan import repaired_layers, unrepaired_layers
 
 LAYERS = {
@@ -61,7 +61,7 @@ def test_rows_of_any_convolution_and_of_some_positions(
     rows, out = layer_rows(layer, x), layer(x).flatten(2)
     weight = layer.weight.flatten(1).view(groups, -1, rows.shape[2])
     assert torch.allclose(torch.cat(list(rows @ weight.mT), dim=1), out.mT.flatten(0, 1))
-    positions = draw_positions(layer, x, 3, generator)
+    positions = draw_positions(count_positions(layer, x), 3, generator)
     if positions is not None:
         some = rows.unflatten(1, (3, -1))[:, :, positions].flatten(1, 2)
         assert torch.equal(layer_rows(layer, x, positions), some)

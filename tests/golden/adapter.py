@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from direct_repair import reconstruct
+from direct_repair import unfold as unfolded
 from torch import Tensor
 
 from amc_env.criteria import maps, weights
@@ -13,7 +15,6 @@ from amc_env.information import aura, filters, renyi
 from amc_env.information import class_mi as classes
 from amc_env.information import label_grid as grids
 from amc_env.information import sde as disorder
-from amc_env.repair import least_squares
 from amc_env.structure.sparsity import kept_count
 
 
@@ -159,7 +160,7 @@ chip = maps.chip
 
 
 def unfold(x: Tensor, kernel: int, stride: int = 1, padding: int = 0) -> Tensor:
-    return least_squares.unfold(x, kernel=kernel, stride=stride, padding=padding)
+    return unfolded(x, kernel=kernel, stride=stride, padding=padding)
 
 
 def conv2d(
@@ -171,7 +172,7 @@ def conv2d(
 def ls_reconstruct(
     x: Tensor, y: Tensor, kept: Tensor, bias: Tensor | None = None, ridge: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    return least_squares.reconstruct(x, y, kept=kept, bias=bias, ridge=ridge)
+    return reconstruct(x, y, kept=kept, bias=bias, ridge=ridge)
 
 
 def n_kept(n: int, ratio: float) -> int:

@@ -1,12 +1,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from direct_repair import reconstruct, unfold
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 from torch import Tensor
 
-from amc_env.repair.least_squares import FactoredLeastSquares, NormalEquations, reconstruct, unfold
+from amc_env.repair.least_squares import (
+    DirectSolver,
+    NormalEquations,
+    Solver,
+    make_solver,
+)
 
 MANY = settings(max_examples=25, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -37,11 +43,18 @@ def ridge_solution(x: Tensor, weight: Tensor, columns: Tensor, *, ridge: float) 
     return solution
 
 
+def lost(x: Tensor, weight: Tensor, solver: Solver, count: int) -> float:
+    """``|XW - Y| / |Y|`` with the first blocks kept, straight from the rows; 0 where Y is."""
+    y = x @ weight
+    got = x[:, solver.columns(count)] @ solver.weights(count)
+    return float((got - y).norm() / y.norm().clamp_min(1e-300))
+
+
 @MANY
 @given(seed=SEEDS, blocks=st.integers(1, 8), width=st.integers(1, 9))
 def test_every_count_equals_linear_regression(seed: int, blocks: int, width: int) -> None:
     x, weight, order = problem(seed, blocks=blocks, width=width)
-    factored = FactoredLeastSquares(equations(x, weight), order, ridge=0.0)
+    factored = make_solver(equations(x, weight), order, ridge=0.0)
     for count in range(1, blocks + 1):
         oracle = LinearRegression(fit_intercept=False)
         oracle.fit(x[:, factored.columns(count)].numpy(), (x @ weight).numpy())
@@ -54,7 +67,7 @@ def test_every_count_equals_linear_regression(seed: int, blocks: int, width: int
 def test_every_count_equals_a_direct_ridge_solution(seed: int, ridge: float) -> None:
     x, weight, order = problem(seed)
     problem_ = equations(x, weight)
-    factored = FactoredLeastSquares(problem_, order, ridge=ridge)
+    factored = make_solver(problem_, order, ridge=ridge)
     for count in range(1, len(order) + 1):
         columns = order[:count].flatten()
         expected = ridge_solution(x, weight, columns, ridge=ridge)
@@ -70,7 +83,7 @@ def test_any_blocks_equal_a_direct_ridge_solution(
 ) -> None:
     x, weight, order = problem(seed)
     blocks = torch.tensor(data.draw(st.lists(st.integers(0, 4), min_size=1, unique=True)))
-    factored = FactoredLeastSquares(equations(x, weight), order, ridge=ridge)
+    factored = make_solver(equations(x, weight), order, ridge=ridge)
     columns = order[blocks].flatten()
     assert torch.equal(factored.columns_of(blocks), columns)
     expected = ridge_solution(x, weight, columns, ridge=ridge)
@@ -82,7 +95,8 @@ def test_any_blocks_equal_a_direct_ridge_solution(
 def test_any_blocks_of_a_problem_without_a_factor_are_solved_too() -> None:
     x, weight, order = problem(1)
     x[:, order[1]] = x[:, order[0]]
-    factored = FactoredLeastSquares(equations(x, weight), order, ridge=0.0)
+    factored = make_solver(equations(x, weight), order, ridge=0.0)
+    assert isinstance(factored, DirectSolver)
     blocks = torch.tensor([0, 1, 3])
     columns = order[blocks].flatten()
     oracle = torch.linalg.lstsq(x[:, columns], x @ weight, driver="gelsd").solution
@@ -95,7 +109,7 @@ def test_any_blocks_of_a_problem_without_a_factor_are_solved_too() -> None:
 @given(seed=SEEDS, ridge=st.sampled_from([0.0, 1e-4, 0.1]))
 def test_all_columns_give_the_original_weights_back(seed: int, ridge: float) -> None:
     x, weight, order = problem(seed)
-    factored = FactoredLeastSquares(equations(x, weight), order, ridge=ridge)
+    factored = make_solver(equations(x, weight), order, ridge=ridge)
     got = factored.weights(len(order))
     assert torch.allclose(got, weight[order.flatten()], rtol=1e-7, atol=1e-8)
 
@@ -104,12 +118,11 @@ def test_all_columns_give_the_original_weights_back(seed: int, ridge: float) -> 
 @given(seed=SEEDS, ridge=st.sampled_from([0.0, 1e-6, 1e-4, 1e-2, 1.0]), width=st.integers(1, 4))
 def test_errors_are_those_of_the_rows(seed: int, ridge: float, width: int) -> None:
     x, weight, order = problem(seed, width=width)
-    factored = FactoredLeastSquares(equations(x, weight), order, ridge=ridge)
+    factored = make_solver(equations(x, weight), order, ridge=ridge)
     errors = factored.errors()
     for count in range(1, len(order) + 1):
         columns = factored.columns(count)
         got = (x[:, columns] @ factored.weights(count) - x @ weight).norm() / (x @ weight).norm()
-        assert torch.isclose(factored.error(count), got, rtol=1e-6, atol=1e-7)
         assert torch.isclose(errors[count - 1], got, rtol=1e-6, atol=1e-7)
     assert errors[-1] == 0
 
@@ -123,7 +136,7 @@ def test_errors_hold_for_a_target_that_no_weights_reach(seed: int, ridge: float)
     foreign = NormalEquations(
         gram=x.mT @ x, cross=x.mT @ y, anchor=weight, target=y.square().sum(0)
     )
-    factored = FactoredLeastSquares(foreign, order, ridge=ridge)
+    factored = make_solver(foreign, order, ridge=ridge)
     errors = factored.errors()
     for count in range(1, len(order) + 1):
         got = (x[:, factored.columns(count)] @ factored.weights(count) - y).norm() / y.norm()
@@ -135,7 +148,7 @@ def test_twins_seen_in_single_precision_do_not_blow_up(noise: float) -> None:
     x, weight, order = problem(1)
     x[:, order[1]] = x[:, order[0]] * (1 + noise)
     gram = (x.float().mT @ x.float()).double()
-    factored = FactoredLeastSquares(NormalEquations.of_layer(gram, weight), order, ridge=0.0)
+    factored = make_solver(NormalEquations.of_layer(gram, weight), order, ridge=0.0)
     for count in range(1, len(order) + 1):
         assert factored.weights(count).norm() < 100 * weight.norm()
 
@@ -144,7 +157,7 @@ def test_all_blocks_kept_is_exactly_the_original() -> None:
     x, weight, order = problem(0)
     for ridge in (0.0, 1e-4):
         problem_ = equations(x, weight)
-        factored = FactoredLeastSquares(problem_, order, ridge=ridge)
+        factored = make_solver(problem_, order, ridge=ridge)
         assert torch.equal(factored.weights(5), weight[order.flatten()])
         columns = torch.tensor([1])
         assert torch.equal(factored.weights(5, columns), weight[order.flatten()][:, columns])
@@ -162,8 +175,8 @@ def test_the_direct_solution_gives_some_outputs_alone() -> None:
 @pytest.mark.parametrize("count", [0, -1, 6])
 def test_impossible_counts_are_refused(count: int) -> None:
     x, weight, order = problem(0)
-    factored = FactoredLeastSquares(equations(x, weight), order, ridge=0.0)
-    for ask in (factored.weights, factored.columns, factored.error):
+    factored = make_solver(equations(x, weight), order, ridge=0.0)
+    for ask in (factored.weights, factored.columns):
         with pytest.raises(ValueError, match=f"{count} blocks cannot be kept; give a number from"):
             ask(count)
 
@@ -172,7 +185,7 @@ def test_impossible_counts_are_refused(count: int) -> None:
 @given(seed=SEEDS, size=st.sampled_from([1e-3, 1e-1, 1.0]))
 def test_no_perturbation_does_better(seed: int, size: float) -> None:
     x, weight, order = problem(seed)
-    factored = FactoredLeastSquares(equations(x, weight), order, ridge=0.0)
+    factored = make_solver(equations(x, weight), order, ridge=0.0)
     part, best = x[:, factored.columns(3)], factored.weights(3)
     generator = torch.Generator().manual_seed(seed)
     other = best + size * torch.randn(best.shape, dtype=torch.float64, generator=generator)
@@ -189,12 +202,12 @@ def test_rank_deficient_problems_stay_near_the_original(flaw: str, ridge: float)
         x[:, order[2]] = 0
     if flaw == "all dead":
         x.zero_()
-    factored = FactoredLeastSquares(equations(x, weight), order, ridge=ridge)
+    factored = make_solver(equations(x, weight), order, ridge=ridge)
     for count in range(1, len(order) + 1):
         got = factored.weights(count)
         assert got.isfinite().all()
         assert got.norm() < 100 * weight.norm()
-        assert factored.error(count) <= 1 + 1e-9
+        assert lost(x, weight, factored, count) <= 1 + 1e-9
     assert factored.errors().isfinite().all()
     assert torch.allclose(factored.weights(len(order)), weight[order.flatten()], atol=1e-6)
 
@@ -204,9 +217,9 @@ def test_twins_share_what_a_lost_channel_did() -> None:
     generator = torch.Generator().manual_seed(0)
     column = torch.randn(50, 1, dtype=torch.float64, generator=generator)
     x, weight = torch.cat([column, column], 1), torch.tensor([[2.0], [3.0]], dtype=torch.float64)
-    factored = FactoredLeastSquares(equations(x, weight), torch.tensor([[0], [1]]), ridge=1e-9)
+    factored = make_solver(equations(x, weight), torch.tensor([[0], [1]]), ridge=1e-9)
     assert factored.weights(1).item() == pytest.approx(5.0)
-    assert factored.error(1).item() == pytest.approx(0.0, abs=1e-6)
+    assert lost(x, weight, factored, 1) == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -231,25 +244,12 @@ def test_the_bias_is_taken_off_before_the_fit() -> None:
     assert residual < 1e-12
 
 
-@pytest.mark.parametrize("flaw", ["rows", "empty", "flat", "nan"])
-def test_rows_that_do_not_fit_are_refused(flaw: str) -> None:
-    x, y = torch.ones(4, 3, 2), torch.ones(4, 1)
-    bad = {
-        "rows": (x, y[:3]),
-        "empty": (x[:0], y[:0]),
-        "flat": (x.flatten(1), y),
-        "nan": (x * float("nan"), y),
-    }
-    with pytest.raises(ValueError, match=r"as many rows, at least one|NaN or infinite"):
-        reconstruct(*bad[flaw], kept=torch.arange(2))
-
-
 def test_equations_that_are_not_finite_or_ridges_below_zero_are_refused() -> None:
     x, weight, order = problem(0)
     with pytest.raises(ValueError, match="gram holds NaN or infinite values"):
         NormalEquations.of_layer((x.mT @ x) * float("nan"), weight)
     with pytest.raises(ValueError, match=r"ridge is -0\.1"):
-        FactoredLeastSquares(equations(x, weight), order, ridge=-0.1)
+        make_solver(equations(x, weight), order, ridge=-0.1)
 
 
 def test_single_precision_rows_are_solved_in_double() -> None:

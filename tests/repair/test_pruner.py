@@ -1,10 +1,13 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from pruning import samples, tiny
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import override
 
 from amc_env import ChannelGraph, RepairSettings
 from amc_env.criteria import make_criterion
+from amc_env.repair.plan import repaired_layers, unrepaired_layers
 from amc_env.repair.pruner import Pruner
 
 COUNTS = {"stem": 5, "wide": 7}
@@ -50,6 +53,52 @@ def test_indices_are_kept_as_well_as_numbers() -> None:
     other = made.prune({"stem": [7, 0, 3]})
     assert other.kept["stem"].tolist() == [0, 3, 7]
     assert other.model.stem.out_channels == 3
+
+
+class Counting(nn.Sequential):
+    """A network without batch norms that counts its runs."""
+
+    runs = 0
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3))
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        out: Tensor = super().forward(x)
+        return out
+
+
+def test_norms_that_a_network_does_not_have_are_refused_before_it_runs() -> None:
+    model, split = Counting().eval(), samples(24)
+    graph, runs = ChannelGraph(model, split.inputs[:2]), model.runs
+    with pytest.raises(ValueError, match=r"norm_samples is 5, but the network has no batch norm"):
+        Pruner(graph, split, make_criterion("l2"), repair=RepairSettings(norm_samples=5))
+    assert model.runs == runs
+
+
+class Bare(nn.Module):
+    """A kernel that is no layer's weight but a parameter of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.kernel = nn.Conv2d(1, 8, 3), nn.Parameter(torch.randn(6, 8, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(self.stem(x).relu(), self.kernel).mean((2, 3))
+
+
+def test_bare_parameters_are_listed_as_unrepaired_and_keep_their_weights() -> None:
+    split = samples(24)
+    network = Bare().eval()
+    graph = ChannelGraph(network, split.inputs[:2])
+    assert repaired_layers(graph) == ()
+    assert unrepaired_layers(graph) == ("kernel",)
+    pruner = Pruner(graph, split, make_criterion("l2"))
+    kept = pruner.plan.kept({"stem": 5})
+    for model in (pruner.prune(kept).model, pruner.prune_sequentially(kept)):
+        assert torch.equal(model.kernel, network.kernel[:, kept["stem"]])
 
 
 @pytest.mark.parametrize(
