@@ -1,7 +1,6 @@
 """DDPG with the rules of AMC (He et al. 2018), on top of stable-baselines3."""
 
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,77 +22,13 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 from typing_extensions import override
 
+from agents.amc_settings import AMCSettings
 from agents.episode_buffer import EpisodeBuffer
 from agents.truncated_normal import sample_truncated_normal
 
 # A feature that hardly moves is not blown up, and one that leaves its range stays in sight.
 SMALLEST_DEVIATION = 1e-3
 LARGEST_FEATURE = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class AMCSettings:
-    """What AMC fixes about its agent; ``docs/agents.md`` compares each value with AMC's.
-
-    Attributes:
-        hidden_sizes: Widths of the hidden layers of actor and critic.
-        actor_learning_rate: Of Adam, for the actor.
-        critic_learning_rate: Of Adam, for the critic.
-        tau: Share of the networks that each gradient step adds to their targets.
-        gamma: Discount of the next state's value.
-        batch_size: Steps sampled for one gradient step.
-        gradient_steps: How many for each step of an episode, once it has ended.
-        warmup_episodes: Episodes with uniform actions and without gradient steps.
-        warmup_around_actor: Whether the warm-up draws its actions around the actor's, with the
-            deviation ``sigma``: for an actor that knows something, see ``AMCDDPG.imitate_``.
-        sigma: Deviation of the truncated normal noise in the first episode after them.
-        sigma_decay: Its factor from episode to episode.
-        replay_episodes: Episodes that the replay buffer holds.
-        baseline_decay: Share of the reward baseline that survives a batch.
-        normalise_observations: Whether the networks see observations by their running mean and
-            deviation.
-    """
-
-    hidden_sizes: tuple[int, ...] = (300, 300)
-    actor_learning_rate: float = 1e-4
-    critic_learning_rate: float = 1e-3
-    tau: float = 0.01
-    gamma: float = 1.0
-    batch_size: int = 64
-    gradient_steps: int = 1
-    warmup_episodes: int = 100
-    warmup_around_actor: bool = False
-    sigma: float = 0.5
-    sigma_decay: float = 0.95
-    replay_episodes: int = 100
-    baseline_decay: float = 0.95
-    normalise_observations: bool = True
-
-    def __post_init__(self) -> None:
-        widths = bool(self.hidden_sizes) and min(self.hidden_sizes) >= 1
-        laws = {
-            "hidden_sizes": (widths, "one or more widths of at least 1"),
-            "actor_learning_rate": (0 < self.actor_learning_rate < 1, "in (0, 1)"),
-            "critic_learning_rate": (0 < self.critic_learning_rate < 1, "in (0, 1)"),
-            "tau": (0 < self.tau <= 1, "in (0, 1]"),
-            "gamma": (0 <= self.gamma <= 1, "in [0, 1]"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "gradient_steps": (self.gradient_steps >= 1, "at least 1"),
-            "warmup_episodes": (self.warmup_episodes >= 0, "at least 0"),
-            "sigma": (0 < self.sigma < float("inf"), "positive and finite"),
-            "sigma_decay": (0 < self.sigma_decay <= 1, "in (0, 1]"),
-            "replay_episodes": (self.replay_episodes >= 1, "at least 1"),
-            "baseline_decay": (0 <= self.baseline_decay < 1, "in [0, 1)"),
-        }
-        for name, (holds, expected) in laws.items():
-            if not holds:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {expected}")
-
-    def sigma_of_episode(self, episode: int) -> float:
-        """Deviation of the noise in an episode, counted from 0, warm-up included."""
-        after_warmup = max(episode - self.warmup_episodes, 0)
-        # The power underflows to 0 after thousands of episodes, and 0 has no distribution.
-        return max(self.sigma * self.sigma_decay**after_warmup, sys.float_info.epsilon)
 
 
 class RunningNormaliser(BaseFeaturesExtractor):

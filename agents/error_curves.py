@@ -33,10 +33,11 @@ class ErrorCurves(Searcher):
     cut.
     """
 
+    name: ClassVar[str] = "error_curves"
     is_single: ClassVar[bool] = True
 
     @override
-    def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
+    def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
         recorder.play_counts(allocate(recorder.pruning))
 
 
@@ -67,7 +68,7 @@ def allocate(env: ChannelPruningEnv) -> dict[str, int]:
 
 def _ladder(env: ChannelPruningEnv, group: ChannelGroup) -> list[int]:
     """Numbers of channels to step through, from all to the least."""
-    allowed = [c for c in reversed(group.counts) if c >= env.keeper.min_counts[group.name]]
+    allowed = list(reversed(env.keeper.between(group)))
     stride = max(1, len(allowed) // _STEPS)
     steps = allowed[::stride]
     return steps if steps[-1] == allowed[-1] else [*steps, allowed[-1]]
