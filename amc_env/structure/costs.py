@@ -1,18 +1,21 @@
-"""Costs as arithmetic on numbers of kept channels."""
+"""The cost of a network as arithmetic on the numbers of channels that its groups keep."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from math import prod
+from typing import TypeVar
 
 from torch import nn
 
 from amc_env.structure.cutting import named_tensors
 from amc_env.structure.records import Cost, LayerCost, LayerUse, Structure
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Size:
-    """An axis size: ``fixed`` entries plus some for every kept channel of each group."""
+    """The size of an axis: ``fixed`` entries, and a number of them per kept channel of a group."""
 
     fixed: int
     per_channel: tuple[tuple[str, int], ...]
@@ -21,29 +24,121 @@ class _Size:
         return self.fixed + sum(kept[group] * places for group, places in self.per_channel)
 
 
-class CostModel:
-    """FLOPs and parameters for any numbers of kept channels, without building a network.
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """The shape of a tensor: the product of the fixed axes, and the axes that groups run along."""
+
+    fixed: int
+    sizes: tuple[_Size, ...]
+
+    def numel(self, kept: Mapping[str, int]) -> int:
+        return self.fixed * prod(size.at(kept) for size in self.sizes)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Tables:
+    """What costs are calculated from: the layers, the shape of every tensor, and who needs whom.
+
+    ``tensors_of`` and ``layers_of`` hold, for each group, the tensors and the numbers of the
+    layers that have to be counted anew when the group keeps another number of channels.
+    """
+
+    layers: tuple[LayerUse, ...]
+    shapes: Mapping[str, _Shape]
+    params: frozenset[str]
+    widths: Mapping[str, int]
+    tensors_of: Mapping[str, frozenset[str]]
+    layers_of: Mapping[str, frozenset[int]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CostPoint:
+    """What a network costs at one choice of kept channels, and from there at any other.
 
     FLOPs are multiply-accumulates of conv and linear layers for one sample; parameters are all
     of the model's, used or not.
+
+    Attributes:
+        counts: The number of channels that every group keeps.
+        cost: The cost of the network with these channels.
     """
 
-    def __init__(self, model: nn.Module, structure: Structure) -> None:
-        self._full = {group.name: group.channels for group in structure.groups}
-        self._layers = structure.layers
-        self._shapes = _shapes(model, structure)
-        self._params = [name for name, _ in model.named_parameters()]
+    counts: Mapping[str, int]
+    cost: Cost
+    _numel: Mapping[str, int] = field(repr=False)
+    _tables: _Tables = field(repr=False)
 
-    def cost(self, kept: Mapping[str, int]) -> Cost:
-        """What the network costs with ``kept`` channels; groups not named keep all."""
-        counts = {**self._full, **kept}
-        numel = {name: _numel(shape, counts) for name, shape in self._shapes.items()}
-        layers = tuple(_layer_cost(layer, numel) for layer in self._layers)
-        return Cost(
-            flops=sum(layer.flops for layer in layers),
-            params=sum(numel[name] for name in self._params),
-            layers=layers,
-        )
+    def with_counts(self, kept: Mapping[str, int]) -> "CostPoint":
+        """The point at which these groups keep these numbers of channels, and all others as here.
+
+        Only the layers that depend on groups whose number changes are counted anew, so a change of
+        a single group is cheap in a network of any depth. The cost is exact, not an estimate.
+
+        Raises:
+            ValueError: There is no such group, or it does not have that many channels.
+        """
+        _check_counts(self._tables.widths, kept)
+        changed = [name for name, count in kept.items() if count != self.counts[name]]
+        counts = {**self.counts, **kept}
+        numel, params = dict(self._numel), self.cost.params
+        # A tensor between two groups that both change must be counted once, hence the sets.
+        for tensor in _union(self._tables.tensors_of, changed):
+            new = self._tables.shapes[tensor].numel(counts)
+            if tensor in self._tables.params:
+                params += new - numel[tensor]
+            numel[tensor] = new
+        layers, flops = list(self.cost.layers), self.cost.flops
+        for number in _union(self._tables.layers_of, changed):
+            layer = _layer_cost(self._tables.layers[number], numel)
+            flops += layer.flops - layers[number].flops
+            layers[number] = layer
+        cost = Cost(flops=flops, params=params, layers=tuple(layers))
+        return CostPoint(counts=counts, cost=cost, _numel=numel, _tables=self._tables)
+
+
+def full_cost(model: nn.Module, structure: Structure) -> CostPoint:
+    """The cost of the whole network, from which that of any pruned one follows."""
+    shapes = _shapes(model, structure)
+    widths = {group.name: group.channels for group in structure.groups}
+    tensors_of = _tensors_by_group(shapes, widths)
+    tables = _Tables(
+        layers=structure.layers,
+        shapes=shapes,
+        params=frozenset(name for name, _ in model.named_parameters()),
+        widths=widths,
+        tensors_of=tensors_of,
+        layers_of={
+            group: frozenset(
+                number
+                for number, layer in enumerate(structure.layers)
+                if not tensors.isdisjoint((layer.weight, *layer.tensors))
+            )
+            for group, tensors in tensors_of.items()
+        },
+    )
+    numel = {name: shape.numel(widths) for name, shape in shapes.items()}
+    layers = tuple(_layer_cost(layer, numel) for layer in structure.layers)
+    cost = Cost(
+        flops=sum(layer.flops for layer in layers),
+        params=sum(numel[name] for name in tables.params),
+        layers=layers,
+    )
+    return CostPoint(counts=widths, cost=cost, _numel=numel, _tables=tables)
+
+
+def _check_counts(widths: Mapping[str, int], kept: Mapping[str, int]) -> None:
+    for name, count in kept.items():
+        if name not in widths:
+            raise ValueError(f"there is no group {name!r}; give the name of one of the groups")
+        if not 0 <= count <= widths[name]:
+            raise ValueError(
+                f"group {name!r} cannot keep {count} channels; give 0 (the network without the "
+                f"group) to {widths[name]}"
+            )
+
+
+def _union(sets: Mapping[str, frozenset[_T]], names: Iterable[str]) -> frozenset[_T]:
+    return frozenset[_T]().union(*(sets[name] for name in names))
 
 
 def _layer_cost(layer: LayerUse, numel: Mapping[str, int]) -> LayerCost:
@@ -55,17 +150,25 @@ def _layer_cost(layer: LayerUse, numel: Mapping[str, int]) -> LayerCost:
     )
 
 
-def _numel(shape: tuple[int | _Size, ...], counts: Mapping[str, int]) -> int:
-    return prod(size if isinstance(size, int) else size.at(counts) for size in shape)
+def _tensors_by_group(
+    shapes: Mapping[str, _Shape], groups: Iterable[str]
+) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {name: set() for name in groups}
+    for tensor, shape in shapes.items():
+        for size in shape.sizes:
+            for group, _ in size.per_channel:
+                found[group].add(tensor)
+    return {name: frozenset(tensors) for name, tensors in found.items()}
 
 
-def _shapes(model: nn.Module, structure: Structure) -> dict[str, tuple[int | _Size, ...]]:
+def _shapes(model: nn.Module, structure: Structure) -> dict[str, _Shape]:
     group_of = {
         int(label): name for name, labels in structure.classes.items() for label in labels.tolist()
     }
-    shapes: dict[str, list[int | _Size]] = {
+    fixed: dict[str, list[int]] = {
         name: list(tensor.shape) for name, tensor in named_tensors(model)
     }
+    sizes: dict[str, list[_Size]] = {name: [] for name in fixed}
     for axis in structure.axes:
         places: dict[str, int] = {}
         for label in axis.labels.tolist():
@@ -73,8 +176,16 @@ def _shapes(model: nn.Module, structure: Structure) -> dict[str, tuple[int | _Si
                 places[group_of[label]] = places.get(group_of[label], 0) + 1
         if places:
             widths = {name: len(structure.classes[name]) for name in places}
-            shapes[axis.tensor][axis.dim] = _Size(
-                fixed=len(axis.labels) - sum(places.values()),
-                per_channel=tuple((name, count // widths[name]) for name, count in places.items()),
+            # The size of this axis is counted by its _Size instead.
+            fixed[axis.tensor][axis.dim] = 1
+            sizes[axis.tensor].append(
+                _Size(
+                    fixed=len(axis.labels) - sum(places.values()),
+                    per_channel=tuple(
+                        (name, count // widths[name]) for name, count in places.items()
+                    ),
+                )
             )
-    return {name: tuple(shape) for name, shape in shapes.items()}
+    return {
+        name: _Shape(fixed=prod(shape), sizes=tuple(sizes[name])) for name, shape in fixed.items()
+    }
