@@ -162,17 +162,20 @@ class BudgetKeeper:
 
     def fits(self, counts: Mapping[str, int]) -> bool:
         """Whether a network with these numbers of channels meets every limit."""
-        if not self._limits:
-            return True
-        cost = self._graph.cost(counts)
+        return not self._limits or self.is_met(self._graph.cost(counts))
+
+    def is_met(self, cost: Cost) -> bool:
+        """Whether a network of this cost meets every limit."""
         return all(measure(cost) <= limit for measure, limit in self._limits)
 
-    def used(self, counts: Mapping[str, int]) -> tuple[float, ...]:
-        """What a network with these numbers of channels costs, relative to each limit."""
-        if not self._limits:
-            return ()
-        cost = self._graph.cost(counts)
+    def used(self, cost: Cost) -> tuple[float, ...]:
+        """A network's cost relative to each limit."""
         return tuple(measure(cost) / limit for measure, limit in self._limits)
+
+    @property
+    def reads_totals_only(self) -> bool:
+        """Whether the limits depend on nothing but multiply-accumulates and parameters."""
+        return all(measure in (_flops, _params) for measure, _ in self._limits)
 
 
 def check_bounds(min_keep: float, max_keep: float) -> None:
