@@ -92,7 +92,7 @@ class Ddpg(Searcher):
     warm_start: bool = False
 
     def __post_init__(self) -> None:
-        check_values(f"agent {self.name!r}", vars(self), {"warm_start": YES_OR_NO})
+        check_values("agent 'ddpg'", vars(self), {"warm_start": YES_OR_NO})
 
     @property
     def name(self) -> str:

@@ -172,7 +172,6 @@ def resnet(budget: Budget, max_keep: float = 1.0) -> ChannelPruningEnv:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "budget",
     [Budget(flops=0.5), Budget(flops=0.6, params=0.3), Budget(measures={"end": ("flops", 0.3)})],
