@@ -1,7 +1,6 @@
-"""DDPG with the rules of AMC (He et al. 2018), on top of stable-baselines3."""
+"""DDPG as AMC uses it (He et al. 2018), built on the DDPG of stable-baselines3."""
 
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,87 +22,24 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 from typing_extensions import override
 
+from agents.amc_settings import AMCSettings
 from agents.episode_buffer import EpisodeBuffer
 from agents.truncated_normal import sample_truncated_normal
 
-# A feature that hardly moves is not blown up, and one that leaves its range stays in sight.
+# A feature that hardly varies is not amplified to noise, and an outlier does not saturate the
+# networks.
 SMALLEST_DEVIATION = 1e-3
 LARGEST_FEATURE = 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class AMCSettings:
-    """What AMC fixes about its agent; ``docs/agents.md`` compares each value with AMC's.
-
-    Attributes:
-        hidden_sizes: Widths of the hidden layers of actor and critic.
-        actor_learning_rate: Of Adam, for the actor.
-        critic_learning_rate: Of Adam, for the critic.
-        tau: Share of the networks that each gradient step adds to their targets.
-        gamma: Discount of the next state's value.
-        batch_size: Steps sampled for one gradient step.
-        gradient_steps: How many for each step of an episode, once it has ended.
-        warmup_episodes: Episodes with uniform actions and without gradient steps.
-        warmup_around_actor: Whether the warm-up draws its actions around the actor's, with the
-            deviation ``sigma``: for an actor that knows something, see ``AMCDDPG.imitate_``.
-        sigma: Deviation of the truncated normal noise in the first episode after them.
-        sigma_decay: Its factor from episode to episode.
-        replay_episodes: Episodes that the replay buffer holds.
-        baseline_decay: Share of the reward baseline that survives a batch.
-        normalise_observations: Whether the networks see observations by their running mean and
-            deviation.
-    """
-
-    hidden_sizes: tuple[int, ...] = (300, 300)
-    actor_learning_rate: float = 1e-4
-    critic_learning_rate: float = 1e-3
-    tau: float = 0.01
-    gamma: float = 1.0
-    batch_size: int = 64
-    gradient_steps: int = 1
-    warmup_episodes: int = 100
-    warmup_around_actor: bool = False
-    sigma: float = 0.5
-    sigma_decay: float = 0.95
-    replay_episodes: int = 100
-    baseline_decay: float = 0.95
-    normalise_observations: bool = True
-
-    def __post_init__(self) -> None:
-        widths = bool(self.hidden_sizes) and min(self.hidden_sizes) >= 1
-        laws = {
-            "hidden_sizes": (widths, "one or more widths of at least 1"),
-            "actor_learning_rate": (0 < self.actor_learning_rate < 1, "in (0, 1)"),
-            "critic_learning_rate": (0 < self.critic_learning_rate < 1, "in (0, 1)"),
-            "tau": (0 < self.tau <= 1, "in (0, 1]"),
-            "gamma": (0 <= self.gamma <= 1, "in [0, 1]"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "gradient_steps": (self.gradient_steps >= 1, "at least 1"),
-            "warmup_episodes": (self.warmup_episodes >= 0, "at least 0"),
-            "sigma": (0 < self.sigma < float("inf"), "positive and finite"),
-            "sigma_decay": (0 < self.sigma_decay <= 1, "in (0, 1]"),
-            "replay_episodes": (self.replay_episodes >= 1, "at least 1"),
-            "baseline_decay": (0 <= self.baseline_decay < 1, "in [0, 1)"),
-        }
-        for name, (holds, expected) in laws.items():
-            if not holds:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {expected}")
-
-    def sigma_of_episode(self, episode: int) -> float:
-        """Deviation of the noise in an episode, counted from 0, warm-up included."""
-        after_warmup = max(episode - self.warmup_episodes, 0)
-        # The power underflows to 0 after thousands of episodes, and 0 has no distribution.
-        return max(self.sigma * self.sigma_decay**after_warmup, sys.float_info.epsilon)
-
-
 class RunningNormaliser(BaseFeaturesExtractor):
-    r"""Observations less their running mean, over their running deviation.
+    r"""Subtracts the running mean from observations and divides by their running deviation.
 
     .. math:: f = \mathrm{clip}((o - \mu) / \max(\sigma, 10^{-3}), -10, 10)
 
-    ``mu`` and ``sigma`` run over everything that :meth:`observe_` was given. They are buffers, so
-    they are saved with the policy, and named as those of batch norm, so stable-baselines3 copies
-    them to the target networks as they are.
+    ``mu`` and ``sigma`` are those of all observations that :meth:`observe_` was given. They are
+    buffers, so they are saved with the policy. They are named as those of batch norm, because
+    stable-baselines3 copies buffers of these names to the target networks unaveraged.
     """
 
     running_mean: Tensor
@@ -111,7 +47,7 @@ class RunningNormaliser(BaseFeaturesExtractor):
     running_count: Tensor
 
     def __init__(self, observation_space: spaces.Box) -> None:
-        """Start as the identity, before any observation."""
+        """Start with mean 0 and deviation 1, until the first observation."""
         features = int(np.prod(observation_space.shape))
         super().__init__(observation_space, features_dim=features)
         self.register_buffer("running_mean", torch.zeros(features, dtype=torch.float64))
@@ -139,12 +75,13 @@ class RunningNormaliser(BaseFeaturesExtractor):
 
 
 class AMCDDPG(DDPG):
-    r"""Deep deterministic policy gradient as AMC uses it; every number is in :class:`AMCSettings`.
+    r"""Deep deterministic policy gradient as AMC uses it, with the numbers of ``AMCSettings``.
 
-    An environment has one action in [0, 1] and a float32 observation in [0, 1]; it may report the
-    action that it really executed as ``info["executed"]``. Training goes by whole episodes: after
-    each, as many gradient steps are done as it had steps, or a multiple. The final reward of an
-    episode is credited to all its steps, and the critic learns, as in the published code of AMC,
+    The environment has one action in [0, 1] and a float32 observation in [0, 1]; it may report the
+    action that it really executed as ``info["executed"]``. Training proceeds by whole episodes:
+    after each episode, ``gradient_steps`` gradient steps are done for each of its steps. The final
+    reward of an episode is credited to all its steps, and the critic learns, as in the published
+    code of AMC,
 
     .. math:: Q(s_t, a_t) \leftarrow R - b + \gamma Q'(s_{t+1}, \mu'(s_{t+1}))
 
@@ -152,18 +89,18 @@ class AMCDDPG(DDPG):
     it (:class:`EpisodeBuffer`). Exploration draws from a normal distribution around the actor's
     action that is *truncated* to (0, 1), not clipped to it.
 
-    AMC's actor ends in a sigmoid. That of stable-baselines3 ends in tanh, which is then rescaled
-    from [-1, 1] to the action space: :math:`(\tanh z + 1) / 2 = \mathrm{sigmoid}(2 z)`. So the
-    actor here is a sigmoid too, of twice its last layer.
+    The actor of AMC ends in a sigmoid. The actor of stable-baselines3 ends in tanh, which is then
+    rescaled from [-1, 1] to the action space: :math:`(\tanh z + 1) / 2 = \mathrm{sigmoid}(2 z)`.
+    The two differ only by the factor 2 in front of the last layer.
 
-    Each call of ``learn`` begins with a new episode. ``reset_num_timesteps=True``, its default,
-    counts episodes from 0 again, so the warm-up comes again as well. ``save`` keeps everything
-    but the replay buffer; with ``save_replay_buffer`` too, training goes on as if never stopped.
+    Each call of ``learn`` begins with a new episode. By default (``reset_num_timesteps=True``) it
+    counts episodes from 0 and so repeats the warm-up. ``save`` writes everything but the replay
+    buffer; together with ``save_replay_buffer``, training continues as if it had not stopped.
 
     Attributes:
-        settings: The numbers.
-        rng: Draws the actions of warm-up and exploration.
-        episode_limit: Collecting ends once so many episodes are over; None for no limit.
+        settings: The settings.
+        rng: Generator of the actions of warm-up and exploration.
+        episode_limit: Number of finished episodes at which training ends; None for no limit.
     """
 
     settings: AMCSettings
@@ -213,7 +150,7 @@ class AMCDDPG(DDPG):
 
     @property
     def episode(self) -> int:
-        """How many episodes are over since the count began."""
+        """The number of finished episodes."""
         return self._episode_num
 
     @property
@@ -236,9 +173,10 @@ class AMCDDPG(DDPG):
         steps: int = 500,
         learning_rate: float = 1e-3,
     ) -> None:
-        """Fit the actor to actions (n,) in [0, 1] that were right at observations (n, features).
+        """Train the actor to choose these actions (n,) in [0, 1] at observations (n, features).
 
-        The normalisers see the observations too, and the target actor becomes a copy.
+        The observations also enter the running mean and deviation of the observations. At the end
+        the target actor becomes a copy of the actor.
         """
         seen = torch.as_tensor(observations, device=self.device)
         self._observe_(seen)
@@ -298,7 +236,7 @@ class AMCDDPG(DDPG):
         saved = self.rng
         super()._setup_model()
         self.episodes.seed_(self.seed)
-        # Loading builds the model anew, which seeds it; its random sequence goes on instead.
+        # Loading calls this too, and seeds the generator; the saved one must continue instead.
         self.rng = saved or self.rng
         for group in self.actor.optimizer.param_groups:
             group["lr"] = self.settings.actor_learning_rate
@@ -312,7 +250,7 @@ class AMCDDPG(DDPG):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        # A callback may have stopped the last call within an episode, and its last step is lost.
+        # A callback may have stopped the last call within an episode; its last step is not stored.
         self.episodes.drop_unfinished_()
         self._last_obs = None
         return super()._setup_learn(
@@ -323,7 +261,7 @@ class AMCDDPG(DDPG):
     def _update_learning_rate(
         self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer
     ) -> None:
-        # The parent would give both optimizers the one rate it knows; they keep their own.
+        # The parent knows a single learning rate and would set it for both optimizers.
         self.logger.record("train/actor_learning_rate", self.settings.actor_learning_rate)
         self.logger.record("train/critic_learning_rate", self.settings.critic_learning_rate)
 
@@ -342,7 +280,7 @@ class AMCDDPG(DDPG):
         return [*super()._excluded_save_params(), "episode_limit"]
 
     def _explore(self) -> float:
-        """The action of this step: uniform in the warm-up, then truncated normal."""
+        """Draw the action of this step: uniform in the warm-up, then truncated normal."""
         if self.rng is None or self._last_obs is None:
             raise RuntimeError("there is no observation to act on; call learn()")
         is_warming_up = self.episode < self.settings.warmup_episodes
@@ -353,7 +291,7 @@ class AMCDDPG(DDPG):
         return sample_truncated_normal(self.rng, mean=float(mean.item()), sigma=sigma)
 
     def _observe_last_episode_(self) -> None:
-        """Show the last episode to the normalisers of all networks."""
+        """Add the last episode to the observation statistics of all networks."""
         self._observe_(torch.as_tensor(self.episodes.last_observations(), device=self.device))
 
     def _observe_(self, observations: Tensor) -> None:
@@ -363,10 +301,10 @@ class AMCDDPG(DDPG):
 
 
 def learn_episodes(model: AMCDDPG, *, episodes: int, callback: MaybeCallback = None) -> None:
-    """Train ``model`` in place for ``episodes`` more episodes, gradient steps of the last included.
+    """Train ``model`` in place for ``episodes`` more episodes.
 
-    A callback of stable-baselines3 that stops at an episode's end would lose its last step and
-    its gradient steps; so the model itself ends here, between two episodes.
+    A callback of stable-baselines3 that stops training at the end of an episode would lose the last
+    step and the gradient steps of that episode. Here the model itself stops after them.
 
     Raises:
         ValueError: ``episodes`` is less than 1.
@@ -386,7 +324,7 @@ def learn_episodes(model: AMCDDPG, *, episodes: int, callback: MaybeCallback = N
 
 
 def _policy_arguments(settings: AMCSettings) -> dict[str, Any]:
-    """What the policy of stable-baselines3 is built with."""
+    """Arguments of the policy of stable-baselines3."""
     extractor = RunningNormaliser if settings.normalise_observations else FlattenExtractor
     return {
         "net_arch": list(settings.hidden_sizes),
@@ -396,10 +334,10 @@ def _policy_arguments(settings: AMCSettings) -> dict[str, Any]:
 
 
 def _check_environment(env: VecEnv) -> None:
-    """Refuse what AMC's rules do not fit.
+    """Refuse an environment of another kind than :class:`AMCDDPG` describes.
 
     Raises:
-        ValueError: As :class:`AMCDDPG` says.
+        ValueError: There are several environments, or the spaces differ.
     """
     if env.num_envs != 1:
         raise ValueError(f"there are {env.num_envs} environments; AMCDDPG follows exactly 1")

@@ -16,7 +16,6 @@ from typing_extensions import override
 
 Array = npt.NDArray[Any]
 
-
 FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
@@ -25,10 +24,10 @@ class Steps:
     """Steps of one episode, in order; every array is (steps, 1, ...), the 1 for the environment.
 
     Attributes:
-        observations: Where the actions were taken.
-        next_observations: What came of them.
+        observations: The observations before the actions.
+        next_observations: The observations after the actions.
         actions: The executed actions, scaled to [-1, 1].
-        rewards: What was paid (steps, 1).
+        rewards: The rewards (steps, 1).
         dones: 1 where the episode ended, else 0 (steps, 1).
         timeouts: 1 where it ended by a time limit only, else 0 (steps, 1).
     """
@@ -62,11 +61,11 @@ def finish(steps: Sequence[Steps]) -> Steps:
 
 
 class EpisodeBuffer(ReplayBuffer):
-    r"""Holds the last whole episodes and samples their steps with rewards above a baseline.
+    r"""Holds the last whole episodes; samples their steps with rewards less a baseline.
 
     A step can be sampled once its episode has ended. Its action is the one that was *executed*,
-    ``info["executed"]`` in [0, 1], and the action asked for where an environment reports none.
-    Its reward is the final reward ``R`` of its episode. What :meth:`sample` returns is
+    ``info["executed"]`` in [0, 1], or the action asked for if the environment reports none. Its
+    reward is the final reward ``R`` of its episode, from which :meth:`sample` subtracts a baseline:
 
     .. math:: r = R - b, \quad b \leftarrow \lambda b + (1 - \lambda) \bar R
 
@@ -104,11 +103,11 @@ class EpisodeBuffer(ReplayBuffer):
         self.seed_(None)
 
     def seed_(self, seed: int | None) -> None:
-        """Start the random sequence of :meth:`sample` anew."""
+        """Seed the random numbers of :meth:`sample`."""
         self.rng = np.random.default_rng(seed)
 
     def drop_unfinished_(self) -> None:
-        """Forget the steps of the episode that has not ended."""
+        """Discard the steps of the episode that has not ended."""
         self.unfinished: list[Steps] = []
 
     def last_observations(self) -> Array:
@@ -169,7 +168,7 @@ class EpisodeBuffer(ReplayBuffer):
         return samples._replace(rewards=samples.rewards - self.baseline)
 
     def _drawn(self, batch_size: int) -> Array:
-        """Which steps make a batch."""
+        """Indices of the steps of one batch."""
         return self.rng.integers(self.size(), size=batch_size)
 
     def _executed(self, info: dict[str, Any], *, asked: Array) -> Array:

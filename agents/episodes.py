@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ from typing_extensions import override
 
 from amc_env import ChannelPruningEnv, Policy
 from amc_env.env.environment import Action, Observation
+from amc_env.env.realise import realise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,16 +21,16 @@ class Episode:
     """One finished episode.
 
     Attributes:
-        number: Counted from 1.
-        reward: What it was paid.
-        accuracy: Of the compact, repaired network on the mini split.
-        flops_ratio: Multiply-accumulates left, of the original's.
-        params_ratio: Parameters left.
+        number: Number of the episode in its search, counted from 1.
+        reward: The reward of the compact, repaired network.
+        accuracy: Top-1 accuracy of that network on the validation split.
+        flops_ratio: Its multiply-accumulates, relative to the original network's.
+        params_ratio: Its parameters, relative to the original network's.
         counts: How many channels each group keeps.
         sparsities: The executed sparsity of each group, in order.
-        seconds: What it took, by phase; zeros where the policy was known already.
-        reward_parts: The rewards that a sum is made of.
-        at_seconds: When it ended, from the start of the search.
+        seconds: Duration of each phase; zeros if an earlier episode had the same policy.
+        reward_parts: The rewards that a weighted sum is made of, by name.
+        at_seconds: Seconds from the start of the search to the end of the episode.
     """
 
     number: int
@@ -45,15 +47,15 @@ class Episode:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SearchResult:
-    """The answer of a search.
+    """What a search has found.
 
     Attributes:
-        policy: The best policy seen.
-        compact: The network that it makes, repaired.
-        best: The episode that found it.
-        episodes: All episodes in order.
-        seconds: How long the search took.
-        is_complete: Whether it went to its end; False if it was interrupted.
+        policy: The policy of the greatest reward.
+        compact: The compact network of that policy, repaired.
+        best: The episode that found the policy.
+        episodes: All finished episodes in order.
+        seconds: Duration of the search.
+        is_complete: Whether the search ran to its end; False if it was interrupted or failed.
     """
 
     policy: Policy
@@ -63,16 +65,60 @@ class SearchResult:
     seconds: float
     is_complete: bool
 
+    def realised(self, env: ChannelPruningEnv, *, finalists: int = 1) -> "SearchResult":
+        """This result with its best policy repaired layer by layer; see :func:`realise`.
+
+        Args:
+            env: The environment of the search.
+            finalists: How many of the best policies are repaired so. The one whose repaired network
+                has the greatest reward becomes the result's; of equal rewards, the one that the
+                search ranked first.
+
+        Raises:
+            ValueError: ``finalists`` is less than 1.
+        """
+        if finalists < 1:
+            raise ValueError(f"finalists is {finalists}; give at least 1")
+        candidates = self._best(finalists)
+        chosen, compact = realise(env, [episode.counts for episode in candidates])
+        best = candidates[chosen]
+        policy = env.policy(best.counts, seed=self.policy.seed)
+        return replace(self, policy=policy, compact=compact, best=best)
+
+    def _best(self, count: int) -> list[Episode]:
+        """Episodes of different policies, the greatest reward first."""
+        ordered = sorted(self.episodes, key=lambda episode: -episode.reward)
+        distinct = {tuple(sorted(e.counts.items())): e for e in reversed(ordered)}
+        return sorted(distinct.values(), key=lambda e: (-e.reward, e.number))[:count]
+
 
 Listener = Callable[[Episode], None]
 
 
 class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
-    """Notes every episode of a pruning environment, whoever plays it."""
+    """Keeps every finished episode of a pruning environment.
 
-    def __init__(self, env: ChannelPruningEnv, *, on_episode: Listener | None = None) -> None:
+    Args:
+        env: The environment.
+        on_episode: Called with every episode as soon as it is finished.
+        log: Folder in which a searcher may write its learning curves.
+
+    Attributes:
+        pruning: The environment, without this wrapper.
+        episodes: The finished episodes in order.
+        log: The folder; None if no curves are wanted.
+    """
+
+    def __init__(
+        self,
+        env: ChannelPruningEnv,
+        *,
+        on_episode: Listener | None = None,
+        log: Path | None = None,
+    ) -> None:
         super().__init__(env)
         self.pruning = env
+        self.log = log
         self.episodes: list[Episode] = []
         self._listener = on_episode
         self._sparsities: list[float] = []
@@ -94,29 +140,30 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
         return seen, reward, terminated, truncated, info
 
     def play(self, actions: Sequence[float]) -> Episode:
-        """Run one episode with one action for each group."""
+        """Play one episode with one action for each group, and return it."""
         self.reset()
         for action in actions:
             self.step(np.array([action], dtype=np.float32))
         return self.episodes[-1]
 
     def play_counts(self, counts: Mapping[str, int]) -> Episode:
-        """Run one episode that keeps these numbers of channels, as far as the budget allows."""
+        """Play one episode that keeps these numbers of channels, as far as the budget allows."""
         return self.play(self.actions_for(counts))
 
     def actions_for(self, counts: Mapping[str, int]) -> list[float]:
         """The actions that ask for these numbers of channels."""
         groups = self.pruning.graph.groups
-        # Half a channel away from where rounding turns, for actions are in single precision.
+        # Actions are float32. Half a channel below the count, their rounding error cannot reach
+        # the point from which the sparsity would be rounded to another count.
         return [1.0 - (counts[g.name] - 0.5) / g.channels for g in groups]
 
     @property
     def seconds(self) -> float:
-        """Since the recording began."""
+        """Seconds since the recording began."""
         return time.perf_counter() - self._started
 
     def result(self, *, seed: int, is_complete: bool) -> SearchResult:
-        """The search that these episodes are; of equal rewards, the first.
+        """The result of a search with these episodes; of equal rewards, the first is the best.
 
         Raises:
             ValueError: There is no episode.

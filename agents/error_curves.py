@@ -1,6 +1,7 @@
-"""A search without episodes: the budget is dealt out by what the repair itself says."""
+"""A search without episodes: the residuals of the repair decide how the budget is divided."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,9 +12,9 @@ from typing_extensions import override
 
 from agents.episodes import Recorder
 from agents.searcher import Searcher
-from amc_env import ChannelGroup, ChannelPruningEnv
+from amc_env import ChannelGroup, ChannelPruningEnv, Cost
 
-# A group goes from all channels to its least in no more steps than this.
+# A group goes from the most channels to the fewest in about this many steps.
 _STEPS = 64
 
 
@@ -21,53 +22,90 @@ _STEPS = 64
 class ErrorCurves(Searcher):
     r"""Cuts where the repaired layers' error grows least for the cost that is saved.
 
-    Every group has a curve of relative residual against channels kept, from the factorisation.
-    From the whole network on, the cut with the smallest
+    For every group, the factorised repair gives a curve: the relative residual of the layers that
+    read the group against the number of channels kept. Starting from the whole network, the cut
+    with the smallest
 
     .. math:: \frac{E_g(m) - E_g(m')}{C(m) - C(m')}
 
-    is taken until the budget is met: ``E`` is the squared relative residual, summed over the layers
-    that read group ``g`` and made convex, and ``C`` what the network costs, relative to the limits
-    of the budget and summed over those not met yet. For convex curves and a cost that adds up this
-    is the Lagrangian optimum. The one episode is to report the result. Without a budget nothing is
-    cut.
+    is made until the budget is met. ``E`` is the squared relative residual of group ``g``, summed
+    over the layers that read it and made convex; ``m`` and ``m'`` are the channels kept before and
+    after the cut; ``C`` is the cost of the network relative to the limits of the budget, summed
+    over the limits that are not met yet. For convex curves and a cost that adds up over the groups
+    this is the Lagrangian optimum. The single episode reports the result. Without a budget, nothing
+    is cut below ``max_keep``.
     """
 
+    name: ClassVar[str] = "error_curves"
     is_single: ClassVar[bool] = True
 
     @override
-    def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
+    def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
         recorder.play_counts(allocate(recorder.pruning))
 
 
 def allocate(env: ChannelPruningEnv) -> dict[str, int]:
-    """How many channels each group keeps, dealt out by the error curves."""
-    graph = env.graph
-    ladders = {group.name: _ladder(env, group) for group in graph.groups}
-    curves = {group.name: _convex_errors(env, group) for group in graph.groups}
+    """How many channels each group keeps when the error curves divide the budget."""
+    ladders = {group.name: _ladder(env, group) for group in env.graph.groups}
+    curves = {group.name: _convex_errors(env, group) for group in env.graph.groups}
     steps = dict.fromkeys(ladders, 0)
-    counts = {name: ladder[0] for name, ladder in ladders.items()}
-    while not env.keeper.fits(counts):
-        now = env.keeper.used(counts)
+    costs = _Costs(env, {name: ladder[0] for name, ladder in ladders.items()})
+    while not env.keeper.is_met(costs.now):
+        now = env.keeper.used(costs.now)
         best, best_price = "", float("inf")
         for name, ladder in ladders.items():
             if steps[name] + 1 == len(ladder):
                 continue
-            fewer = ladder[steps[name] + 1]
-            then = env.keeper.used({**counts, name: fewer})
+            count, fewer = ladder[steps[name]], ladder[steps[name] + 1]
+            then = env.keeper.used(costs.after(name, fewer))
             saved = sum(a - b for a, b in zip(now, then, strict=True) if a > 1.0)
-            lost = curves[name][fewer - 1] - curves[name][counts[name] - 1]
+            lost = curves[name][fewer - 1] - curves[name][count - 1]
             price = float(lost) / saved if saved > 0.0 else sys.float_info.max
             if price < best_price:
                 best, best_price = name, price
         steps[best] += 1
-        counts[best] = ladders[best][steps[best]]
-    return counts
+        costs.cut_(best, ladders[best][steps[best]])
+    return {name: ladder[steps[name]] for name, ladder in ladders.items()}
+
+
+class _Costs:
+    """The network's cost, and its cost after each possible next cut.
+
+    There are thousands of cuts, and before each of them every group is asked for its price. Only
+    the few groups that share a weight with the group cut last can have changed what they save; what
+    the others save is remembered. Whole numbers are remembered, so that no rounding enters.
+    """
+
+    def __init__(self, env: ChannelPruningEnv, counts: Mapping[str, int]) -> None:
+        self._point = env.graph.cost_point(counts)
+        self._saved: dict[str, tuple[int, int]] = {}
+        # A measure of the user's may read single layers, which no saving of totals describes.
+        self._is_remembered = env.keeper.reads_totals_only
+
+    @property
+    def now(self) -> Cost:
+        return self._point.cost
+
+    def after(self, name: str, count: int) -> Cost:
+        """The cost once the group keeps its next number of channels."""
+        if not self._is_remembered:
+            return self._point.with_counts({name: count}).cost
+        if name not in self._saved:
+            then = self._point.with_counts({name: count}).cost
+            self._saved[name] = self.now.flops - then.flops, self.now.params - then.params
+        flops, params = self._saved[name]
+        return Cost(flops=self.now.flops - flops, params=self.now.params - params, layers=())
+
+    def cut_(self, name: str, count: int) -> None:
+        """Let the group keep its next number of channels."""
+        self._point = self._point.with_counts({name: count})
+        for changed in self._point.sharing(name):
+            self._saved.pop(changed, None)
 
 
 def _ladder(env: ChannelPruningEnv, group: ChannelGroup) -> list[int]:
-    """Numbers of channels to step through, from all to the least."""
-    allowed = [c for c in reversed(group.counts) if c >= env.keeper.min_counts[group.name]]
+    """Numbers of channels to step through, from the most to the fewest that are allowed."""
+    allowed = list(reversed(env.keeper.between(group)))
     stride = max(1, len(allowed) // _STEPS)
     steps = allowed[::stride]
     return steps if steps[-1] == allowed[-1] else [*steps, allowed[-1]]
@@ -79,7 +117,7 @@ def _convex_errors(env: ChannelPruningEnv, group: ChannelGroup) -> NDArray[np.fl
         each = list(env.pruner.plan.layer_errors(group.name).values())
         errors: NDArray[np.float64] = torch.stack(each).square().sum(0).numpy()
     except ValueError:
-        # Nothing that reads the group is repaired, so nothing is known: all channels matter alike.
+        # No layer that reads the group is repaired, so nothing tells its channels apart.
         errors = np.linspace(1.0, 0.0, group.channels)
     hull: list[int] = []
     for point in range(len(errors)):

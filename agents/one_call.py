@@ -1,7 +1,7 @@
 """The whole way for one's own network in one call."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from pathlib import Path
 
 from torch import nn
 
@@ -28,28 +28,33 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
     episodes: int = 200,
     seed: int = 0,
     on_episode: Listener | None = None,
+    log: Path | None = None,
 ) -> SearchResult:
-    """Look for the best policy of a trained network and make its compact network.
+    """Search for the best policy of a trained network and make its compact network.
 
-    The compact network is repaired layer by layer on what it really computes; fine-tune it to
-    recover the rest.
+    The compact network is repaired layer by layer on the inputs that it really computes; fine-tune
+    it to recover more of the accuracy.
 
     Args:
         model: A trained network that gives class scores. It is not modified.
         calibration: Some hundred training samples with labels: tensors, or a loader.
-        validation: The mini split that rewards are paid on, of training data too.
+        validation: Other training samples with labels, on which rewards are computed.
         budget: Ratio of the multiply-accumulates that may be left, a ``Budget``, or None.
-        test: Samples of a final report, if any, only to refuse those that choices would leak from.
-        agent: Who searches; a name or an object.
-        reward: What a network is paid; a name, weights by name, or a function.
-        criterion: What ranks channels; a name or an object.
-        settings: Everything else about the environment.
-        episodes: At most so many networks are tried.
-        seed: Of the agent.
-        on_episode: Is told every episode.
+        test: Samples of a final report, if any. They are only compared with the other samples, and
+            a sample that is in both is refused.
+        agent: The searcher, by name or as an object.
+        reward: The reward of a network: a name, weights by name, or a function.
+        criterion: The criterion that ranks channels, by name or as an object.
+        settings: Bounds of the channels, repair and evaluation.
+        episodes: The greatest number of networks that are tried.
+        seed: Seed of the agent.
+        on_episode: Called with every episode as soon as it is finished.
+        log: Folder in which a learner writes its learning curves; they are not written if None.
 
     Raises:
-        ValueError: Something does not fit; the message says what was given and what would do.
+        ValueError: An argument is wrong, or arguments do not fit together.
+        SearchFailedError: An error ended the search after its first episode; the finished episodes
+            are in its ``result``.
     """
     data = PruningData(
         calibration=Split.of(calibration),
@@ -64,5 +69,6 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
         budget=Budget(flops=budget) if isinstance(budget, (int, float)) else budget,
         settings=settings,
     )
-    result = make_agent(agent).search(env, episodes=episodes, seed=seed, on_episode=on_episode)
-    return replace(result, compact=env.pruner.prune_sequentially(result.best.counts))
+    searcher = make_agent(agent)
+    result = searcher.search(env, episodes=episodes, seed=seed, on_episode=on_episode, log=log)
+    return result.realised(env)

@@ -1,17 +1,35 @@
 """The interface of everything that looks for a policy."""
 
+import traceback
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import ClassVar
 
 from agents.episodes import Listener, Recorder, SearchResult
 from amc_env import ChannelPruningEnv
 
 
+class SearchFailedError(ValueError):
+    """A search ended with an error after it had finished some episodes.
+
+    Attributes:
+        result: The search as far as it went: all finished episodes and the best of them, with
+            ``is_complete`` False.
+    """
+
+    def __init__(self, message: str, *, result: SearchResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 class Searcher(ABC):
     """Looks for the policy of the greatest reward in an environment.
 
+    A searcher of one's own implements :meth:`run`. Tables and files call it by its attribute
+    ``name``, or by the name of its class where it has none.
+
     Attributes:
-        is_single: Whether it plays one episode, however many it may.
+        is_single: Whether the searcher plays one episode only, however many it is given.
     """
 
     is_single: ClassVar[bool] = False
@@ -23,26 +41,59 @@ class Searcher(ABC):
         episodes: int,
         seed: int,
         on_episode: Listener | None = None,
+        log: Path | None = None,
     ) -> SearchResult:
-        """The best of at most ``episodes`` episodes; an interruption keeps the best so far.
+        """Search for at most ``episodes`` episodes and return all of them with the best policy.
+
+        An interruption by Ctrl-C ends the search early; the result holds the finished episodes.
+
+        Args:
+            env: The environment.
+            episodes: The greatest number of episodes.
+            seed: Seed of the searcher.
+            on_episode: Called with every episode as soon as it is finished.
+            log: Folder in which a learner writes its learning curves; they are not written if None.
 
         Raises:
             ValueError: ``episodes`` is less than 1.
-            KeyboardInterrupt: Before there was any episode.
+            SearchFailedError: An error ended the search after its first episode; the finished
+                episodes are in its ``result``. An earlier error is raised as it is.
+            KeyboardInterrupt: The search was interrupted within its first episode.
         """
         if episodes < 1:
             raise ValueError(f"episodes is {episodes}; give at least 1")
-        recorder = Recorder(env, on_episode=on_episode)
+        recorder = Recorder(env, on_episode=on_episode, log=log)
         recorder.reset(seed=seed)
         is_complete = True
         try:
-            self._run(recorder, episodes=episodes, seed=seed)
+            self.run(recorder, episodes=episodes, seed=seed)
         except KeyboardInterrupt:
             if not recorder.episodes:
                 raise
             is_complete = False
+        except Exception as error:
+            if not recorder.episodes:
+                raise
+            raise _failed(error, recorder, seed=seed) from error
         return recorder.result(seed=seed, is_complete=is_complete)
 
     @abstractmethod
-    def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
-        """Play no more than ``episodes`` episodes."""
+    def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
+        """Play at most ``episodes`` episodes on ``recorder``, which keeps them.
+
+        ``recorder`` is a Gymnasium environment around the pruning environment, which is
+        ``recorder.pruning``; ``recorder.play`` plays an episode from a list of actions.
+        """
+
+
+def _failed(error: Exception, recorder: Recorder, *, seed: int) -> SearchFailedError:
+    """The error to raise for an error that ended a search; it carries the finished episodes."""
+    # Where memory ran out, the tensors of the failed episode have to be freed before the network
+    # of the best one can be made.
+    traceback.clear_frames(error.__traceback__)
+    finished = len(recorder.episodes)
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return SearchFailedError(
+        f"the search failed after {finished} finished episodes, which are kept: {reason}",
+        result=recorder.result(seed=seed, is_complete=False),
+    )

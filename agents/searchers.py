@@ -1,11 +1,12 @@
-"""Searchers that a learner has to beat at equal cost."""
+"""Searchers that a learner has to beat at equal cost.
+
+Optuna and cmaes take seconds to import, so they are imported only where they are used.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import optuna
-from cmaes import CMA
 from typing_extensions import override
 
 from agents.episodes import Recorder
@@ -18,26 +19,30 @@ _HALVINGS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform(Searcher):
-    """One sparsity for all groups, the least that meets the budget; a single episode.
+    """One sparsity for all groups, the smallest that meets the budget; a single episode.
 
-    Whole channels leave some of the budget over. It is spent on one step more for the groups that
-    rounding cut most, so that others are compared with at equal cost.
+    Since only whole channels can be kept, some of the budget is left over. It is spent on one more
+    step of channels for the groups from which rounding took most, so that the comparison with
+    other agents is one at equal cost.
     """
 
+    name: ClassVar[str] = "uniform"
     is_single: ClassVar[bool] = True
 
     @override
-    def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
+    def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
         env = recorder.pruning
         recorder.play_counts(uniform_counts(env))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSearch(Searcher):
-    """Uniform random actions, clipped by the environment as anyone's are."""
+    """Uniform random actions."""
+
+    name: ClassVar[str] = "random"
 
     @override
-    def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
+    def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
         generator = np.random.default_rng(seed)
         for _ in range(episodes):
             recorder.play(generator.random(len(recorder.pruning.graph.groups)).tolist())
@@ -48,8 +53,10 @@ class CmaEs(Searcher):
     """Covariance matrix adaptation over the vector of all actions (Hansen, 2016).
 
     Attributes:
-        sigma: First deviation. The first mean is the uniform sparsity.
+        sigma: Initial deviation. The initial mean is the uniform sparsity.
     """
+
+    name: ClassVar[str] = "cma_es"
 
     sigma: float = 0.2
 
@@ -58,9 +65,11 @@ class CmaEs(Searcher):
             raise ValueError(f"sigma is {self.sigma}; give a deviation above 0, such as 0.2")
 
     @override
-    def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
+    def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
+        from cmaes import CMA
+
         groups = recorder.pruning.graph.groups
-        # One group is one dimension, which the algorithm does not take; the second is idle.
+        # The algorithm refuses a single dimension; beside a single group a second one is unused.
         size = max(2, len(groups))
         optimizer = CMA(
             mean=np.full(size, uniform_sparsity(recorder.pruning)),
@@ -83,10 +92,14 @@ class CmaEs(Searcher):
 class Tpe(Searcher):
     """Tree-structured Parzen estimator over the actions (Bergstra et al., 2011), by Optuna."""
 
+    name: ClassVar[str] = "tpe"
+
     @override
-    def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
+    def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
+        import optuna
+
         names = [group.name for group in recorder.pruning.graph.groups]
-        # Optuna would write a line for every episode.
+        # By default Optuna logs a line for every episode.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed)
@@ -98,8 +111,8 @@ class Tpe(Searcher):
 
 
 def uniform_sparsity(env: ChannelPruningEnv) -> float:
-    """The least sparsity that, alike in all groups, meets the environment's budget."""
-    low, high = 0.0, 1.0
+    """The smallest sparsity that, used for all groups alike, meets the environment's budget."""
+    low, high = 1.0 - env.keeper.max_keep, 1.0
     if env.keeper.fits(_counts(env, low)):
         return low
     for _ in range(_HALVINGS):
@@ -112,23 +125,24 @@ def uniform_sparsity(env: ChannelPruningEnv) -> float:
 
 
 def uniform_counts(env: ChannelPruningEnv) -> dict[str, int]:
-    """Channels at the uniform sparsity, and what is left of the budget spent."""
+    """Channels that each group keeps at the uniform sparsity, with the rest of the budget spent."""
     sparsity = uniform_sparsity(env)
     counts = _counts(env, sparsity)
     missing = {g.name: (1.0 - sparsity) - counts[g.name] / g.channels for g in env.graph.groups}
     for name in sorted(missing, key=lambda name: -missing[name]):
-        more = next((c for c in env.graph.group(name).counts if c > counts[name]), None)
+        more = next(
+            (c for c in env.keeper.between(env.graph.group(name)) if c > counts[name]), None
+        )
         if more is not None and env.keeper.fits({**counts, name: more}):
             counts[name] = more
     return counts
 
 
 def _counts(env: ChannelPruningEnv, sparsity: float) -> dict[str, int]:
-    """What the environment would keep of each group, were there no budget."""
-    least = env.keeper.min_counts
-    return {
-        group.name: max(
-            least[group.name], group.round_count(kept_count(group.channels, sparsity=sparsity))
-        )
-        for group in env.graph.groups
-    }
+    """Channels that each group would keep at a sparsity if there were no budget."""
+    fewest, most = env.keeper.min_counts, env.keeper.max_counts
+    counts = {}
+    for group in env.graph.groups:
+        wanted = group.round_count(kept_count(group.channels, sparsity=sparsity))
+        counts[group.name] = min(max(wanted, fewest[group.name]), most[group.name])
+    return counts

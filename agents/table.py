@@ -1,24 +1,51 @@
 """Agents by name."""
 
-import difflib
-import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
-from agents.amc_ddpg import AMCSettings
+from agents.amc_settings import AMCSettings
 from agents.error_curves import ErrorCurves
-from agents.learners import Ddpg, Learner, learner_options
+from agents.learners import Ddpg, Learner
 from agents.searcher import Searcher
 from agents.searchers import CmaEs, RandomSearch, Tpe, Uniform
-from amc_env.names import check_name
+from amc_env.names import Kind, check_options
 
+
+def _ddpg(name: str, /, **options: Any) -> Ddpg:
+    check_options("agent", name, options, ("warm_start", *(f.name for f in fields(AMCSettings))))
+    warm_start = options.pop("warm_start", False)
+    return Ddpg(settings=AMCSettings(**options), warm_start=warm_start)
+
+
+def _learner(algorithm: str, /, **options: Any) -> Learner:
+    return Learner(algorithm=algorithm, options=options)
+
+
+# The numbers of the learners are those of the files in ``configs/agent``, which a test compares.
 AGENTS: Mapping[str, Callable[..., Searcher]] = {
-    "ddpg": Ddpg,
-    "td3": partial(Learner, algorithm="td3"),
-    "sac": partial(Learner, algorithm="sac"),
-    "ppo": partial(Learner, algorithm="ppo"),
-    "tqc": partial(Learner, algorithm="tqc"),
+    "ddpg": partial(_ddpg, "ddpg"),
+    "ddpg_warm": partial(
+        _ddpg,
+        "ddpg_warm",
+        warm_start=True,
+        gamma=0.0,
+        gradient_steps=2,
+        warmup_episodes=50,
+        sigma=0.05,
+        sigma_decay=0.99,
+    ),
+    "td3": partial(
+        _learner, "td3", learning_rate=1e-3, learning_starts=100, batch_size=64, gamma=1.0
+    ),
+    "sac": partial(
+        _learner, "sac", learning_rate=1e-3, learning_starts=100, batch_size=64, gamma=1.0
+    ),
+    "ppo": partial(_learner, "ppo", learning_rate=3e-4, gamma=1.0),
+    "tqc": partial(
+        _learner, "tqc", learning_rate=1e-3, learning_starts=100, batch_size=64, gamma=1.0
+    ),
     "uniform": Uniform,
     "random": RandomSearch,
     "cma_es": CmaEs,
@@ -26,54 +53,22 @@ AGENTS: Mapping[str, Callable[..., Searcher]] = {
     "error_curves": ErrorCurves,
 }
 
+AGENT: Kind[Searcher] = Kind(
+    title="agent",
+    entry_points="amc_env.agents",
+    makers=AGENTS,
+    is_made=lambda thing: isinstance(thing, Searcher),
+)
+
 
 def make_agent(agent: str | Searcher, options: Mapping[str, Any] | None = None) -> Searcher:
-    """The agent of a name with its options; one made already is given back.
+    """The agent of a name with its options; an agent that is made already is given back.
 
-    The options of ``ddpg`` are ``warm_start`` and those of ``AMCSettings``; those of
-    stable-baselines3's learners are their own arguments.
+    The options of ``ddpg`` and ``ddpg_warm`` are ``warm_start`` and the fields of ``AMCSettings``;
+    those of ``td3``, ``sac``, ``ppo`` and ``tqc`` are the arguments of their algorithms in
+    stable-baselines3 and sb3-contrib.
 
     Raises:
         ValueError: There is no such name or option, or an option's value is refused.
     """
-    if isinstance(agent, Searcher):
-        if options:
-            raise ValueError(
-                f"the agent is made already, so the options {', '.join(options)} come too late; "
-                "give them to the agent"
-            )
-        return agent
-    check_name("agent", agent, AGENTS)
-    given = dict(options or {})
-    _check_options(agent, given)
-    try:
-        if agent == "ddpg":
-            warm_start = given.pop("warm_start", False)
-            return Ddpg(settings=AMCSettings(**given), warm_start=warm_start)
-        if isinstance(AGENTS[agent], partial):
-            return AGENTS[agent](options=given)
-        return AGENTS[agent](**given)
-    except TypeError as error:
-        raise ValueError(f"agent {agent!r} cannot take {given}: {error}") from error
-
-
-def _options_of(agent: str) -> tuple[str, ...]:
-    maker = AGENTS[agent]
-    if isinstance(maker, partial):
-        return learner_options(maker.keywords["algorithm"])
-    if agent == "ddpg":
-        return ("warm_start", *inspect.signature(AMCSettings).parameters)
-    return tuple(inspect.signature(maker).parameters)
-
-
-def _check_options(agent: str, given: Mapping[str, Any]) -> None:
-    known = _options_of(agent)
-    for name in given:
-        if not known:
-            raise ValueError(f"agent {agent!r} has no options; {name!r} is given")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise ValueError(
-                f"agent {agent!r} has no option {name!r}; the nearest is {near[0]!r}, choose one "
-                f"of {', '.join(known)}"
-            )
+    return AGENT.make(agent, options)

@@ -5,8 +5,8 @@ from statistics import NormalDist
 import numpy as np
 
 STANDARD = NormalDist()
-# Actions travel as float32 and are stored scaled to [-1, 1]: nearer to a bound they would round
-# to it.
+# Actions are float32 and are stored scaled to [-1, 1], where a value nearer to a bound would be
+# rounded to the bound.
 MARGIN = 2.0**-22
 
 

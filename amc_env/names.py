@@ -36,6 +36,25 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
         )
 
 
+def check_options(kind: str, name: str, given: Iterable[str], known: Iterable[str] | None) -> None:
+    """Refuse an option that is not known; without a list of known ones, nothing is refused.
+
+    Raises:
+        ValueError: An option is not known; the message has the nearest known option, and all.
+    """
+    if known is None:
+        return
+    options = list(known)
+    for option in given:
+        if not options:
+            raise ValueError(f"{kind} {name!r} cannot take {option!r}; it has no options")
+        if option not in options:
+            raise ValueError(
+                f"{kind} {name!r} cannot take {option!r}; the nearest option is "
+                f"{nearest(option, options)!r}, choose one of {', '.join(options)}"
+            )
+
+
 def name_of(thing: object) -> str:
     """What tables and files call a thing: its ``name``, or that of its function or class."""
     own = getattr(thing, "name", None)
@@ -116,6 +135,7 @@ def make_by_name(
     """
     check_name(kind, name, makers)
     given = dict(options or {})
+    check_options(kind, name, given, _options_of(makers[name]))
     try:
         return makers[name](**given)
     except TypeError as error:
@@ -190,3 +210,14 @@ def _takes(function: Callable[..., object], options: Mapping[str, Any]) -> bool:
         or parameter.name in options
         for parameter in needed
     )
+
+
+def _options_of(maker: Callable[..., object]) -> list[str] | None:
+    """Names of the options that a maker takes; None where it takes any, or does not say."""
+    try:
+        parameters = inspect.signature(maker).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters]

@@ -20,7 +20,8 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from typing_extensions import override
 
-from agents.amc_ddpg import AMCDDPG, AMCSettings, learn_episodes
+from agents.amc_ddpg import AMCDDPG, learn_episodes
+from agents.amc_settings import AMCSettings
 from agents.episode_buffer import EpisodeBuffer
 from amc_env import ChannelPruningEnv
 from amc_env.env.environment import Action, Observation

@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from agents import make_agent
-from agents.realise import realise
 from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, Split
 from amc_env.evaluation import Evaluator
 from amc_env.models import build_model, load_checkpoint_
@@ -80,7 +79,7 @@ def measure(env: ChannelPruningEnv, test: Evaluator, task: tuple[str, int, int])
         for phase in ("evaluate", "repair", "compact")
     }
     started = time.perf_counter()
-    realised = realise(env, result)
+    realised = result.realised(env)
     return {
         "agent": agent,
         "seed": str(seed),

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from agents import Episode, SearchResult
-from agents.realise import realise as realise_policy
 from amc_env import ChannelGraph, ChannelPruningEnv, PruningData
 from amc_env.data.datasets import Dataset, load_dataset
 from amc_env.env.budget import BudgetKeeper
@@ -111,8 +110,7 @@ def search(run: Run, env: ChannelPruningEnv, name: str | None = None) -> SearchR
     title = name or config.agent.name
     agent = config.make_agent(name)
     total = 1 if agent.is_single else config.search.episodes
-    if name is None and hasattr(agent, "tensorboard"):
-        object.__setattr__(agent, "tensorboard", run.folder.path / "tensorboard")
+    log = run.folder.path / "tensorboard" if name is None else None
     best = float("-inf")
     with progress(f"searching: {title}", total=total) as advance:
 
@@ -125,7 +123,7 @@ def search(run: Run, env: ChannelPruningEnv, name: str | None = None) -> SearchR
             advance(f"best reward {best:.4f}")
 
         result = agent.search(
-            env, episodes=config.search.episodes, seed=config.seed, on_episode=tell
+            env, episodes=config.search.episodes, seed=config.seed, on_episode=tell, log=log
         )
     if name is None:
         names = tuple(group.name for group in env.graph.groups)
@@ -150,7 +148,7 @@ def realise(run: Run, env: ChannelPruningEnv, found: SearchResult) -> SearchResu
     finalists = run.config.search.finalists if run.is_complete else 1
     at_most = f" (at most {finalists} policies)" if finalists > 1 else ""
     say(f"repairing the best of the search layer by layer{at_most}")
-    return realise_policy(env, found, finalists=finalists)
+    return found.realised(env, finalists=finalists)
 
 
 def finetune(run: Run, result: SearchResult, data: Dataset) -> None:

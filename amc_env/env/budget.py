@@ -1,36 +1,66 @@
-"""How much of a network may be left, and how much of each group that still allows."""
+"""How much of a network may be left, and how many channels each group may therefore keep."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil, isfinite
+from typing import Any
 
+import numpy as np
+
+from amc_env.names import Kind
 from amc_env.structure import ChannelGraph, ChannelGroup, Cost
 
 Measure = Callable[[Cost], float]
 
 
+def _flops(cost: Cost) -> float:
+    return float(cost.flops)
+
+
+def _params(cost: Cost) -> float:
+    return float(cost.params)
+
+
+MEASURE: Kind[Measure] = Kind(
+    title="budget measure",
+    entry_points="amc_env.measures",
+    makers={"flops": lambda: _flops, "params": lambda: _params},
+    is_made=callable,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Ratios of the original network's cost that a pruned one must not exceed.
+    """Ratios of the original network's cost that a pruned network must not exceed.
 
     Attributes:
-        flops: Of the multiply-accumulates.
-        params: Of the parameters.
-        measures: Of any other number that is read off a cost and falls with every channel, by
-            name: the function and its ratio.
+        flops: Ratio of the multiply-accumulates.
+        params: Ratio of the parameters.
+        measures: Ratios of other measures, by name. A measure is a function that reads a number off
+            a ``Cost``; the number must fall or stay the same with every channel that is cut. The
+            value is a ratio where the name is that of an installed measure, and a pair of the
+            measure (a function, or the name of one) and its ratio otherwise.
+
+    Raises:
+        ValueError: There is no limit, a ratio is not between 0 and 1, or a measure does not exist.
     """
 
     flops: float | None = None
     params: float | None = None
-    measures: Mapping[str, tuple[Measure, float]] = field(default_factory=dict)
+    measures: Mapping[str, float | tuple[str | Measure, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.limits():
+        twice = [name for name in self._own() if name in self.measures]
+        if twice:
+            raise ValueError(f"the budget for {twice[0]} is given twice; leave it out of measures")
+        limits = self.limits()
+        if not limits:
             raise ValueError(
                 "the budget has no limit; give flops or params, or no budget at all to let the "
                 "reward weigh the cost"
             )
-        for name, (_, ratio) in self.limits().items():
-            if isinstance(ratio, bool) or not 0.0 < ratio < 1.0:
+        for name, (_, ratio) in limits.items():
+            if not _is_ratio(ratio):
                 raise ValueError(
                     f"the budget for {name} is {ratio!r}; give a ratio of the original above 0 and "
                     "below 1, such as 0.5 for half"
@@ -38,49 +68,64 @@ class Budget:
 
     def limits(self) -> dict[str, tuple[Measure, float]]:
         """Every limit by name: what is measured, and the ratio allowed."""
-        named: dict[str, tuple[Measure, float | None]] = {
-            "flops": (_flops, self.flops),
-            "params": (_params, self.params),
-        }
-        given = {name: (of, ratio) for name, (of, ratio) in named.items() if ratio is not None}
-        return {**given, **self.measures}
+        own = {name: (MEASURE.make(name), ratio) for name, ratio in self._own().items()}
+        return own | {name: _measured(name, given) for name, given in self.measures.items()}
 
     def target(self) -> float:
         """The tightest of the ratios."""
         return min(ratio for _, ratio in self.limits().values())
 
+    def _own(self) -> dict[str, float]:
+        """The ratios that have a field of their own and are given."""
+        ratios = {"flops": self.flops, "params": self.params}
+        return {name: ratio for name, ratio in ratios.items() if ratio is not None}
+
 
 class BudgetKeeper:
-    """The numbers of channels that keep a walk over the groups inside a budget.
+    """The numbers of channels that keep a walk over the groups between bounds and inside a budget.
 
-    A group may keep as many channels as still let the limits be met with all later groups at their
-    least. The costs are those of the graph, so no walk ever ends over the budget.
+    Every group keeps at least ``min_keep`` and at most ``max_keep`` of its channels. Within these
+    bounds it may keep as many as still let the budget be met when all groups that are not decided
+    yet keep their fewest. The costs are computed for the whole network, so that no sequence of
+    allowed decisions ends over the budget.
 
     Args:
         graph: The structure of the model.
-        budget: The limits; without one, everything is allowed.
+        budget: The limits; without a budget, only the bounds hold.
         min_keep: Fewest channels that each group may keep, as a ratio of its channels.
+        max_keep: Most channels that each group may keep, as a ratio of its channels. A group none
+            of whose allowed numbers lies between the bounds keeps the fewest.
 
     Raises:
-        ValueError: The budget cannot be met; the message names the smallest ratio that can.
+        ValueError: The budget cannot be met, and the message names the smallest ratio that can; or
+            the bounds are not ratios in order.
     """
 
     def __init__(
-        self, graph: ChannelGraph, budget: Budget | None, *, min_keep: float = 0.2
+        self,
+        graph: ChannelGraph,
+        budget: Budget | None,
+        *,
+        min_keep: float = 0.2,
+        max_keep: float = 1.0,
     ) -> None:
-        if not 0.0 <= min_keep <= 1.0:
-            raise ValueError(f"min_keep is {min_keep}; give a ratio from 0 to 1")
+        check_bounds(min_keep, max_keep)
+        self.max_keep = max_keep
         self._graph = graph
-        self._min_counts = {group.name: _least_count(group, min_keep) for group in graph.groups}
+        self._min_counts = {group.name: _min_count(group, min_keep) for group in graph.groups}
+        self._max_counts = {
+            group.name: _max_count(group, max_keep, at_least=self._min_counts[group.name])
+            for group in graph.groups
+        }
         full, minimum = graph.cost(), graph.cost(self._min_counts)
         limits = budget.limits() if budget else {}
         for name, (measure, ratio) in limits.items():
-            reachable = measure(minimum) / measure(full)
-            if reachable > ratio:
+            whole, smallest = _checked(name, measure(full)), measure(minimum)
+            if smallest > ratio * whole:
                 raise ValueError(
-                    f"the budget for {name} is {ratio}, but with every group at its least "
-                    f"{reachable:.4f} is left; give at least that, or let groups keep fewer "
-                    f"channels than {min_keep:.0%}"
+                    f"the budget for {name} is {ratio}, but with every group at its fewest "
+                    f"channels, {_reachable(smallest, whole)}, or let groups keep fewer channels "
+                    f"than {min_keep:.0%}"
                 )
         self._limits = [(measure, ratio * measure(full)) for measure, ratio in limits.values()]
 
@@ -89,13 +134,23 @@ class BudgetKeeper:
         """The fewest channels that each group may keep."""
         return dict(self._min_counts)
 
+    @property
+    def max_counts(self) -> dict[str, int]:
+        """The most channels that each group may keep, whatever the budget."""
+        return dict(self._max_counts)
+
+    def between(self, group: ChannelGroup) -> Sequence[int]:
+        """Numbers of channels that ``group`` may keep, whatever the budget, ascending."""
+        fewest, most = self._min_counts[group.name], self._max_counts[group.name]
+        return [count for count in group.counts if fewest <= count <= most]
+
     def allowed(self, group: ChannelGroup, decided: Mapping[str, int]) -> Sequence[int]:
         """Numbers of channels that ``group`` may keep after ``decided``, ascending.
 
-        Groups neither decided nor this one are taken at their least. ``decided`` must itself have
-        been allowed, so the least is always among them.
+        All other groups that are not in ``decided`` are assumed to keep their fewest. ``decided``
+        must itself have been allowed; the fewest channels are then always among the numbers.
         """
-        counts = [c for c in group.counts if c >= self._min_counts[group.name]]
+        counts = self.between(group)
         low, high = 0, len(counts) - 1
         while low < high:
             middle = (low + high + 1) // 2
@@ -107,27 +162,75 @@ class BudgetKeeper:
 
     def fits(self, counts: Mapping[str, int]) -> bool:
         """Whether a network with these numbers of channels meets every limit."""
-        if not self._limits:
-            return True
-        cost = self._graph.cost(counts)
+        return not self._limits or self.is_met(self._graph.cost(counts))
+
+    def is_met(self, cost: Cost) -> bool:
+        """Whether a network of this cost meets every limit."""
         return all(measure(cost) <= limit for measure, limit in self._limits)
 
-    def used(self, counts: Mapping[str, int]) -> tuple[float, ...]:
-        """What a network with these numbers of channels costs, relative to each limit."""
-        if not self._limits:
-            return ()
-        cost = self._graph.cost(counts)
+    def used(self, cost: Cost) -> tuple[float, ...]:
+        """A network's cost relative to each limit."""
         return tuple(measure(cost) / limit for measure, limit in self._limits)
 
+    @property
+    def reads_totals_only(self) -> bool:
+        """Whether the limits depend on nothing but multiply-accumulates and parameters."""
+        return all(measure in (_flops, _params) for measure, _ in self._limits)
 
-def _least_count(group: ChannelGroup, least: float) -> int:
+
+def check_bounds(min_keep: float, max_keep: float) -> None:
+    """Refuse bounds on the channels that are not ratios in order.
+
+    Raises:
+        ValueError: The bounds are not between 0 and 1, or the lower one is the greater.
+    """
+    if not 0.0 <= min_keep <= max_keep <= 1.0:
+        raise ValueError(
+            f"min_keep is {min_keep} and max_keep is {max_keep}; give ratios from 0 to 1, min_keep "
+            "no greater than max_keep"
+        )
+
+
+def _is_ratio(value: Any) -> bool:
+    is_number = isinstance(value, (int, float, np.floating)) and not isinstance(value, bool)
+    return is_number and bool(0.0 < value < 1.0)
+
+
+def _measured(name: str, given: float | tuple[str | Measure, float]) -> tuple[Measure, float]:
+    """The measure and the ratio that are given under a name."""
+    if isinstance(given, (tuple, list)):
+        if len(given) != 2:
+            raise ValueError(f"the budget for {name} is {given!r}; give a measure and its ratio")
+        measure, ratio = given
+        return MEASURE.make(measure), ratio
+    return MEASURE.make(name), given
+
+
+def _checked(name: str, whole: float) -> float:
+    if not (isfinite(whole) and whole > 0.0):
+        raise ValueError(
+            f"the budget measure {name!r} gives {whole} for the whole network; it must give a "
+            "positive finite number"
+        )
+    return whole
+
+
+def _reachable(smallest: float, whole: float) -> str:
+    """What is left at the least, and the smallest ratio, in few decimals, that a budget may be."""
+    for decimals in (4, 6, 9, 12):
+        # Rounded up, and compared as the budget is, so that the ratio named is itself accepted.
+        ratio = ceil(smallest / whole * 10**decimals) / 10**decimals
+        if ratio < 1.0 and smallest <= ratio * whole:
+            return f"{ratio:.{decimals}f} of the original is left; give at least that"
+    return "all of the original is left; give no budget for it"
+
+
+def _min_count(group: ChannelGroup, ratio: float) -> int:
     """The smallest allowed number that is at least a ratio of the group's channels."""
-    return next(c for c in group.counts if c >= least * group.channels - 1e-9)
+    return next(c for c in group.counts if c >= ratio * group.channels - 1e-9)
 
 
-def _flops(cost: Cost) -> float:
-    return float(cost.flops)
-
-
-def _params(cost: Cost) -> float:
-    return float(cost.params)
+def _max_count(group: ChannelGroup, ratio: float, *, at_least: int) -> int:
+    """The largest allowed number that is at most a ratio of the group's channels."""
+    fitting = [c for c in group.counts if c <= ratio * group.channels + 1e-9]
+    return max([at_least, *fitting])

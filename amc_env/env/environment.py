@@ -14,8 +14,8 @@ from torch import nn
 from typing_extensions import override
 
 from amc_env.criteria import Criterion, make_criterion
-from amc_env.data import PruningData
-from amc_env.env.budget import Budget, BudgetKeeper
+from amc_env.data import PruningData, Split
+from amc_env.env.budget import Budget, BudgetKeeper, check_bounds
 from amc_env.env.observation import FEATURE_NAMES, Observer
 from amc_env.env.rendering import draw, tabulate
 from amc_env.evaluation import Evaluator, Precision
@@ -31,17 +31,20 @@ Action = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class EnvSettings:
-    """How a network is walked, cut, repaired and evaluated.
+    """Which channels may be cut, how the weights are repaired, and how networks are evaluated.
 
     Attributes:
-        min_keep: Fewest channels that each group keeps, as a ratio (AMC: 0.2).
-        max_keep: Most channels that each group keeps, as a ratio, where the budget allows.
-        ignore: Modules whose output channels stay.
-        round_to: Numbers of channels are multiples of this, or all.
-        repair: How weights are repaired.
-        batch: Samples of the mini split that run together.
-        precision: Of rewards' runs; see ``Evaluator``.
-        seed: For rewards that draw at random.
+        min_keep: Fewest channels that each group keeps, as a ratio of its channels (AMC: 0.2).
+        max_keep: Most channels that each group keeps, as a ratio of its channels.
+        ignore: Names of modules whose output channels are never cut.
+        round_to: A group keeps a multiple of this many channels, or all of them.
+        repair: Settings of the repair of the weights.
+        batch: Validation samples in one forward pass.
+        precision: Numeric precision of the forward passes that rewards need; see ``Evaluator``.
+        seed: Seed of rewards that draw random numbers.
+
+    Raises:
+        ValueError: ``min_keep`` and ``max_keep`` are not ratios in order.
     """
 
     min_keep: float = 0.2
@@ -54,16 +57,20 @@ class EnvSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.min_keep <= self.max_keep <= 1.0:
-            raise ValueError(
-                f"min_keep is {self.min_keep} and max_keep is {self.max_keep}; give "
-                "ratios from 0 to 1, min_keep no greater than max_keep"
-            )
+        check_bounds(self.min_keep, self.max_keep)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the end of an episode came to; kept for a policy that comes again."""
+    """Reward, accuracy and cost of the network at the end of an episode.
+
+    Attributes:
+        reward: What the episode is paid.
+        parts: The rewards that a weighted sum is made of, by name; empty for any other reward.
+        accuracy: Top-1 accuracy on the validation split.
+        flops: Multiply-accumulates of the compact network for one sample.
+        params: Parameters of the compact network.
+    """
 
     reward: float
     parts: Mapping[str, float]
@@ -73,23 +80,25 @@ class Outcome:
 
 
 class ChannelPruningEnv(gym.Env[Observation, Action]):
-    """Walks a network group by group; an action is the sparsity of one group.
+    """An environment in which an episode prunes one network; a step decides one channel group.
 
-    An action in [0, 1] asks for a sparsity. It is rounded to whole channels and clipped to the
-    bounds of the group and to what the budget still allows; ``info["executed"]`` is what was done.
-    The reward is 0 until the last step, then that of the compact, repaired network.
+    An action in [0, 1] asks for the sparsity of the group. The sparsity is rounded to whole
+    channels and clipped to the bounds of the group and to what the budget still allows;
+    ``info["executed"]`` is the sparsity that results. The reward of every step but the last is 0;
+    the last step is paid for the compact, repaired network.
 
     Args:
-        model: Any trained network that gives class scores. It is not modified.
-        data: Calibration samples and the mini split that rewards are paid on.
-        criterion: Ranks channels; a name or an object.
+        model: A trained network that gives class scores. It is not modified.
+        data: Calibration samples, and the validation split on which rewards are computed.
+        criterion: The criterion that ranks channels, by name or as an object.
         reward: A name, weights by name, or a function of ``RewardContext``.
-        budget: What may be left of the cost; no limit if None.
-        settings: Everything else.
+        budget: What may be left of the network's cost; no limit if None.
+        settings: Bounds of the groups, repair and evaluation.
         render_mode: ``ansi`` for a table, ``rgb_array`` for a picture.
 
     Raises:
-        ValueError: Something does not fit; the message says what was given and what would do.
+        ValueError: An argument is wrong, or arguments do not fit together. All that can be known
+            from the arguments is checked before the network is calibrated.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (declared so by Gymnasium)
@@ -114,28 +123,30 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         self.render_mode = render_mode
         self.settings = settings or EnvSettings()
         self.budget = budget
+        self._reward = make_reward(reward)
+        ranks = make_criterion(criterion)
         # The graph refuses a model without parameters.
         self.data = data = data.to(next((p.device for p in model.parameters()), "cpu"))
-        self._reward = make_reward(reward)
+        self.evaluator = self._evaluator(data.validation)
         self.graph = ChannelGraph(
             model,
             data.calibration.inputs[:2],
             ignore=self.settings.ignore,
             round_to=self.settings.round_to,
         )
-        self.keeper = BudgetKeeper(self.graph, budget, min_keep=self.settings.min_keep)
-        self.evaluator = Evaluator(
-            data.validation, batch=self.settings.batch, precision=self.settings.precision
-        )
-        self._original_logits = self.evaluator.logits(model)
-        self.pruner = Pruner(
+        self.keeper = BudgetKeeper(
             self.graph,
-            data.calibration,
-            make_criterion(criterion),
-            repair=self.settings.repair,
+            budget,
+            min_keep=self.settings.min_keep,
+            max_keep=self.settings.max_keep,
         )
-        target = budget.target() if budget else 1.0
-        self._observer = Observer(self.graph, target=target)
+        self._observer = Observer(self.graph, target=budget.target() if budget else 1.0)
+        # A run over the whole split takes long. The sample with the greatest label is enough to
+        # find out whether the network runs and has a score for every class.
+        greatest = data.validation.labels.argmax()[None]
+        self._evaluator(data.validation.take(greatest)).logits(model)
+        self.pruner = Pruner(self.graph, data.calibration, ranks, repair=self.settings.repair)
+        self._original_logits = self.evaluator.logits(model)
         self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURE_NAMES),), np.float32)
         self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
         self._outcomes: dict[tuple[int, ...], Outcome] = {}
@@ -188,19 +199,28 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many channels the groups decided so far keep."""
+        """How many channels each group keeps, of the groups that this episode has decided."""
         return dict(self._decided)
 
     def evaluate(self, counts: Mapping[str, int]) -> Outcome:
-        """What these numbers of channels come to, without an episode.
+        """The outcome of keeping these numbers of channels, without playing an episode.
+
+        Groups that are not named keep all their channels.
 
         Raises:
-            ValueError: A group does not exist or cannot keep that many.
+            ValueError: A group does not exist or cannot keep that many channels.
         """
+        # The outcomes of earlier episodes are looked up by the groups that exist, so a name that
+        # does not exist has to be refused before.
+        self.pruner.plan.kept(counts)
         return self._outcome(counts)[0]
 
     def pay(self, compact: nn.Module, counts: Mapping[str, int]) -> Outcome:
-        """What a network with these numbers of channels comes to, however it was repaired.
+        """The outcome of a compact network that is made already, however it was repaired.
+
+        Args:
+            compact: The network.
+            counts: How many channels each group keeps in it.
 
         Raises:
             ValueError: The reward is no finite number.
@@ -209,7 +229,12 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             return self._pay(compact, counts)
 
     def policy(self, counts: Mapping[str, int], *, seed: int = 0) -> Policy:
-        """The policy that keeps the best channels of every group, that many."""
+        """The policy that keeps the best-ranked channels of every group, in these numbers.
+
+        Args:
+            counts: How many channels each group keeps.
+            seed: Seed of the search that found the numbers; the policy records it.
+        """
         return make_policy(
             self.graph,
             self.pruner.plan.kept(counts),
@@ -218,12 +243,15 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             seed=seed,
         )
 
+    def _evaluator(self, split: Split) -> Evaluator:
+        settings = self.settings
+        return Evaluator(split, batch=settings.batch, precision=settings.precision)
+
     def _executed_count(self, group: ChannelGroup, asked: float) -> int:
         wanted = kept_count(group.channels, sparsity=min(max(asked, 0.0), 1.0))
         allowed = self.keeper.allowed(group, self._decided)
-        most = [c for c in allowed if c <= self.settings.max_keep * group.channels + 1e-9]
-        # Of two numbers equally near, the larger.
-        return min(reversed(most or allowed[:1]), key=lambda count: abs(count - wanted))
+        # Of two numbers equally near, the larger is kept.
+        return min(reversed(allowed), key=lambda count: abs(count - wanted))
 
     def _observe(self) -> Observation:
         return self._observer.observe(

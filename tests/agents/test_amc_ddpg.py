@@ -14,7 +14,8 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from agents.amc_ddpg import AMCDDPG, AMCSettings, RunningNormaliser, learn_episodes
+from agents.amc_ddpg import AMCDDPG, RunningNormaliser, learn_episodes
+from agents.amc_settings import AMCSettings
 from agents.episode_buffer import EpisodeBuffer
 from agents.truncated_normal import (
     MARGIN,

@@ -1,6 +1,8 @@
 """The law that every agent of the table keeps, whatever it does inside."""
 
 import random
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from pruning import tiny, tiny_data, tiny_env
 from torch import nn
 
-from agents import AGENTS, Episode, Searcher, SearchResult, learners, make_agent
+from agents import (
+    AGENT,
+    AGENTS,
+    Episode,
+    Recorder,
+    Searcher,
+    SearchFailedError,
+    SearchResult,
+    learners,
+    make_agent,
+)
 from agents.searchers import Uniform
 from amc_env import Budget, ChannelPruningEnv, EnvSettings, RepairSettings
+from amc_env.names import name_of
 
 EPISODES = 6
 HALF = Budget(flops=0.5)
@@ -21,6 +35,7 @@ WIDTHS = {group.name: group.channels for group in tiny_env().graph.groups}
 # So few episodes that the learners' own defaults would never come to a gradient step.
 OPTIONS: dict[str, dict[str, Any]] = {
     "ddpg": {"warmup_episodes": 2, "batch_size": 8, "hidden_sizes": (16, 16)},
+    "ddpg_warm": {"warmup_episodes": 2, "batch_size": 8, "hidden_sizes": (16, 16), "sigma": 0.2},
     "td3": {"learning_starts": 6},
     "sac": {"learning_starts": 6},
     "tqc": {"learning_starts": 6},
@@ -222,7 +237,7 @@ def test_the_page_has_a_line_for_it(name: str) -> None:
 
 @every_agent
 def test_an_option_that_does_not_exist_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"agent '{name}' has no option.*'nonsense'"):
+    with pytest.raises(ValueError, match=f"agent '{name}' cannot take 'nonsense'; .*option"):
         make_agent(name, {"nonsense": 1})
 
 
@@ -236,14 +251,14 @@ def test_an_option_that_does_not_exist_is_refused(name: str) -> None:
     ],
 )
 def test_a_misspelt_option_names_its_neighbour(name: str, given: str, nearest: str) -> None:
-    with pytest.raises(ValueError, match=f"no option '{given}'; the nearest is '{nearest}'"):
+    with pytest.raises(ValueError, match=f"take '{given}'; the nearest option is '{nearest}'"):
         make_agent(name, {given: 1})
 
 
 @pytest.mark.parametrize("name", ["td3", "sac", "ppo", "tqc"])
 @pytest.mark.parametrize("own", ["seed", "device", "env", "policy"])
 def test_what_a_search_gives_itself_is_no_option(name: str, own: str) -> None:
-    with pytest.raises(ValueError, match=f"no option '{own}'"):
+    with pytest.raises(ValueError, match=f"cannot take '{own}'; the nearest option is"):
         make_agent(name, {own: 1})
 
 
@@ -258,10 +273,12 @@ def test_a_misspelt_name_is_refused_with_the_nearest(given: str, nearest: str) -
 
 
 def test_a_value_that_an_option_cannot_have_is_refused() -> None:
-    with pytest.raises(ValueError, match="tau is 2; it must be in"):
+    with pytest.raises(ValueError, match="tau is 2; it must be a number in"):
         make_agent("ddpg", {"tau": 2})
-    with pytest.raises(ValueError, match="agent 'ddpg' cannot take"):
+    with pytest.raises(ValueError, match="agent 'ddpg': tau is 'much'; it must be a number"):
         make_agent("ddpg", {"tau": "much"})
+    with pytest.raises(ValueError, match="agent 'ddpg': warm_start is 'yes'; it must be true or"):
+        make_agent("ddpg", {"warm_start": "yes"})
     with pytest.raises(ValueError, match="sigma is 0; give a deviation above 0"):
         make_agent("cma_es", {"sigma": 0})
 
@@ -271,6 +288,177 @@ def test_an_agent_made_already_is_given_back() -> None:
     assert make_agent(agent) is agent
     with pytest.raises(ValueError, match="the options episodes come too late"):
         make_agent(agent, {"episodes": 3})
+    with pytest.raises(ValueError, match="which is no agent"):
+        make_agent(3)  # type: ignore[arg-type]
+
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "agent"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_agent_by_name_is_that_of_its_configuration(path: Path) -> None:
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    by_file, by_name = make_agent(given["name"], given["options"]), make_agent(path.stem)
+    assert by_file == by_name
+    assert name_of(by_file) == path.stem
+    if isinstance(by_name, learners.Learner):
+        # Nothing that the name brings along is missing from the file.
+        assert dict(by_name.options) == given["options"]
+
+
+def test_every_agent_has_a_configuration() -> None:
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(AGENTS)
+
+
+@every_agent
+def test_tables_call_an_agent_by_its_name(name: str) -> None:
+    assert name_of(make(name)) == name
+
+
+class Middle(Searcher):
+    """A searcher of a user's: one public method and no name."""
+
+    def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
+        for episode in range(episodes):
+            recorder.play([(episode + seed) / (episodes + seed)] * len(WIDTHS))
+
+
+def test_a_searcher_of_ones_own_needs_one_method() -> None:
+    assert name_of(Middle()) == "Middle"
+    assert isinstance(AGENT.make_target(f"{__name__}.Middle"), Searcher)
+    result = make_agent(Middle()).search(env_of(), episodes=3, seed=0)
+    assert [e.number for e in result.episodes] == [1, 2, 3]
+    assert result.best.reward == max(e.reward for e in result.episodes)
+
+
+# A search that fails
+
+
+def failing(last: int, error: Exception) -> Any:
+    """A reward that fails after that many different networks."""
+    paid = iter(range(last))
+
+    def reward(_context: object) -> float:
+        number = next(paid, None)
+        if number is None:
+            raise error
+        return -float(number)
+
+    return reward
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError("no memory is left\nfor anything"), "no memory is left"),
+        (RuntimeError(""), "RuntimeError"),
+    ],
+)
+def test_an_error_keeps_the_episodes_that_were_finished(error: Exception, reason: str) -> None:
+    told: list[Episode] = []
+    env = env_of(failing(3, error))
+    message = f"the search failed after 3 finished episodes, which are kept: {reason}$"
+    with pytest.raises(SearchFailedError, match=message) as caught:
+        make_agent("random").search(env, episodes=EPISODES, seed=0, on_episode=told.append)
+    result = caught.value.result
+    assert caught.value.__cause__ is error
+    assert list(result.episodes) == told
+    assert [e.reward for e in told] == [0.0, -1.0, -2.0]
+    assert not result.is_complete
+    assert result.best == told[0]
+    assert size(result.compact) / size(tiny()) == result.best.params_ratio
+
+
+def test_a_reward_that_is_no_number_keeps_the_episodes_of_a_learner() -> None:
+    paid = iter([1.0, 2.0])
+    env = env_of(lambda _: next(paid, float("nan")))
+    with pytest.raises(SearchFailedError, match=r"2 finished episodes.*: the reward is nan"):
+        make("td3").search(env, episodes=EPISODES, seed=0)
+
+
+def test_an_error_in_the_first_episode_goes_through() -> None:
+    error = MemoryError("no memory is left")
+    with pytest.raises(MemoryError) as caught:
+        make_agent("random").search(env_of(failing(0, error)), episodes=EPISODES, seed=0)
+    assert caught.value is error
+
+
+# Options of the learners of stable-baselines3
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("td3", {"batch_size": -1}),
+        ("td3", {"batch_size": 2.5}),
+        ("td3", {"learning_rate": "x"}),
+        ("sac", {"learning_rate": 0}),
+        ("sac", {"gamma": 1.5}),
+        ("tqc", {"tau": 0}),
+        ("tqc", {"buffer_size": 0}),
+        ("ppo", {"n_epochs": True}),
+        ("ppo", {"n_steps": "many"}),
+        ("ppo", {"gae_lambda": None}),
+        ("td3", {"train_freq": [1, "epoch"]}),
+        ("td3", {"train_freq": [1]}),
+        ("td3", {"learning_starts": "soon"}),
+        ("sac", {"policy_kwargs": 3}),
+        ("sac", {"ent_coef": None}),
+    ],
+)
+def test_a_value_that_a_learner_cannot_have_is_refused_at_once(
+    name: str, options: dict[str, Any]
+) -> None:
+    (option,) = options
+    with pytest.raises(ValueError, match=f"agent '{name}': {option} is .*; it must be "):
+        make_agent(name, options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sac", {"ent_coef": "none"}),
+        ("td3", {"policy_kwargs": {"net_arhc": [4]}}),
+        ("td3", {"policy_kwargs": {"activation_fn": "relu"}}),
+        ("ppo", {"n_steps": 1}),
+    ],
+)
+def test_what_stable_baselines3_refuses_is_said_with_the_agent(
+    name: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=f"agent '{name}' cannot be made with the options"):
+        make_agent(name, options).search(env_of(), episodes=EPISODES, seed=0)
+
+
+def test_a_list_for_train_freq_means_a_pair() -> None:
+    assert make_agent("td3", {"train_freq": [2, "episode"]}) == make_agent(
+        "td3", {"train_freq": (2, "episode")}
+    )
+    agent = make_agent("td3", {"train_freq": [2, "episode"], "learning_starts": 6})
+    assert len(agent.search(env_of(), episodes=EPISODES, seed=0).episodes) > 2
+
+
+@pytest.mark.parametrize("name", ["ddpg", "td3"])
+def test_learning_curves_are_written_where_the_search_says(name: str, tmp_path: Path) -> None:
+    make(name).search(env_of(), episodes=EPISODES, seed=0, log=tmp_path / "curves")
+    assert list((tmp_path / "curves").rglob("events*"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_random_numbers_of_cuda_go_on_as_if_nothing_had_been() -> None:
+    torch.cuda.manual_seed_all(7)
+    before = torch.cuda.get_rng_state_all()
+    make("td3").search(env_of(), episodes=2, seed=0)
+    after = torch.cuda.get_rng_state_all()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_importing_the_agents_imports_no_learner() -> None:
+    heavy = ("optuna", "cmaes", "stable_baselines3", "sb3_contrib")
+    code = f"import sys, agents, agents.amc_settings; print(set({heavy}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 # What only learners can get wrong
@@ -335,7 +523,7 @@ def test_learners_learn_and_end_with_their_own_policy(
 
 
 def test_a_warm_start_begins_with_the_error_curves_episode() -> None:
-    agent = make_agent("ddpg", {**OPTIONS["ddpg"], "warm_start": True, "sigma": 0.1})
+    agent = make_agent("ddpg_warm", {**OPTIONS["ddpg"], "sigma": 0.1})
     result = agent.search(env_of(), episodes=EPISODES, seed=0)
     assert len(result.episodes) == EPISODES
     assert result.episodes[0].counts == played("error_curves")[0].best.counts

@@ -1,5 +1,6 @@
 """The searchers that a learner has to beat: that each is what its name says."""
 
+import sys
 from math import ceil
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from agents import SearchResult, error_curves, make_agent
 from agents.episodes import Recorder
 from agents.error_curves import allocate
-from agents.searchers import uniform_sparsity
+from agents.searchers import uniform_counts, uniform_sparsity
 from amc_env import (
     Budget,
     ChannelPruningEnv,
@@ -23,6 +24,7 @@ from amc_env import (
     RepairSettings,
     Split,
 )
+from amc_env.models import build_model
 
 # At 0.52 the sparsity lies where single precision would turn the rounding of one group.
 RATIOS = (0.2, 0.25, 0.5, 0.52, 0.75, 0.99)
@@ -135,6 +137,85 @@ def test_the_curves_meet_the_budget_the_same_way_every_time(ratio: float) -> Non
     assert episode.counts == counts
 
 
+def plainly_allocated(env: ChannelPruningEnv) -> dict[str, int]:
+    """The greedy division of the budget with every cost of the whole network counted anew."""
+    ladders = {g.name: error_curves._ladder(env, g) for g in env.graph.groups}
+    curves = {g.name: error_curves._convex_errors(env, g) for g in env.graph.groups}
+    steps = dict.fromkeys(ladders, 0)
+    counts = {name: ladder[0] for name, ladder in ladders.items()}
+    while not env.keeper.fits(counts):
+        now = env.keeper.used(env.graph.cost(counts))
+        best, best_price = "", float("inf")
+        for name, ladder in ladders.items():
+            if steps[name] + 1 < len(ladder):
+                fewer = ladder[steps[name] + 1]
+                then = env.keeper.used(env.graph.cost({**counts, name: fewer}))
+                saved = sum(a - b for a, b in zip(now, then, strict=True) if a > 1.0)
+                lost = float(curves[name][fewer - 1] - curves[name][counts[name] - 1])
+                price = lost / saved if saved > 0.0 else sys.float_info.max
+                if price < best_price:
+                    best, best_price = name, price
+        steps[best] += 1
+        counts[best] = ladders[best][steps[best]]
+    return counts
+
+
+def resnet(budget: Budget, max_keep: float = 1.0) -> ChannelPruningEnv:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(6, 3, 32, 32, generator=generator)
+    split = Split(inputs=images, labels=torch.arange(6) % 4)
+    return ChannelPruningEnv(
+        model=build_model("cifar_resnet20", num_classes=4, seed=0).eval(),
+        data=PruningData(calibration=split, validation=split),
+        budget=budget,
+        settings=EnvSettings(max_keep=max_keep, precision="float32"),
+    )
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [Budget(flops=0.5), Budget(flops=0.6, params=0.3), Budget(measures={"end": ("flops", 0.3)})],
+    ids=["flops", "both", "measure"],
+)
+def test_a_residual_network_is_cut_as_if_every_cost_were_counted_anew(budget: Budget) -> None:
+    env = resnet(budget)
+    assert allocate(env) == plainly_allocated(env)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("also", [{}, {"params": 0.5}], ids=["flops", "both"])
+def test_the_curves_cut_as_if_every_cost_were_counted_anew(
+    ratio: float, also: dict[str, float]
+) -> None:
+    env = tiny_env(budget=Budget(flops=ratio, **also))
+    assert allocate(env) == plainly_allocated(env)
+
+
+def test_only_the_groups_that_share_a_weight_change_what_a_cut_saves() -> None:
+    graph = resnet(Budget(flops=0.5)).graph
+    point = graph.cost_point()
+    for group in graph.groups:
+        once = {group.name: group.channels - 1}
+        saved = point.cost.flops - point.with_counts(once).cost.flops
+        for other in {g.name for g in graph.groups} - point.sharing(group.name):
+            there = point.with_counts({other: 1})
+            assert there.cost.flops - there.with_counts(once).cost.flops == saved
+        assert group.name in point.sharing(group.name)
+
+
+def test_a_search_keeps_no_more_than_the_upper_bound() -> None:
+    settings = EnvSettings(max_keep=0.5, repair=RepairSettings(batch=24), precision="float32")
+    for name in ("uniform", "error_curves"):
+        free = make_agent(name).search(tiny_env(settings=settings), episodes=1, seed=0).best
+        assert free.counts == {"stem": 4, "wide": 6, "last": 5}
+    for ratio in (0.2, 0.4):
+        env = tiny_env(budget=Budget(flops=ratio), settings=settings)
+        for counts in (allocate(env), uniform_counts(env)):
+            assert all(counts[name] <= WIDTHS[name] // 2 for name in WIDTHS)
+            assert env.keeper.fits(counts)
+    assert uniform_sparsity(tiny_env(settings=settings)) == 0.5
+
+
 def params_of_the_end(cost: Cost) -> float:
     return float(sum(layer.params for layer in cost.layers if layer.name in ("last", "head")))
 
@@ -144,7 +225,9 @@ def test_the_curves_cut_only_what_the_budget_counts() -> None:
     counts = allocate(tiny_env(budget=Budget(measures=measured)))
     assert counts["stem"] == WIDTHS["stem"]
     assert min(counts["wide"] / WIDTHS["wide"], counts["last"] / WIDTHS["last"]) < 1
-    both = allocate(tiny_env(budget=Budget(flops=0.5, measures=measured)))
+    env = tiny_env(budget=Budget(flops=0.5, measures=measured))
+    both = allocate(env)
+    assert both == plainly_allocated(env)
     assert tiny_env(budget=Budget(flops=0.5, measures=measured)).keeper.fits(both)
     assert both["stem"] < WIDTHS["stem"]
 

@@ -1,11 +1,13 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pruning import tiny
+from pruning import tiny, tiny_env
 
-from amc_env import Budget, ChannelGraph
-from amc_env.env.budget import BudgetKeeper
+from amc_env import Budget, ChannelGraph, Cost
+from amc_env.env.budget import MEASURE, BudgetKeeper
 from amc_env.models import build_model
 
 GRAPHS = {
@@ -57,8 +59,8 @@ def test_without_a_budget_everything_above_the_least_is_allowed() -> None:
     assert list(keeper.allowed(group, {})) == list(range(4, 9))
 
 
-@pytest.mark.parametrize("ratio", [0, 1, 2, -0.5, True, float("nan")])
-def test_a_budget_that_is_no_ratio_is_refused(ratio: float) -> None:
+@pytest.mark.parametrize("ratio", [0, 1, 2, -0.5, True, float("nan"), "half"])
+def test_a_budget_that_is_no_ratio_is_refused(ratio: Any) -> None:
     with pytest.raises(
         ValueError, match=r"the budget for flops is .*; give a ratio of the original"
     ):
@@ -70,13 +72,117 @@ def test_a_budget_without_limits_is_refused() -> None:
         Budget()
 
 
-def test_an_unreachable_budget_names_the_smallest_that_is() -> None:
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+@pytest.mark.parametrize("min_keep", [0.1, 0.2, 0.35, 0.5])
+@pytest.mark.parametrize("name", ["flops", "params"])
+def test_the_ratio_that_an_unreachable_budget_is_told_is_accepted(
+    graph: ChannelGraph, min_keep: float, name: str
+) -> None:
+    def keeper(ratio: float) -> BudgetKeeper:
+        return BudgetKeeper(graph, Budget(**{name: ratio}), min_keep=min_keep)
+
+    with pytest.raises(ValueError, match=r"is 0.001, but with every group at its fewest") as e:
+        keeper(0.001)
+    named = str(e.value).split("channels, ")[1].split(" ")[0]
+    assert keeper(float(named)).fits(keeper(float(named)).min_counts)
+    with pytest.raises(ValueError, match="with every group at its fewest"):
+        keeper(float(named) - 1e-4)
+
+
+def test_a_budget_that_cuts_cannot_change_is_told_so() -> None:
+    head = {"head": (lambda cost: float(cost.layers[0].params >= 0), 0.5)}
+    with pytest.raises(ValueError, match="all of the original is left; give no budget for it"):
+        BudgetKeeper(GRAPHS["tiny"], Budget(measures=head))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_measure_that_is_no_cost_is_refused(value: float) -> None:
+    budget = Budget(measures={"mine": (lambda _: value, 0.5)})
+    with pytest.raises(ValueError, match=r"measure 'mine' gives .*; it must give"):
+        BudgetKeeper(GRAPHS["tiny"], budget)
+
+
+# The upper bound
+
+
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+@pytest.mark.parametrize("budget", [None, Budget(flops=0.4)], ids=["free", "flops"])
+def test_both_bounds_hold_for_what_is_allowed(graph: ChannelGraph, budget: Budget | None) -> None:
+    keeper = BudgetKeeper(graph, budget, min_keep=0.25, max_keep=0.6)
+    decided: dict[str, int] = {}
+    for group in graph.groups:
+        allowed = keeper.allowed(group, decided)
+        assert list(allowed) == list(keeper.between(group))[: len(allowed)]
+        assert keeper.min_counts[group.name] == allowed[0]
+        assert keeper.min_counts[group.name] >= 0.25 * group.channels - 1e-9
+        fitting = [c for c in group.counts if 0.25 * group.channels <= c <= 0.6 * group.channels]
+        if fitting:
+            assert keeper.max_counts[group.name] == fitting[-1]
+        decided[group.name] = allowed[-1]
+        assert budget is not None or decided[group.name] == keeper.max_counts[group.name]
+
+
+def test_a_group_without_a_number_between_the_bounds_keeps_its_fewest() -> None:
+    # A group of 8 may keep 4 or 8 here, and neither is between 0.6 and 0.9 of it.
+    graph = ChannelGraph(tiny(), torch.randn(2, 1, 8, 8), round_to=4)
+    keeper = BudgetKeeper(graph, None, min_keep=0.6, max_keep=0.9)
+    assert list(keeper.allowed(graph.group("stem"), {})) == [8]
+    assert keeper.max_counts["stem"] == keeper.min_counts["stem"] == 8
+
+
+@pytest.mark.parametrize(("least", "most"), [(0.5, 0.4), (-0.1, 1.0), (0.2, 1.1)])
+def test_bounds_that_are_no_ratios_in_order_are_refused(least: float, most: float) -> None:
+    with pytest.raises(ValueError, match=f"min_keep is {least} and max_keep is {most}"):
+        BudgetKeeper(GRAPHS["tiny"], None, min_keep=least, max_keep=most)
+
+
+# Measures
+
+
+def heaviest(cost: Cost) -> float:
+    return float(max(layer.flops for layer in cost.layers))
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget(measures={"flops": 0.5}),
+        Budget(measures={"macs": ("flops", 0.5)}),
+        Budget(measures={"macs": (lambda cost: float(cost.flops), 0.5)}),
+    ],
+    ids=["name", "named", "function"],
+)
+def test_a_measure_is_given_by_name_or_as_a_function(budget: Budget) -> None:
     graph = GRAPHS["tiny"]
+    ours, plain = BudgetKeeper(graph, budget), BudgetKeeper(graph, Budget(flops=0.5))
+    for group in graph.groups:
+        assert ours.allowed(group, {}) == plain.allowed(group, {})
+
+
+def test_a_measure_by_a_path_carries_its_options() -> None:
+    found = MEASURE.make_target(f"{__name__}.heaviest")
+    assert found is heaviest
+    assert list(Budget(measures={"heaviest": (found, 0.5)}).limits()) == ["heaviest"]
+
+
+def test_a_measure_that_does_not_exist_is_refused_with_the_nearest() -> None:
     with pytest.raises(
-        ValueError, match=r"is 0.01, but with every group at its least (0\.\d+)"
-    ) as e:
-        BudgetKeeper(graph, Budget(flops=0.01))
-    reachable = float(str(e.value).split("least ")[1].split(" ")[0])
-    BudgetKeeper(graph, Budget(flops=reachable + 1e-3))
-    with pytest.raises(ValueError, match="with every group"):
-        BudgetKeeper(graph, Budget(flops=reachable - 1e-3))
+        ValueError, match="budget measure 'flop' does not exist; the nearest is 'flops'"
+    ):
+        Budget(measures={"flop": 0.5})
+    with pytest.raises(ValueError, match="which is no budget measure"):
+        Budget(measures={"mine": (3, 0.5)})
+    with pytest.raises(ValueError, match="the budget for flops is given twice"):
+        Budget(flops=0.5, measures={"flops": 0.4})
+    with pytest.raises(ValueError, match="give a measure and its ratio"):
+        Budget(measures={"mine": (heaviest,)})
+    with pytest.raises(ValueError, match="the budget for mine is 2; give a ratio"):
+        Budget(measures={"mine": (heaviest, 2)})
+
+
+def test_the_name_of_a_measure_reaches_the_policy_and_the_message() -> None:
+    budget = Budget(measures={"heaviest": (heaviest, 0.7)})
+    env = tiny_env(budget=budget)
+    assert env.policy(env.keeper.min_counts).budget == {"heaviest": 0.7}
+    with pytest.raises(ValueError, match=r"the budget for heaviest is 0\.001, but"):
+        BudgetKeeper(GRAPHS["tiny"], Budget(measures={"heaviest": (heaviest, 0.001)}))

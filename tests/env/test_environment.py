@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pruning import samples, tiny, tiny_data, tiny_env
 from stable_baselines3 import PPO, TD3
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
+from torch import nn
 
 import amc_env
 from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, RepairSettings, Split
@@ -182,8 +183,56 @@ def test_bounds_of_the_settings_hold() -> None:
         assert 0.5 <= last[4]["counts"][group.name] / group.channels <= 0.75
 
 
+def test_an_outcome_of_a_group_that_does_not_exist_is_refused() -> None:
+    env = tiny_env()
+    counts = {group.name: group.channels // 2 for group in env.graph.groups}
+    paid = env.evaluate(counts)
+    with pytest.raises(ValueError, match="'nowhere'"):
+        env.evaluate({**counts, "nowhere": 3})
+    assert env.evaluate(counts) == paid
+
+
+class Counting(nn.Module):
+    """Without norms; it counts the samples that go through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3)
+        self.head = nn.Linear(8, 4)
+        self.samples = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.samples += len(x)
+        x = self.second(self.first(x).relu()).relu()
+        out: torch.Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"budget": Budget(flops=0.001)}, "with every group at its fewest"),
+        ({"criterion": "l3"}, "criterion 'l3' does not exist"),
+        ({"reward": "acuracy"}, "reward 'acuracy' does not exist"),
+        ({"labels": 5}, "scores of 4 classes, but there is a label 4"),
+    ],
+    ids=["budget", "criterion", "reward", "labels"],
+)
+def test_mistakes_are_found_before_the_samples_are_run(
+    changes: dict[str, Any], expected: str
+) -> None:
+    model, many = Counting().eval(), samples(400)
+    labels = torch.arange(400) % changes.pop("labels", 4)
+    data = PruningData(
+        calibration=samples(400, seed=1), validation=Split(inputs=many.inputs, labels=labels)
+    )
+    with pytest.raises(ValueError, match=expected):
+        ChannelPruningEnv(model=model, data=data, settings=SETTINGS, **changes)
+    assert model.samples < 100
+
+
 def test_mistakes_are_refused_in_one_sentence() -> None:
-    with pytest.raises(ValueError, match="with every group at its least"):
+    with pytest.raises(ValueError, match="with every group at its fewest"):
         make(budget=Budget(flops=0.001))
     with pytest.raises(
         ValueError, match="reward 'acuracy' does not exist; the nearest is 'accuracy'"
