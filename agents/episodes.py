@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -70,8 +71,15 @@ Listener = Callable[[Episode], None]
 class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
     """Notes every episode of a pruning environment, whoever plays it."""
 
-    def __init__(self, env: ChannelPruningEnv, *, on_episode: Listener | None = None) -> None:
+    def __init__(
+        self,
+        env: ChannelPruningEnv,
+        *,
+        on_episode: Listener | None = None,
+        log: Path | None = None,
+    ) -> None:
         super().__init__(env)
+        self.log = log
         self.pruning = env
         self.episodes: list[Episode] = []
         self._listener = on_episode

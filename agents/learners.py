@@ -5,7 +5,6 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,16 +34,14 @@ class Ddpg(Searcher):
         settings: The agent's numbers.
         warm_start: Whether the first episode is that of ``error_curves``, which the actor learns to
             imitate; the warm-up then explores around it instead of uniformly.
-        tensorboard: Folder for losses and exploration, if wanted.
     """
 
     settings: AMCSettings = field(default_factory=AMCSettings)
     warm_start: bool = False
-    tensorboard: Path | None = None
 
     @override
     def _run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
-        log = str(self.tensorboard) if self.tensorboard else None
+        log = str(recorder.log) if recorder.log else None
         settings = self.settings
         if self.warm_start:
             settings = replace(settings, warmup_around_actor=True)
@@ -69,12 +66,10 @@ class Learner(Searcher):
     Attributes:
         algorithm: ``td3``, ``sac``, ``ppo`` or ``tqc``.
         options: Arguments of the algorithm.
-        tensorboard: Folder for its curves, if wanted.
     """
 
     algorithm: str = "td3"
     options: Mapping[str, Any] = field(default_factory=dict)
-    tensorboard: Path | None = None
 
     def __post_init__(self) -> None:
         if self.algorithm not in ALGORITHMS:
@@ -93,7 +88,7 @@ class Learner(Searcher):
             batch = steps if steps > 1 and rollout % steps == 0 else rollout
             given = {"n_steps": rollout, "batch_size": batch, **given}
         whole = self._whole_steps(given, steps=steps, episodes=episodes)
-        log = str(self.tensorboard) if self.tensorboard else None
+        log = str(recorder.log) if recorder.log else None
         with _global_randomness_restored():
             model = ALGORITHMS[self.algorithm](
                 "MlpPolicy", recorder, seed=seed, device="cpu", tensorboard_log=log, **given

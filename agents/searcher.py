@@ -1,6 +1,7 @@
 """The interface of everything that looks for a policy."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import ClassVar
 
 from agents.episodes import Listener, Recorder, SearchResult
@@ -23,8 +24,11 @@ class Searcher(ABC):
         episodes: int,
         seed: int,
         on_episode: Listener | None = None,
+        log: Path | None = None,
     ) -> SearchResult:
         """The best of at most ``episodes`` episodes; an interruption keeps the best so far.
+
+        ``log`` is a folder for the agent's own curves, where it has some.
 
         Raises:
             ValueError: ``episodes`` is less than 1.
@@ -32,7 +36,7 @@ class Searcher(ABC):
         """
         if episodes < 1:
             raise ValueError(f"episodes is {episodes}; give at least 1")
-        recorder = Recorder(env, on_episode=on_episode)
+        recorder = Recorder(env, on_episode=on_episode, log=log)
         recorder.reset(seed=seed)
         is_complete = True
         try:
