@@ -31,6 +31,8 @@ class TrainingSettings:
         batch: Samples in a step.
         min_steps: Fewest steps in an epoch. Where there are too few samples for them, batches
             are made smaller, down to 8 samples.
+        clip: Largest norm of the gradient of a step; longer gradients are scaled down to it. None
+            for no limit.
         momentum: Of stochastic gradient descent, with Nesterov's step.
         weight_decay: Of all weights.
         smoothing: Of the labels.
@@ -43,6 +45,7 @@ class TrainingSettings:
     warmup: float = 0.0
     batch: int = 64
     min_steps: int = 1
+    clip: float | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4
     smoothing: float = 0.0
@@ -56,6 +59,7 @@ class TrainingSettings:
             "warmup": (0 <= self.warmup <= 1, "from 0 to 1"),
             "batch": (self.batch >= 1, "at least 1"),
             "min_steps": (self.min_steps >= 1, "at least 1"),
+            "clip": (self.clip is None or self.clip > 0, "positive, or none"),
             "shift": (self.shift >= 0, "at least 0"),
         }
         for name, (holds, expected) in laws.items():
@@ -106,6 +110,8 @@ def fit_(
                 loss = _loss(model, images, split.labels[chosen], settings)
                 optimizer.zero_grad()
                 loss.backward()
+                if settings.clip is not None:
+                    nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
                 optimizer.step()
                 for schedule in schedules:
                     schedule.step()

@@ -101,6 +101,22 @@ def test_the_learning_rate_rises_in_the_warm_up_and_falls_along_a_cosine(
     assert seen == pytest.approx(rates, abs=1e-3)
 
 
+def test_a_long_gradient_is_scaled_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+    step = torch.optim.SGD.step
+
+    def spy(self: torch.optim.SGD) -> None:
+        grads = [p.grad.flatten() for g in self.param_groups for p in g["params"]]
+        norms.append(float(torch.cat(grads).norm()))
+        step(self)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    for clip in (None, 1e-3):
+        fit_(tiny(), samples(16), TrainingSettings(epochs=1, clip=clip))
+    assert norms[0] > 0.01
+    assert norms[1] == pytest.approx(1e-3, rel=1e-2)
+
+
 def test_few_images_make_smaller_batches_where_that_is_asked() -> None:
     assert TrainingSettings(batch=64).steps(200) == 3
     fine = TrainingSettings(batch=64, min_steps=16)
@@ -134,7 +150,14 @@ def test_nothing_is_held_out_of_what_calibration_needs() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("epochs", -1), ("learning_rate", 0.0), ("warmup", 1.5), ("batch", 0), ("min_steps", 0)],
+    [
+        ("epochs", -1),
+        ("learning_rate", 0.0),
+        ("warmup", 1.5),
+        ("batch", 0),
+        ("min_steps", 0),
+        ("clip", 0.0),
+    ],
 )
 def test_bad_settings_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} is {value}; it must be"):
