@@ -10,7 +10,9 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, of the machine or of an accelerator."""
+    """Whether memory ran out, of the machine or of an accelerator; the cause counts too."""
+    if error.__cause__ is not None and is_out_of_memory(error.__cause__):
+        return True
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _OUT_OF_MEMORY)

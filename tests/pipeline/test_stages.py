@@ -209,15 +209,15 @@ class FailsAt:
 
 
 @pytest.mark.parametrize(
-    ("how", "kind", "message"),
+    ("how", "message"),
     [
-        ("nan", ValueError, "the reward is nan; .*; the 3 finished episodes are in .*csv, the"),
-        ("memory", ValueError, "make env.batch or split.validation smaller; the 3 finished"),
-        ("type", TypeError, "a mistake"),
+        ("nan", "the reward is nan; .*; the 3 finished episodes are in .*csv, the"),
+        ("memory", "make env.batch or split.validation smaller; the 3 finished"),
+        ("type", "a mistake"),
     ],
 )
 def test_an_episode_that_fails_leaves_the_episodes_before_it(
-    how: str, kind: type[Exception], message: str, begin: Begin
+    how: str, message: str, begin: Begin
 ) -> None:
     run, env, _ = begin("search.episodes=9")
     failing = ChannelPruningEnv(
@@ -227,10 +227,10 @@ def test_an_episode_that_fails_leaves_the_episodes_before_it(
         budget=env.budget,
         settings=env.settings,
     )
-    with pytest.raises(kind, match=message) as raised:
+    with pytest.raises((ValueError, TypeError), match=message) as raised:
         stages.search(run, failing)
-    if kind is TypeError:
-        assert "the 3 finished episodes are in" in raised.value.__notes__[0]
+    notes = getattr(raised.value, "__notes__", [])
+    assert "the 3 finished episodes are in" in " ".join([str(raised.value), *notes])
     with (run.folder.path / "episodes.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["number"] for row in rows] == ["1", "2", "3"]
