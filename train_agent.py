@@ -14,7 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipeline import stages
+from pipeline import report, stages
 from pipeline.config import RunConfig
 from pipeline.overrides import check_output, check_overrides
 
@@ -29,15 +29,12 @@ def main(composed: DictConfig) -> None:
         run = stages.start(config, Path(HydraConfig.get().runtime.output_dir))
         model, data = stages.base_model(run)
         env = stages.environment(run, model, data)
-        found = stages.search(run, env)
-        stages.report(run, env, data, "pruned", found)
-        stages.compare(run, env, data)
-        result = stages.realise(run, env, found)
-        stages.report(run, env, data, "repaired", result)
-        stages.finetune(run, result, data)
-        stages.report(run, env, data, "finetuned", result)
-        stages.export(run, result)
-        stages.summarise(run, env, data, result)
+        networks = stages.search(run, env)
+        rivals = stages.compare(run, env)
+        networks = stages.repair(run, env, networks)
+        networks = stages.finetune(run, networks, data)
+        report.warn_of_rivals(run, env, networks, rivals)
+        report.finish(run, env, data, networks, rivals)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

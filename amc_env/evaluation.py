@@ -1,4 +1,4 @@
-"""What a network gives on a fixed split: fast for rewards, exact for reports."""
+"""Class scores and accuracy on a fixed split: fast for rewards, exact for reports."""
 
 from typing import Literal, get_args
 
@@ -13,16 +13,16 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Evaluator:
-    """Class scores of networks on one split, in memory and never through a loader.
+    """Computes class scores of networks on one split, which is held in memory.
 
     Args:
         split: The samples.
-        batch: How many run together.
-        precision: ``bfloat16`` runs convolutions in half the bits, channels last; ``auto`` does so
-            where the machine has units for it.
+        batch: Number of samples in a forward pass.
+        precision: ``float32``, or ``bfloat16`` for convolutions and linear layers; ``auto`` takes
+            ``bfloat16`` where the device has units for it.
 
     Raises:
-        ValueError: The batch or precision is wrong.
+        ValueError: ``batch`` is less than 1, or the precision does not exist.
     """
 
     def __init__(self, split: Split, *, batch: int = 100, precision: Precision = "auto") -> None:
@@ -44,7 +44,7 @@ class Evaluator:
         """Class scores (samples, classes), float32.
 
         Raises:
-            ValueError: The network gives no class scores, or not for as many classes.
+            ValueError: The output is not a matrix of class scores, or has too few classes.
         """
         device = self._batches[0].device.type
         with evaluating(model), torch.autocast(device, torch.bfloat16, enabled=self._is_fast):
@@ -58,12 +58,12 @@ class Evaluator:
         return scores
 
     def accuracy(self, model: nn.Module) -> float:
-        """Share of the samples whose highest score is their class's."""
+        """Share of the samples that the network classifies correctly."""
         return accuracy_of(self.logits(model), self.split.labels)
 
 
 def accuracy_of(logits: Tensor, labels: Tensor) -> float:
-    """Share of samples whose highest score is their class's."""
+    """Share of the samples whose highest score is that of their own class."""
     return float((logits.argmax(1) == labels).double().mean())
 
 

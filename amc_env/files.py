@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, never half of either."""
+"""Atomic writing: a file has its old content or its new one, never a part of either."""
 
 import os
 import tempfile
@@ -9,10 +9,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its name once the block has ended well.
+    """A temporary file beside ``path``, which replaces it when the block ends without an error.
 
     Raises:
-        OSError: The folder cannot be written to, or the disk is full; the old file is untouched.
+        OSError: The folder cannot be written to, or the disk is full; the old file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -21,8 +21,9 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         with temporary.open("rb+") as file:
+            # Without this, a power cut after the rename could leave an empty file.
             os.fsync(file.fileno())
-        # Temporary files are private; a result is as readable as any other file.
+        # mkstemp creates files for their owner alone; a result is to be readable like any other.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
@@ -36,6 +37,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _umask() -> int:
+    # The mask can only be read by setting another one.
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,5 +1,6 @@
-"""Networks against the clock."""
+"""How long networks take."""
 
+import statistics
 import time
 from collections.abc import Sequence
 
@@ -10,10 +11,10 @@ from amc_env.calibration.hooks import evaluating
 
 
 def latencies_ms(models: Sequence[nn.Module], x: Tensor, *, repeats: int = 15) -> list[float]:
-    """Median time of one run of each network on ``x``, in milliseconds.
+    """Median time of one forward pass of each network on ``x``, in milliseconds.
 
-    The networks take turns, so that whatever else the machine does meets them all alike; each runs
-    once more before, which does not count.
+    The networks take turns, so that other load on the machine slows all of them alike. The first
+    pass of each network is not counted, because it also allocates memory and picks kernels.
     """
     times: list[list[float]] = [[] for _ in models]
     for turn in range(repeats + 1):
@@ -25,4 +26,4 @@ def latencies_ms(models: Sequence[nn.Module], x: Tensor, *, repeats: int = 15) -
                     torch.cuda.synchronize(x.device)
             if turn:
                 mine.append(1e3 * (time.perf_counter() - started))
-    return [sorted(mine)[len(mine) // 2] for mine in times]
+    return [statistics.median(mine) for mine in times]

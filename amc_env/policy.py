@@ -1,5 +1,7 @@
-"""The answer of a search: which channels of which layers stay, as a file checked when read."""
+"""The result of a search as files: which channels stay, and the weights of the pruned network."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -8,10 +10,15 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
-from amc_env.files import write_text
+from amc_env.files import atomic, write_text
 from amc_env.structure import ChannelGraph
+
+POLICY_FILE = "policy.json"
+WEIGHTS_FILE = "pruned.safetensors"
 
 
 class _Record(BaseModel):
@@ -19,13 +26,13 @@ class _Record(BaseModel):
 
 
 class GroupChoice(_Record):
-    """What was decided for one group.
+    """Which channels of one group stay.
 
     Attributes:
         name: The group's name.
-        layers: Layers that make its channels.
-        channels: How many there were.
-        kept: Indices of those that stay, ascending.
+        layers: Layers whose outputs are the group's channels.
+        channels: Number of channels in the original network.
+        kept: Indices of the channels that stay, ascending.
         sparsity: 1 - kept / channels.
     """
 
@@ -49,20 +56,20 @@ class GroupChoice(_Record):
 
 
 class Policy(_Record):
-    """A pruned architecture, and what is needed to make it again from the original network.
+    """A pruned architecture, with all that is needed to build it from the original network.
 
     Attributes:
-        format: Version of the file.
-        model: The network's name, or its class.
-        criterion: What ranked the channels.
+        format: Version of the file's format.
+        model: Class of the network.
+        criterion: Name of the criterion that ranked the channels.
         groups: One choice for each group.
-        inputs: Shapes of an example input, by which the network's structure is found again.
-        ignore: Modules whose channels were not to be touched.
-        round_to: Multiples that numbers of channels were rounded to.
-        budget: Ratio asked for, by limit; empty without a budget.
-        reached: Ratio of the original's ``flops`` and ``params`` that is left.
-        seed: Of the search.
-        versions: Of the libraries.
+        inputs: Shapes of an example input, from which the network's structure is analysed again.
+        ignore: Modules whose output channels were excluded from pruning.
+        round_to: Numbers of channels were rounded to multiples of this.
+        budget: The ratio that each limit allowed; empty without a budget.
+        reached: Ratio of the original network's ``flops`` and ``params`` that is left.
+        seed: Seed of the search.
+        versions: Versions of the libraries.
     """
 
     format: Literal[1] = 1
@@ -79,19 +86,25 @@ class Policy(_Record):
 
     @property
     def kept(self) -> dict[str, Tensor]:
-        """Channel indices that stay, by group."""
+        """Indices of the channels that stay, by group."""
         return {group.name: torch.tensor(group.kept) for group in self.groups}
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many channels stay, by group."""
+        """Number of channels that stay, by group."""
         return {group.name: len(group.kept) for group in self.groups}
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the policy's content, however its file is laid out."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
     def apply(self, model: nn.Module) -> nn.Module:
-        """The compact network: a copy of ``model`` with only the channels kept, unrepaired.
+        """The compact network: a copy of ``model`` with only the kept channels, not repaired.
 
         Raises:
-            ValueError: The policy is of another network.
+            ValueError: The policy belongs to another network.
         """
         parameter = next(model.parameters(), torch.zeros(()))
         inputs = tuple(
@@ -103,14 +116,14 @@ class Policy(_Record):
         for choice in self.groups:
             if known.get(choice.name) != choice.channels:
                 raise ValueError(
-                    f"the policy is of {self.model!r} with {choice.channels} channels in group "
-                    f"{choice.name!r}; this network has "
+                    f"the policy belongs to {self.model!r} with {choice.channels} channels in "
+                    f"group {choice.name!r}; this network has "
                     f"{known.get(choice.name, 'no such group')}"
                 )
         return graph.compact(self.kept)
 
     def save(self, path: str | Path) -> None:
-        """Write the policy as JSON, whole or not at all."""
+        """Write the policy as JSON, atomically."""
         write_text(Path(path), self.model_dump_json(indent=2) + "\n")
 
     @classmethod
@@ -118,15 +131,29 @@ class Policy(_Record):
         """Read a policy.
 
         Raises:
-            ValueError: The file is none; the message names the field.
+            FileNotFoundError: There is no such file.
+            ValueError: The file does not hold a policy; the message names the wrong field.
         """
-        text = Path(path).read_text(encoding="utf-8")
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(Path(path).read_bytes())
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise ValueError(f"{path} is no policy: {where}: {first['msg']}") from error
+            raise ValueError(f"{path} is not a policy: {where}: {first['msg']}") from error
+
+
+class PrunedFacts(_Record):
+    """What ``pruned.safetensors`` says about its network beside the weights.
+
+    Attributes:
+        macs: Multiply-accumulates for one sample.
+        accuracy: Share of samples that the network classifies correctly.
+        measured_on: The samples of that accuracy: the validation split or the test data.
+    """
+
+    macs: int = Field(ge=0)
+    accuracy: float = Field(ge=0.0, le=1.0)
+    measured_on: str
 
 
 def make_policy(
@@ -137,7 +164,7 @@ def make_policy(
     budget: Mapping[str, float],
     seed: int,
 ) -> Policy:
-    """The policy of a network whose groups keep some channels."""
+    """The policy that keeps the channels ``kept``, given as indices for each group."""
     cost, full = graph.cost({name: len(k) for name, k in kept.items()}), graph.cost()
     choices = tuple(
         GroupChoice(
@@ -161,6 +188,100 @@ def make_policy(
         seed=seed,
         versions=_versions(),
     )
+
+
+def save_pruned(folder: str | Path, policy: Policy, compact: nn.Module, facts: PrunedFacts) -> None:
+    """Write ``policy.json`` and ``pruned.safetensors``, which :func:`load_pruned` reads.
+
+    Each file is written atomically. The metadata of the weights holds the class of the original
+    network, ``facts``, the policy's checksum, and a checksum of all this and the tensors.
+    """
+    folder = Path(folder)
+    policy.save(folder / POLICY_FILE)
+    with atomic(folder / WEIGHTS_FILE) as temporary:
+        # ``save_model`` decides which of several names for one tensor is stored, so the checksum
+        # is taken of what it wrote.
+        with torch.no_grad():
+            save_model(compact, str(temporary))
+        stored = load_file(temporary)
+        metadata = {
+            "format": "pt",
+            "model": policy.model,
+            "policy_sha256": policy.checksum,
+            **{name: str(value) for name, value in facts.model_dump().items()},
+        }
+        metadata["content_sha256"] = _checksum(metadata, stored)
+        save_file(stored, temporary, metadata=metadata)
+
+
+def load_pruned(model: nn.Module, folder: str | Path) -> nn.Module:
+    """The pruned network of a run's folder, with its weights, in evaluation mode.
+
+    Args:
+        model: The original network, on the device that the result is to be on. Its weights do
+            not matter, and it is not modified.
+        folder: Where ``policy.json`` and ``pruned.safetensors`` are.
+
+    Raises:
+        FileNotFoundError: One of the two files is missing.
+        ValueError: A file is damaged or was changed, the two do not belong together, or the
+            policy belongs to another network.
+    """
+    folder = Path(folder)
+    for name in (POLICY_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"there is no {name} in {folder}; give the folder of a run that has finished"
+            )
+    policy = Policy.load(folder / POLICY_FILE)
+    _check_weights(folder / WEIGHTS_FILE, policy)
+    compact = policy.apply(model)
+    try:
+        load_model(compact, folder / WEIGHTS_FILE)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the weights in {folder / WEIGHTS_FILE} do not fit {type(model).__name__} pruned by "
+            f"{POLICY_FILE}; build the original network as it was when it was pruned"
+        ) from error
+    return compact.eval()
+
+
+def _check_weights(path: Path, policy: Policy) -> None:
+    """Refuse weights that are damaged or were made for another policy."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        stored = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged and cannot be read ({error}); copy it again, or repeat the run"
+        ) from error
+    if not {"policy_sha256", "content_sha256"} <= metadata.keys():
+        raise ValueError(
+            f"{path} holds no checksums, so it was not written by save_pruned; load such weights "
+            "with safetensors.torch.load_model"
+        )
+    if _checksum(metadata, stored) != metadata["content_sha256"]:
+        raise ValueError(
+            f"{path} is damaged: its content differs from its checksum; copy it again, or repeat "
+            "the run"
+        )
+    if policy.checksum != metadata["policy_sha256"]:
+        raise ValueError(
+            f"{path} was not made for the {POLICY_FILE} beside it, or that policy was changed "
+            "afterwards; take both files from the same run"
+        )
+
+
+def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors with their names, types and shapes, and of the other metadata."""
+    facts = {name: value for name, value in metadata.items() if name != "content_sha256"}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        # Read as bytes, because NumPy has no bfloat16.
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

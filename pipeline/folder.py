@@ -1,22 +1,20 @@
-"""A run's folder: files that are whole or not there, and curves."""
+"""The folder of a run: episodes and policies as they come, networks, figures and curves."""
 
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
-from safetensors.torch import save_model
-from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from agents import Episode
 from amc_env import ChannelGraph, Policy
 from amc_env.env.rendering import draw
-from amc_env.files import atomic, write_text
+from amc_env.files import write_text
+from amc_env.policy import POLICY_FILE
 
 _COLUMNS = ("number", "reward", "accuracy", "flops_ratio", "params_ratio", "at_seconds")
 
@@ -25,24 +23,71 @@ class RunFolder:
     """Where one run writes.
 
     Args:
-        path: The folder, which is made.
+        path: The folder; it is created.
 
     Raises:
-        OSError: It cannot be written to.
+        OSError: The folder cannot be written to.
     """
 
     def __init__(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._curves = SummaryWriter(str(path / "tensorboard"))
+        self._episodes = 0
+        self._curves = SummaryWriter(str(self.curves))
+
+    @property
+    def curves(self) -> Path:
+        """The folder of TensorBoard's files."""
+        return self.path / "tensorboard"
+
+    def compared(self, agent: str) -> Path:
+        """The folder for the policy and weights of an agent that this run is compared with."""
+        # An agent given as FILE.py:CLASS is not to make folders of its own.
+        return self.path / "compare" / Path(agent).name
 
     def write_config(self, settings: Mapping[str, Any]) -> None:
-        """The settings as they were resolved."""
+        """Write the settings with every choice and reference resolved."""
         plain = json.loads(json.dumps(settings))
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
 
-    def note(self, episode: Episode, graph: ChannelGraph, *, is_best: bool) -> None:
-        """Curves of one episode, and a picture of the best so far."""
+    def begin_episodes(self, groups: Sequence[str]) -> None:
+        """Write the header of ``episodes.csv``; the episodes follow one by one."""
+        header = [*_COLUMNS, *(f"sparsity/{name}" for name in groups)]
+        write_text(self.path / "episodes.csv", _line(header))
+
+    def add_episode(self, episode: Episode, graph: ChannelGraph, best: Policy | None) -> None:
+        """Save one finished episode at once, and the policy if it is the best until now.
+
+        Closing the file after each line leaves at most the last line incomplete, whatever ends
+        the run.
+        """
+        with (self.path / "episodes.csv").open("a", encoding="utf-8", newline="") as file:
+            file.write(_line([*(getattr(episode, c) for c in _COLUMNS), *episode.sparsities]))
+        self._episodes += 1
+        self._add_curves(episode, graph)
+        if best:
+            best.save(self.path / POLICY_FILE)
+            picture = draw(graph, episode.counts)
+            self._curves.add_image("best/kept", picture, episode.number, dataformats="HWC")
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write the figures of the run."""
+        write_text(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+    def saved(self) -> str:
+        """What the search has left here until now, as part of a sentence."""
+        if not self._episodes:
+            return ""
+        return (
+            f"the {self._episodes} finished episodes are in {self.path / 'episodes.csv'}, the "
+            f"best policy among them in {self.path / POLICY_FILE}"
+        )
+
+    def close(self) -> None:
+        """Close the curves."""
+        self._curves.close()
+
+    def _add_curves(self, episode: Episode, graph: ChannelGraph) -> None:
         scalars = {
             "episode/reward": episode.reward,
             "episode/accuracy": episode.accuracy,
@@ -56,29 +101,9 @@ class RunFolder:
         }
         for name, value in scalars.items():
             self._curves.add_scalar(name, value, episode.number)
-        if is_best:
-            picture = draw(graph, episode.counts)
-            self._curves.add_image("best/kept", picture, episode.number, dataformats="HWC")
 
-    def write_episodes(self, episodes: tuple[Episode, ...], names: tuple[str, ...]) -> None:
-        """One line for each episode."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*_COLUMNS, *(f"sparsity/{name}" for name in names)])
-        for episode in episodes:
-            writer.writerow([getattr(episode, c) for c in _COLUMNS] + list(episode.sparsities))
-        write_text(self.path / "episodes.csv", text.getvalue())
 
-    def write_network(self, policy: Policy, compact: nn.Module) -> None:
-        """The policy, and the weights of its compact network."""
-        policy.save(self.path / "policy.json")
-        with atomic(self.path / "pruned.safetensors") as temporary, torch.no_grad():
-            save_model(compact, str(temporary))
-
-    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """The figures of the run."""
-        write_text(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-
-    def close(self) -> None:
-        """End the curves."""
-        self._curves.close()
+def _line(cells: Sequence[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()

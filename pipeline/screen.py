@@ -1,4 +1,4 @@
-"""What a run shows in a terminal: bars while it works, a table at its end."""
+"""What a run shows in a terminal: progress while it works, a table at its end."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.table import Table
 from torch import nn
 
@@ -15,26 +16,36 @@ CONSOLE = Console()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One network of the summary."""
+    """One network of the summary.
+
+    Attributes:
+        name: The agent and the stage.
+        model: The network.
+        accuracy: On the test data.
+        flops: Multiply-accumulates for one sample.
+        params: Number of parameters.
+        is_kept: Whether this network is the one that the run exports.
+    """
 
     name: str
     model: nn.Module
     accuracy: float
     flops: int
     params: int
+    is_kept: bool = False
 
 
 class Advance(Protocol):
-    """Moves a bar on by one and says how it stands."""
+    """Advances a progress bar by one step."""
 
     def __call__(self, note: str) -> None:
-        """One more is done."""
+        """Count one finished step and show ``note`` beside the bar."""
         ...
 
 
 @contextmanager
 def progress(title: str, *, total: int) -> Iterator[Advance]:
-    """A bar of ``total`` steps."""
+    """Show a progress bar of ``total`` steps."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -48,18 +59,25 @@ def progress(title: str, *, total: int) -> Iterator[Advance]:
 
 
 def say(line: str) -> None:
-    """One line."""
-    CONSOLE.print(line, highlight=False)
+    """Print one line."""
+    # Not broken into lines, so that a path or a command can be copied.
+    CONSOLE.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def working(title: str) -> Status:
+    """A line that shows while its block runs; for work whose steps cannot be counted."""
+    return CONSOLE.status(f"{title} ...")
 
 
 def show(rows: Sequence[Row], latencies: Sequence[float], *, title: str) -> None:
-    """The summary; the first row is the original network, latencies are in milliseconds."""
-    table = Table(title=title, title_justify="left")
+    """Print the summary; the first row is the original network, latencies are in milliseconds."""
+    caption = "* exported" if any(row.is_kept for row in rows) else None
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for name in ("network", "accuracy", "MACs", "left", "params", "left", "latency"):
         table.add_column(name, justify="left" if name == "network" else "right", no_wrap=True)
     for row, latency in zip(rows, latencies, strict=True):
         table.add_row(
-            row.name,
+            f"{row.name} *" if row.is_kept else row.name,
             f"{row.accuracy:.2%}",
             _short(row.flops),
             f"{row.flops / rows[0].flops:.3f}",
@@ -71,7 +89,7 @@ def show(rows: Sequence[Row], latencies: Sequence[float], *, title: str) -> None
 
 
 def _short(count: int) -> str:
-    """A great number in five digits or fewer, so that the table fits a narrow terminal."""
+    """A large number with a unit, short enough for a table in a narrow terminal."""
     for size, name in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
         if count >= size:
             return f"{count / size:.1f}{name}"

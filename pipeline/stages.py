@@ -1,52 +1,31 @@
-"""The stages of a run, in order; each takes what the one before gave."""
+"""The stages of a run in order; each takes what the stages before it returned."""
 
-import statistics
-import time
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from agents import Episode, SearchResult
+from agents import Episode
+from agents.episodes import Listener
 from amc_env import ChannelGraph, ChannelPruningEnv, PruningData
+from amc_env.data import Split
 from amc_env.data.datasets import Dataset, load_dataset
 from amc_env.env.budget import BudgetKeeper
 from amc_env.evaluation import Evaluator
-from amc_env.latency import latencies_ms
 from amc_env.models import MODELS, build_model, find_model, load_checkpoint_
-from amc_env.training import TrainingSettings, fit_
+from amc_env.training import fit_, hold_out
 from pipeline.config import RunConfig
+from pipeline.failures import explained
 from pipeline.folder import RunFolder
-from pipeline.screen import Row, progress, say, show
-
-_LATENCY_BATCH = 64
-
-
-@dataclass(kw_only=True, eq=False)
-class Run:
-    """One run as it goes: its settings, its folder and what it has found.
-
-    Attributes:
-        config: The settings.
-        folder: Where it writes.
-        started: When it began.
-        rows: The summary's rows.
-        metrics: The figures for the file.
-        is_complete: False once it was interrupted.
-    """
-
-    config: RunConfig
-    folder: RunFolder
-    started: float = field(default_factory=time.perf_counter)
-    rows: list[Row] = field(default_factory=list)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    is_complete: bool = True
+from pipeline.run import Network, Run, choose, write_network
+from pipeline.screen import progress, say, working
 
 
 def start(config: RunConfig, path: Path) -> Run:
-    """Seed everything, check that all that is named can be made, and open the folder.
+    """Seed everything, check that everything named can be made, and open the folder.
 
     Raises:
         ValueError: Something that is named does not exist or refuses its options.
@@ -58,15 +37,15 @@ def start(config: RunConfig, path: Path) -> Run:
     config.check()
     folder = RunFolder(path)
     folder.write_config(config.as_plain())
-    say(f"writing to {path}; FLOPs are multiply-accumulates for one sample")
+    say(f"writing to {path}; MACs are multiply-accumulates for one sample")
     return Run(config=config, folder=folder)
 
 
 def base_model(run: Run) -> tuple[nn.Module, Dataset]:
-    """The data and the trained network to prune: from its checkpoint, or trained here.
+    """The trained network to prune, from its checkpoint or trained here, and the data.
 
     Raises:
-        ValueError: The data is not there, or the checkpoint does not fit.
+        ValueError: The data does not exist, the checkpoint does not fit, or memory ran out.
     """
     config = run.config
     data = load_dataset(config.data.name, config.data.options).to(config.device)
@@ -82,136 +61,220 @@ def base_model(run: Run) -> tuple[nn.Module, Dataset]:
         load_checkpoint_(model, Path(config.model.checkpoint))
     else:
         _check_prunable(run, model, data)
-        _train_(run, model, data, settings=config.base, title="training the network")
+        with (
+            explained("training the network", smaller="base.batch"),
+            progress("training the network", total=config.base.epochs) as advance,
+        ):
+            fit_(
+                model,
+                data.train,
+                config.base,
+                seed=config.seed,
+                on_epoch=lambda _, loss: advance(f"loss {loss:.3f}"),
+            )
     return model.eval(), data
 
 
 def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
-    """The environment on training data alone; the test data is only known to be refused."""
+    """The environment. It reads training data only; test data is given to it to refuse leaks.
+
+    Raises:
+        ValueError: The network cannot be pruned as configured, or memory ran out.
+    """
     config = run.config
     drawn = _drawn(run, data)
     say(
         f"calibrating on {len(drawn.calibration)} training samples, rewards on "
         f"{len(drawn.validation)} others"
     )
-    return ChannelPruningEnv(
-        model=model,
-        data=drawn,
-        criterion=config.make_criterion(),
-        reward=config.make_reward(),
-        budget=config.make_budget(),
-        settings=config.env_settings(),
-    )
-
-
-def search(run: Run, env: ChannelPruningEnv, name: str | None = None) -> SearchResult:
-    """The best policy that the agent finds; another agent's, by its name, for comparison."""
-    config = run.config
-    title = name or config.agent.name
-    agent = config.make_agent(name)
-    total = 1 if agent.is_single else config.search.episodes
-    log = run.folder.path / "tensorboard" if name is None else None
-    best = float("-inf")
-    with progress(f"searching: {title}", total=total) as advance:
-
-        def tell(episode: Episode) -> None:
-            nonlocal best
-            is_best = episode.reward > best
-            best = max(best, episode.reward)
-            if name is None:
-                run.folder.note(episode, env.graph, is_best=is_best)
-            advance(f"best reward {best:.4f}")
-
-        result = agent.search(
-            env, episodes=config.search.episodes, seed=config.seed, on_episode=tell, log=log
+    with (
+        explained("calibrating", smaller="split.calibration or env.sampled_positions"),
+        working("analysing the network and calibrating"),
+    ):
+        return ChannelPruningEnv(
+            model=model,
+            data=drawn,
+            criterion=config.make_criterion(),
+            reward=config.make_reward(),
+            budget=config.make_budget(),
+            settings=config.env_settings(),
         )
-    if name is None:
-        names = tuple(group.name for group in env.graph.groups)
-        run.folder.write_episodes(result.episodes, names)
-        run.folder.write_network(result.policy, result.compact)
-    run.is_complete &= result.is_complete
-    return result
 
 
-def compare(run: Run, env: ChannelPruningEnv, data: Dataset) -> None:
-    """The networks of other agents at the same budget and as many episodes, as rows."""
+def search(run: Run, env: ChannelPruningEnv) -> list[Network]:
+    """The network of the best policy that the run's agent finds.
+
+    Every episode and each new best policy are in the folder as soon as the episode is over.
+
+    Raises:
+        ValueError: An episode failed; the message says where the others are.
+        KeyboardInterrupt: The search was interrupted before its first episode was over.
+    """
+    folder, best = run.folder, float("-inf")
+    folder.begin_episodes([group.name for group in env.graph.groups])
+
+    def save(episode: Episode) -> None:
+        nonlocal best
+        is_best = episode.reward > best
+        best = max(best, episode.reward)
+        policy = env.policy(episode.counts, seed=run.config.seed) if is_best else None
+        folder.add_episode(episode, env.graph, policy)
+
+    found = _search(run, env, None, on_episode=save)
+    _save(folder.path, env, found)
+    return [found]
+
+
+def compare(run: Run, env: ChannelPruningEnv) -> list[Network]:
+    """The pruned and repaired networks of the agents that the run's agent is compared with.
+
+    Their policies and weights are in the folder too. After an interruption, the networks until
+    then.
+    """
+    found: list[Network] = []
     for name in run.config.search.compare:
-        if run.is_complete:
-            found = search(run, env, name)
-            _add_row(run, env, data, found, name=f"{name}, pruned")
-            result = realise(run, env, found)
-            _add_row(run, env, data, result, name=f"{name}, repaired")
+        if not run.is_complete:
+            break
+        try:
+            pruned = _search(run, env, name)
+            found.append(pruned)
+            found.append(_repair(env, pruned, finalists=run.config.search.finalists))
+        except KeyboardInterrupt:
+            run.is_complete = False
+        if found and found[-1].agent == name:
+            _save(run.folder.compared(name), env, found[-1])
+    return found
 
 
-def realise(run: Run, env: ChannelPruningEnv, found: SearchResult) -> SearchResult:
-    """The best policies' networks repaired layer by layer, and the best of those."""
+def repair(run: Run, env: ChannelPruningEnv, networks: Sequence[Network]) -> list[Network]:
+    """The networks until now, and the best policy's network repaired layer by layer.
+
+    After an interruption of the search one policy is repaired; an interruption of the repair
+    leaves the networks until now.
+    """
     finalists = run.config.search.finalists if run.is_complete else 1
     at_most = f" (at most {finalists} policies)" if finalists > 1 else ""
     say(f"repairing the best of the search layer by layer{at_most}")
-    return found.realised(env, finalists=finalists)
+    try:
+        with explained(
+            "repairing",
+            smaller="split.calibration or env.sampled_positions",
+            saved=run.folder.saved,
+        ):
+            repaired = _repair(env, networks[-1], finalists=finalists)
+        _save(run.folder.path, env, repaired)
+    except KeyboardInterrupt:
+        run.is_complete = False
+        return [*networks]
+    return [*networks, repaired]
 
 
-def finetune(run: Run, result: SearchResult, data: Dataset) -> None:
-    """Train the pruned network further, in place."""
-    if run.is_complete and run.config.finetune.epochs:
-        _train_(run, result.compact, data, settings=run.config.finetune, title="fine-tuning")
+def finetune(run: Run, networks: Sequence[Network], data: Dataset) -> list[Network]:
+    """The networks until now, and the repaired one trained further, if a run is to fine-tune.
+
+    Some training images are held out from the training, and both networks are measured on them.
+    An interruption in the first epoch leaves the networks until now.
+
+    Raises:
+        ValueError: The training failed; the repaired network is in the folder.
+    """
+    config, last = run.config, networks[-1]
+    if not run.is_complete or not config.finetune.epochs or last.stage != "repaired":
+        return [*networks]
+    split = config.split
+    fitted, held_out = hold_out(
+        data.train,
+        calibration=split.calibration,
+        validation=split.validation,
+        seed=config.seed,
+    )
+    # The repaired network has to survive, for it may turn out to be the better one.
+    tuned = copy.deepcopy(last.result.compact)
+    if not _finetune_(run, tuned, fitted):
+        return [*networks]
+    both = [last, replace(last, stage="finetuned", result=replace(last.result, compact=tuned))]
+    judge = Evaluator(held_out, precision="float32")
+    measured = [
+        replace(network, held_out_accuracy=judge.accuracy(network.result.compact))
+        for network in both
+    ]
+    figures = ", ".join(f"{n.held_out_accuracy:.2%} {n.stage}" for n in measured)
+    say(
+        f"accuracy on {len(held_out)} held-out training samples: {figures}; "
+        f"the {choose(measured).stage} network is kept"
+    )
+    return [*networks[:-1], *measured]
 
 
-def report(
-    run: Run, env: ChannelPruningEnv, data: Dataset, stage: str, result: SearchResult
-) -> None:
-    """Measure a network on the test data: a row of the table and a figure of the file."""
-    row = _add_row(run, env, data, result, name=f"{run.config.agent.name}, {stage}")
-    run.metrics[f"{stage}_accuracy"] = row.accuracy
+def _search(
+    run: Run, env: ChannelPruningEnv, name: str | None, *, on_episode: Listener | None = None
+) -> Network:
+    """The pruned network that an agent finds: the run's own, or the one with this name."""
+    config = run.config
+    agent, title = config.make_agent(name), name or config.agent.name
+    total = 1 if agent.is_single else config.search.episodes
+    best = float("-inf")
+    with (
+        explained(
+            f"searching with {title}",
+            smaller="env.batch or split.validation",
+            saved=run.folder.saved,
+        ),
+        progress(f"searching: {title}", total=total) as advance,
+    ):
+
+        def tell(episode: Episode) -> None:
+            nonlocal best
+            best = max(best, episode.reward)
+            if on_episode:
+                on_episode(episode)
+            advance(f"best reward {best:.4f}")
+
+        result = agent.search(
+            env,
+            episodes=config.search.episodes,
+            seed=config.seed,
+            on_episode=tell,
+            log=run.folder.curves if name is None else None,
+        )
+    run.is_complete &= result.is_complete
+    return Network(agent=title, stage="pruned", result=result)
 
 
-def summarise(run: Run, env: ChannelPruningEnv, data: Dataset, result: SearchResult) -> None:
-    """Write the figures and show the table."""
-    original = env.graph.cost()
-    base = _row("original", env.graph.model, data, original.flops, original.params)
-    best = result.best
-    rows = [base, *run.rows]
-    latencies = latencies_ms([row.model for row in rows], data.test.inputs[:_LATENCY_BATCH])
-    run.metrics = {
-        "baseline_accuracy": base.accuracy,
-        **run.metrics,
-        "flops": round(best.flops_ratio * original.flops),
-        "flops_ratio": best.flops_ratio,
-        "params": round(best.params_ratio * original.params),
-        "params_ratio": best.params_ratio,
-        "reward": best.reward,
-        "mini_split_accuracy": best.accuracy,
-        "model": run.config.model.name,
-        "data": run.config.data.name,
-        "agent": run.config.agent.name,
-        "reward_name": run.config.reward.name,
-        "criterion": run.config.criterion.name,
-        "episodes": len(result.episodes),
-        "search_seconds": result.seconds,
-        "episode_seconds": _mean_seconds(result),
-        "seconds": time.perf_counter() - run.started,
-        "seed": run.config.seed,
-        "is_complete": run.is_complete,
-        "test_accuracies": {row.name: row.accuracy for row in rows},
-        "latencies_ms": {row.name: ms for row, ms in zip(rows, latencies, strict=True)},
-    }
-    run.folder.write_metrics(run.metrics)
-    run.folder.close()
-    seconds = run.metrics["seconds"]
-    title = f"{seconds:.0f} s; accuracy on test data, latency of {_LATENCY_BATCH} samples"
-    show(rows, latencies, title=title)
-    say(f"policy.json, pruned.safetensors, metrics.json and more are in {run.folder.path}")
-    if not run.is_complete:
-        say("interrupted: this is the best that was found until then")
+def _repair(env: ChannelPruningEnv, pruned: Network, *, finalists: int) -> Network:
+    repaired = pruned.result.realised(env, finalists=finalists)
+    return replace(pruned, stage="repaired", result=repaired)
 
 
-def export(run: Run, result: SearchResult) -> None:
-    """Write the policy and the weights of the final network."""
-    run.folder.write_network(result.policy, result.compact)
+def _finetune_(run: Run, network: nn.Module, fitted: Split) -> bool:
+    """Train a network; whether at least one epoch was finished."""
+    finished = 0
+    settings = run.config.finetune
+    with (
+        explained("fine-tuning", smaller="finetune.batch", saved=run.folder.saved),
+        progress("fine-tuning", total=settings.epochs) as advance,
+    ):
+
+        def tell(epoch: int, loss: float) -> None:
+            nonlocal finished
+            finished = epoch
+            advance(f"loss {loss:.3f}")
+
+        try:
+            fit_(network, fitted, settings, seed=run.config.seed, on_epoch=tell)
+        except KeyboardInterrupt:
+            run.is_complete = False
+    return finished > 0
+
+
+def _save(folder: Path, env: ChannelPruningEnv, network: Network) -> None:
+    """Write a policy and its weights, with the accuracy that the search knows."""
+    accuracy = env.evaluator.accuracy(network.result.compact)
+    write_network(folder, env, network, accuracy=accuracy, measured_on="the validation split")
 
 
 def _drawn(run: Run, data: Dataset) -> PruningData:
-    """What the search reads of the training data."""
+    """The part of the training data that the search reads."""
     return PruningData.of_training(
         data.train,
         test=data.test,
@@ -230,49 +293,3 @@ def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
     )
     BudgetKeeper(graph, run.config.make_budget(), min_keep=settings.min_keep)
     Evaluator(samples, precision="float32").logits(model)
-
-
-def _mean_seconds(result: SearchResult) -> dict[str, float]:
-    """What an episode takes, by phase."""
-    return {
-        phase: statistics.fmean(episode.seconds[phase] for episode in result.episodes)
-        for phase in result.best.seconds
-    }
-
-
-def _train_(
-    run: Run, model: nn.Module, data: Dataset, *, settings: TrainingSettings, title: str
-) -> None:
-    with progress(title, total=settings.epochs) as advance:
-        try:
-            fit_(
-                model,
-                data.train,
-                settings,
-                seed=run.config.seed,
-                on_epoch=lambda _, loss: advance(f"loss {loss:.3f}"),
-            )
-        except KeyboardInterrupt:
-            run.is_complete = False
-            if title != "fine-tuning":
-                raise
-
-
-def _add_row(
-    run: Run, env: ChannelPruningEnv, data: Dataset, result: SearchResult, *, name: str
-) -> Row:
-    cost = env.graph.cost(result.best.counts)
-    row = _row(name, result.compact, data, cost.flops, cost.params)
-    run.rows.append(row)
-    return row
-
-
-def _row(name: str, model: nn.Module, data: Dataset, flops: int, params: int) -> Row:
-    exact = Evaluator(data.test, precision="float32")
-    return Row(
-        name=name,
-        model=model,
-        accuracy=exact.accuracy(model),
-        flops=flops,
-        params=params,
-    )

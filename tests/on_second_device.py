@@ -25,7 +25,7 @@ from amc_env.criteria import CRITERIA, make_criterion
 from amc_env.repair.pruner import Pruner
 from amc_env.rewards import REWARDS
 from amc_env.training import TrainingSettings, fit_
-from pipeline import stages
+from pipeline import report, stages
 from pipeline.config import RunConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -123,7 +123,7 @@ def test_training() -> None:
 
 def test_a_run_up_to_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
     # It asks tensors where in memory they lie, which these cannot say.
-    monkeypatch.setattr("pipeline.folder.save_model", lambda *_: None)
+    monkeypatch.setattr("pipeline.run.save_pruned", lambda *_: None)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         overrides = [f"device={DEVICE}", "base.epochs=1", "agent=uniform", "search.compare=[]"]
         config = RunConfig.of(compose("config", overrides))
@@ -131,9 +131,9 @@ def test_a_run_up_to_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
         run = stages.start(config, Path(folder))
         model, data = stages.base_model(run)
         env = stages.environment(run, model, data)
-        found = stages.search(run, env)
-        result = stages.realise(run, env, found)
-        stages.finetune(run, result, data)
-        stages.report(run, env, data, "finetuned", result)
-        stages.summarise(run, env, data, result)
-    assert all(isinstance(p, Elsewhere) for p in result.compact.parameters())
+        networks = stages.repair(run, env, stages.search(run, env))
+        networks = stages.finetune(run, networks, data)
+        report.finish(run, env, data, networks, [])
+    assert networks[-1].stage == "finetuned"
+    for network in networks:
+        assert all(isinstance(p, Elsewhere) for p in network.result.compact.parameters())

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pruning import tiny, tiny_env
-from safetensors.torch import save_model
+from pruning import Tiny, tiny, tiny_env
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from amc_env import Budget, Policy
 from amc_env.files import atomic, write_text
 from amc_env.models import build_model
+from amc_env.policy import PrunedFacts, load_pruned, save_pruned
 
 
 @pytest.fixture(scope="module")
@@ -39,29 +41,141 @@ def test_a_policy_survives_its_file_and_makes_the_same_network(
         assert group.sparsity == 1 - len(group.kept) / group.channels
 
 
-@pytest.mark.slow
-def test_a_fresh_process_makes_the_same_logits(policy: Policy, tmp_path: Path) -> None:
-    policy.save(tmp_path / "policy.json")
+FACTS = PrunedFacts(macs=1234, accuracy=0.75, measured_on="the validation split")
+
+
+@pytest.fixture
+def folder(policy: Policy, tmp_path: Path) -> Path:
+    """A run's folder with weights that are those of no fresh network."""
+    save_pruned(tmp_path, policy, changed(policy), FACTS)
+    return tmp_path
+
+
+def changed(policy: Policy) -> torch.nn.Module:
     compact = policy.apply(tiny())
     with torch.no_grad():
         for parameter in compact.parameters():
             parameter.mul_(1.1)
-    save_model(compact, tmp_path / "pruned.safetensors")
+    return compact.eval()
+
+
+def test_a_pruned_network_is_loaded_with_its_weights(policy: Policy, folder: Path) -> None:
     x = torch.linspace(-1, 1, 128).view(2, 1, 8, 8)
+    loaded = load_pruned(tiny().train(), folder)
+    assert not any(module.training for module in loaded.modules())
+    with torch.no_grad():
+        assert torch.equal(loaded(x), changed(policy)(x))
+
+
+def test_weights_say_what_they_are(policy: Policy, folder: Path) -> None:
+    with safe_open(folder / "pruned.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["model"] == "Tiny"
+    assert metadata["policy_sha256"] == policy.checksum
+    assert (metadata["macs"], metadata["accuracy"]) == ("1234", "0.75")
+    assert metadata["measured_on"] == "the validation split"
+
+
+def test_tied_and_half_precision_weights_are_loaded(policy: Policy, tmp_path: Path) -> None:
+    class Tied(Tiny):
+        def __init__(self) -> None:
+            super().__init__()
+            self.again = self.head
+
+    tied = Tied().to(torch.bfloat16).eval()
+    policy = policy.model_copy(update={"model": "Tied"})
+    save_pruned(tmp_path, policy, policy.apply(tied), FACTS)
+    loaded = load_pruned(Tied().to(torch.bfloat16), tmp_path)
+    assert loaded.again is loaded.head
+    assert torch.equal(loaded.head.bias, tied.head.bias)  # type: ignore[union-attr,arg-type]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_truncated_weights_are_refused(folder: Path, share: float) -> None:
+    path = folder / "pruned.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"pruned.safetensors is damaged and cannot be read"):
+        load_pruned(tiny(), folder)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9999])
+def test_a_flipped_bit_in_the_weights_is_refused(folder: Path, place: float) -> None:
+    path = folder / "pruned.safetensors"
+    content = bytearray(path.read_bytes())
+    # Behind the header, the bytes of the tensors.
+    header = 8 + int.from_bytes(content[:8], "little")
+    content[header + int(place * (len(content) - header))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged: its content differs from its checksum"):
+        load_pruned(tiny(), folder)
+
+
+def test_no_byte_of_the_header_can_be_changed(folder: Path) -> None:
+    path = folder / "pruned.safetensors"
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    for place in range(0, header, 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(ValueError, match=r"pruned.safetensors (is|was|holds)"):
+            load_pruned(tiny(), folder)
+
+
+def test_an_edited_policy_is_refused(policy: Policy, folder: Path) -> None:
+    record = json.loads((folder / "policy.json").read_text())
+    group = next(g for g in record["groups"] if len(g["kept"]) < g["channels"])
+    # Another channel instead of one that stays: the file is a valid policy, and shapes fit.
+    other = next(c for c in range(group["channels"]) if c not in group["kept"])
+    group["kept"] = sorted([*group["kept"][1:], other])
+    (folder / "policy.json").write_text(json.dumps(record))
+    assert Policy.load(folder / "policy.json") != policy
+    with pytest.raises(ValueError, match=r"was not made for the policy.json beside it"):
+        load_pruned(tiny(), folder)
+
+
+def test_a_policy_of_another_run_is_refused(policy: Policy, folder: Path) -> None:
+    policy.model_copy(update={"seed": 7}).save(folder / "policy.json")
+    with pytest.raises(ValueError, match=r"take both files from the same run"):
+        load_pruned(tiny(), folder)
+
+
+def test_the_layout_of_the_file_does_not_matter(folder: Path) -> None:
+    record = json.loads((folder / "policy.json").read_text())
+    (folder / "policy.json").write_text(json.dumps(dict(reversed(record.items()))))
+    load_pruned(tiny(), folder)
+
+
+def test_missing_files_foreign_weights_and_networks_are_refused(
+    policy: Policy, folder: Path
+) -> None:
+    with pytest.raises(ValueError, match="the policy belongs to 'Tiny'"):
+        load_pruned(build_model("digits_cnn"), folder)
+    save_file({"weight": torch.zeros(3)}, folder / "pruned.safetensors")
+    with pytest.raises(ValueError, match="holds no checksums"):
+        load_pruned(tiny(), folder)
+    save_pruned(folder, policy, torch.nn.Linear(2, 3), FACTS)
+    with pytest.raises(ValueError, match="do not fit Tiny pruned by"):
+        load_pruned(tiny(), folder)
+    (folder / "pruned.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"there is no pruned.safetensors in"):
+        load_pruned(tiny(), folder)
+
+
+@pytest.mark.slow
+def test_a_fresh_process_makes_the_same_logits(policy: Policy, folder: Path) -> None:
     code = f"""
 import sys, torch
-from safetensors.torch import load_model
 from pruning import tiny
-from amc_env import Policy
-compact = Policy.load(r"{tmp_path}/policy.json").apply(tiny()).eval()
-load_model(compact, r"{tmp_path}/pruned.safetensors")
+from amc_env.policy import load_pruned
 torch.set_num_threads(1)
-torch.save(compact(torch.linspace(-1, 1, 128).view(2, 1, 8, 8)).detach(), r"{tmp_path}/out.pt")
+compact = load_pruned(tiny(), r"{folder}")
+torch.save(compact(torch.linspace(-1, 1, 128).view(2, 1, 8, 8)).detach(), r"{folder}/out.pt")
 """
     path = ":".join(p for p in sys.path if p)
     subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, check=True)
+    x = torch.linspace(-1, 1, 128).view(2, 1, 8, 8)
     with torch.no_grad():
-        assert torch.equal(torch.load(tmp_path / "out.pt"), compact.eval()(x))
+        assert torch.equal(torch.load(folder / "out.pt"), changed(policy)(x))
 
 
 @pytest.mark.parametrize(
@@ -77,13 +191,13 @@ def test_a_file_that_is_no_policy_names_the_field(
 ) -> None:
     record = json.loads(policy.model_dump_json()) | change
     (tmp_path / "policy.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=f"policy.json is no policy: {message}"):
+    with pytest.raises(ValueError, match=f"policy.json is not a policy: {message}"):
         Policy.load(tmp_path / "policy.json")
 
 
 def test_a_broken_file_or_impossible_channels_are_refused(policy: Policy, tmp_path: Path) -> None:
     (tmp_path / "half.json").write_text(policy.model_dump_json()[:100])
-    with pytest.raises(ValueError, match=r"half\.json is no policy: the file: Invalid JSON"):
+    with pytest.raises(ValueError, match=r"half\.json is not a policy: the file: Invalid JSON"):
         Policy.load(tmp_path / "half.json")
     record = json.loads(policy.model_dump_json())
     record["groups"][0]["kept"] = [1, 99]
@@ -94,7 +208,7 @@ def test_a_broken_file_or_impossible_channels_are_refused(policy: Policy, tmp_pa
 
 def test_a_policy_of_another_network_is_refused(policy: Policy) -> None:
     other = build_model("digits_cnn")
-    with pytest.raises(ValueError, match="the policy is of 'Tiny'"):
+    with pytest.raises(ValueError, match="the policy belongs to 'Tiny'"):
         policy.apply(other)
 
 

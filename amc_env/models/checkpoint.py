@@ -1,4 +1,4 @@
-"""Trained weights from a file into a network, entirely or not at all."""
+"""Loading trained weights from a file into a network: all of them, or none."""
 
 import pickle
 import re
@@ -14,29 +14,29 @@ from torch import Tensor, nn
 TORCH_SUFFIXES = (".th", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 SAFETENSORS_SUFFIX = ".safetensors"
 
-# Under these names training scripts put the weights into a larger dictionary, likeliest first.
+# Keys under which training scripts store the weights in a larger dictionary, commonest first.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema")
 
-# What DataParallel, Lightning, torch.compile and feature extractors put before every name.
+# Prefixes that DataParallel, Lightning, torch.compile and feature extractors add to all names.
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "backbone.")
 
-# BatchNorm's count of batches matters to no output; old checkpoints lack it.
+# BatchNorm's count of batches does not affect any output, and old checkpoints lack it.
 OPTIONAL_SUFFIX = "num_batches_tracked"
 
 SHOWN = 3
 
 
 def load_checkpoint_(model: nn.Module, path: str | Path) -> None:
-    """Copy the weights in ``path`` into ``model``, all of them or, if they do not fit, none.
+    """Copy the weights in ``path`` into ``model``; if any does not fit, nothing is copied.
 
-    Names and shapes must agree exactly, but for a prefix such as ``module.`` that all names of
-    the file carry and those of the model do not, and for BatchNorm's ``num_batches_tracked``,
-    which older files lack. Dtype and device stay those of the model.
+    Names and shapes must agree exactly, with two exceptions: a prefix such as ``module.`` that
+    all names in the file have and no name in the model has, and BatchNorm's
+    ``num_batches_tracked``, which older files lack. Dtype and device stay those of the model.
 
     Raises:
-        FileNotFoundError: Nothing is at ``path``.
-        ValueError: The file holds no weights that can be read safely, values that are not finite,
-            or the weights of another model.
+        FileNotFoundError: There is no file at ``path``.
+        ValueError: The file holds no weights that can be read safely, or values that are not
+            finite, or the weights of another model.
     """
     given = read_checkpoint(path)
     expected = {name: value for name, value in model.state_dict().items() if _is_tensor(value)}
@@ -58,10 +58,10 @@ def load_checkpoint_(model: nn.Module, path: str | Path) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The weights in ``path`` by name, on the CPU, out of the dictionaries around them.
+    """The weights in ``path`` by name, on the CPU, without the dictionaries around them.
 
     Raises:
-        FileNotFoundError: Nothing is at ``path``.
+        FileNotFoundError: There is no file at ``path``.
         ValueError: The file holds no weights, or none that can be read safely.
     """
     path = Path(path)
@@ -89,14 +89,14 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> object:
-    """What ``torch.load`` reads with nothing but tensors and plain containers allowed."""
+    """The content of a file of ``torch.save``, which may be tensors and plain containers only."""
     with path.open("rb") as file, warnings.catch_warnings():
-        # They announce what the exception below explains.
+        # torch warns of what the exception below explains.
         warnings.simplefilter("ignore", UserWarning)
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
-            # On bytes that are no checkpoint the unpickler fails in any way an interpreter can.
+            # On bytes that are not a checkpoint, the unpickler may raise any kind of exception.
             raise ValueError(_why_unreadable(path, error)) from error
 
 
@@ -120,7 +120,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
 
 
 def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
-    """The innermost dictionary of tensors; each known wrapper is opened at most once."""
+    """The innermost dictionary, which must hold tensors; each wrapper is opened at most once."""
     for _ in WRAPPERS:
         if isinstance(content, Mapping):
             inner = (content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping))
@@ -147,7 +147,7 @@ def _is_tensor(value: object) -> bool:
 def _strip_prefixes(
     given: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """``given`` without every prefix that all its names carry and no expected name does."""
+    """``given`` without the prefixes that all its names have and no expected name has."""
     stripped = dict(given)
     candidates = [
         prefix for prefix in PREFIXES if not any(name.startswith(prefix) for name in expected)
@@ -161,7 +161,7 @@ def _strip_prefixes(
 
 
 def _complaints(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """One clause for each way in which two sets of weights differ."""
+    """One clause for each kind of difference between two sets of weights."""
     missing = [
         name for name in expected if name not in given and not name.endswith(OPTIONAL_SUFFIX)
     ]
@@ -180,13 +180,13 @@ def _complaints(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
 
 
 def _form(value: Tensor) -> str:
-    """Shape, and whether the numbers are whole; a float may be of any precision."""
+    """Shape, and the type of integers; floating-point weights may have any precision."""
     if value.is_floating_point():
         return f"{tuple(value.shape)}"
     return f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
 
 
 def _first(names: Iterable[str]) -> str:
-    """The first few of ``names``, with dots if there are more."""
+    """The first few of ``names``, followed by dots if there are more."""
     names = list(names)
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

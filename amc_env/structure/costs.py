@@ -95,6 +95,17 @@ class CostPoint:
         cost = Cost(flops=flops, params=params, layers=tuple(layers))
         return CostPoint(counts=counts, cost=cost, _numel=numel, _tables=self._tables)
 
+    def sharing(self, group: str) -> frozenset[str]:
+        """The groups whose numbers of channels determine what a cut of ``group`` saves.
+
+        They are the groups that run along a tensor together with it, and the group itself. With
+        all other groups, the saving adds up.
+        """
+        mine = self._tables.tensors_of[group]
+        return frozenset(
+            name for name, tensors in self._tables.tensors_of.items() if tensors & mine
+        ) | {group}
+
 
 def full_cost(model: nn.Module, structure: Structure) -> CostPoint:
     """The cost of the whole network, from which that of any pruned one follows."""

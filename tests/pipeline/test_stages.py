@@ -1,12 +1,71 @@
+import csv
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file, save_model
+from torch import nn
 
-from pipeline import stages
+from amc_env import ChannelPruningEnv, Policy, Split
+from amc_env.data.datasets import Dataset, digits
+from amc_env.evaluation import Evaluator
+from amc_env.models import build_model
+from amc_env.policy import load_pruned
+from amc_env.rewards import RewardContext
+from amc_env.training import TrainingSettings, fit_
+from pipeline import report, stages
 from pipeline.config import RunConfig
+from pipeline.run import Network, Run, choose
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SHORT = ["agent=random", "search.episodes=3", "search.compare=[]", "reward=accuracy",
+         "finetune.epochs=0", "split.calibration=50", "split.validation=300"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "digits.safetensors"
+    model = build_model("digits_cnn", seed=0)
+    fit_(model, digits().train, TrainingSettings(epochs=2, learning_rate=0.1))
+    save_model(model, str(path))
+    return path
+
+
+Begin = Callable[..., tuple[Run, ChannelPruningEnv, Dataset]]
+
+
+@pytest.fixture
+def begin(checkpoint: Path, tmp_path: Path) -> Begin:
+    """Starts a short run, up to its environment."""
+
+    def begun(*overrides: str) -> tuple[Run, ChannelPruningEnv, Dataset]:
+        run = stages.start(composed(*SHORT, f"model.checkpoint={checkpoint}", *overrides), tmp_path)
+        model, data = stages.base_model(run)
+        few = torch.arange(400)
+        data = Dataset(train=data.train.take(few), test=data.test.take(few))
+        return run, stages.environment(run, model, data), data
+
+    return begun
+
+
+def composed(*overrides: str) -> RunConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return RunConfig.of(compose("config", list(overrides)))
+
+
+def metrics_of(run: Run) -> dict[str, object]:
+    content: dict[str, object] = json.loads((run.folder.path / "metrics.json").read_text())
+    return content
+
+
+def interrupted(model: nn.Module, _: object, *, only_training: bool) -> None:
+    """A hook that does what Ctrl-C does."""
+    if model.training or not only_training:
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
@@ -27,11 +86,208 @@ def test_what_cannot_be_pruned_is_refused_before_it_is_trained(
         "from amc_env.models import build_model\n"
         "def five():\n    return build_model('digits_cnn', num_classes=5, seed=0)\n"
     )
-    # So many epochs that this test would not end if they were begun.
-    overrides = ["base.epochs=1000000", override.format(file=file)]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = RunConfig.of(compose("config", overrides))
+    # With this many epochs the test would not end if the training began.
+    config = composed("base.epochs=1000000", override.format(file=file))
     run = stages.start(config, tmp_path / "run")
     with pytest.raises(ValueError, match=message):
         stages.base_model(run)
     run.folder.close()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kept"),
+    [
+        # Far too high a learning rate, without warm-up, makes the network worse.
+        (["finetune.learning_rate=3", "finetune.warmup=0", "finetune.clip=null"], "repaired"),
+        # So little is left that the repair alone is poor.
+        (["budget.flops=0.05", "env.min_keep=0.05", "finetune.learning_rate=0.05"], "finetuned"),
+    ],
+)
+def test_the_better_of_repaired_and_finetuned_is_exported(
+    overrides: list[str], kept: str, begin: Begin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, env, data = begin("finetune.epochs=3", *overrides)
+    networks = stages.repair(run, env, stages.search(run, env))
+    repaired = {k: v.clone() for k, v in networks[-1].result.compact.state_dict().items()}
+    networks = stages.finetune(run, networks, data)
+    report.finish(run, env, data, networks, [])
+    assert [network.stage for network in networks] == ["pruned", "repaired", "finetuned"]
+    after = networks[1].result.compact.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in repaired.items())
+    metrics = metrics_of(run)
+    held_out = metrics["held_out_accuracies"]
+    assert isinstance(held_out, dict)
+    assert metrics["kept"] == kept == max(held_out, key=lambda name: held_out[name])
+    loaded = load_pruned(build_model("digits_cnn"), run.folder.path)
+    exact = Evaluator(data.test, precision="float32").accuracy(loaded)
+    assert exact == metrics[f"{kept}_accuracy"]
+    output = capsys.readouterr().out
+    assert f"the {kept} network is kept" in output
+    assert f"random, {kept} *" in output
+    assert "* exported" in output
+
+
+def test_of_equally_good_networks_the_finetuned_one_is_kept(begin: Begin) -> None:
+    run, env, _ = begin()
+    (pruned,) = stages.search(run, env)
+    made = partial(Network, agent="a", result=pruned.result)
+    networks = [
+        pruned,
+        made(stage="repaired", held_out_accuracy=0.5),
+        made(stage="finetuned", held_out_accuracy=0.5),
+    ]
+    assert choose(networks).stage == "finetuned"
+    assert choose(networks[:2]).stage == "repaired"
+    assert choose(networks[:1]).stage == "pruned"
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_nothing_is_called_finetuned_that_was_not(epochs: int, begin: Begin) -> None:
+    run, env, data = begin(f"finetune.epochs={epochs}")
+    networks = stages.repair(run, env, stages.search(run, env))
+    # Where there are epochs, Ctrl-C comes in the first of them.
+    hook = networks[-1].result.compact.register_forward_pre_hook(
+        partial(interrupted, only_training=True)
+    )
+    networks = stages.finetune(run, networks, data)
+    hook.remove()
+    report.finish(run, env, data, networks, [])
+    metrics = metrics_of(run)
+    assert metrics["kept"] == "repaired"
+    assert metrics["is_complete"] is (epochs == 0)
+    assert "finetuned" not in json.dumps(metrics)
+    assert "held_out_accuracies" not in metrics
+
+
+def test_an_interrupted_repair_leaves_the_pruned_network(begin: Begin) -> None:
+    run, env, data = begin("finetune.epochs=1")
+    networks = stages.search(run, env)
+    # The compact copy that is repaired takes the hook with it.
+    hook = env.graph.model.register_forward_pre_hook(partial(interrupted, only_training=False))
+    networks = stages.repair(run, env, networks)
+    hook.remove()
+    networks = stages.finetune(run, networks, data)
+    report.finish(run, env, data, networks, [])
+    metrics = metrics_of(run)
+    assert metrics["is_complete"] is False
+    assert metrics["kept"] == "pruned"
+    assert "repaired_accuracy" not in metrics
+    loaded = load_pruned(build_model("digits_cnn"), run.folder.path)
+    exact = Evaluator(data.test, precision="float32").accuracy(loaded)
+    assert exact == metrics["pruned_accuracy"]
+
+
+def test_an_interrupted_comparison_keeps_what_was_found(begin: Begin) -> None:
+    run, env, data = begin("search.compare=[uniform,error_curves]")
+    networks = stages.search(run, env)
+    hook = env.graph.model.register_forward_pre_hook(partial(interrupted, only_training=False))
+    rivals = stages.compare(run, env)
+    hook.remove()
+    assert not run.is_complete
+    report.finish(run, env, data, stages.repair(run, env, networks), rivals)
+    assert metrics_of(run)["is_complete"] is False
+    assert metrics_of(run)["kept"] == "repaired"
+
+
+class FailsAt:
+    """A reward that is the accuracy, until it fails in one episode."""
+
+    name = "fails_at"
+
+    def __init__(self, *, episode: int, how: str) -> None:
+        self.episode, self.how, self.calls = episode, how, 0
+
+    def __call__(self, context: RewardContext) -> float:
+        self.calls += 1
+        if self.calls < self.episode:
+            return context.accuracy
+        if self.how == "nan":
+            return float("nan")
+        if self.how == "memory":
+            torch.empty(2**55)
+        raise TypeError("a mistake")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("nan", "the reward is nan; .*; the 3 finished episodes are in .*csv, the"),
+        ("memory", "make env.batch or split.validation smaller; the 3 finished"),
+        ("type", "a mistake"),
+    ],
+)
+def test_an_episode_that_fails_leaves_the_episodes_before_it(
+    how: str, message: str, begin: Begin
+) -> None:
+    run, env, _ = begin("search.episodes=9")
+    failing = ChannelPruningEnv(
+        model=env.graph.model,
+        data=env.data,
+        reward=FailsAt(episode=4, how=how),
+        budget=env.budget,
+        settings=env.settings,
+    )
+    with pytest.raises((ValueError, TypeError), match=message) as raised:
+        stages.search(run, failing)
+    notes = getattr(raised.value, "__notes__", [])
+    assert "the 3 finished episodes are in" in " ".join([str(raised.value), *notes])
+    with (run.folder.path / "episodes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["number"] for row in rows] == ["1", "2", "3"]
+    best = max(rows, key=lambda row: float(row["reward"]))
+    policy = Policy.load(run.folder.path / "policy.json")
+    assert policy.reached["flops"] == pytest.approx(float(best["flops_ratio"]))
+    for group in policy.groups:
+        assert group.sparsity == pytest.approx(float(best[f"sparsity/{group.name}"]))
+
+
+def test_memory_that_runs_out_in_training_names_the_batch(begin: Begin) -> None:
+    run, env, data = begin("finetune.epochs=1")
+    networks = stages.repair(run, env, stages.search(run, env))
+
+    def greedy(model: nn.Module, _: object) -> None:
+        if model.training:
+            torch.empty(2**55)
+
+    networks[-1].result.compact.register_forward_pre_hook(greedy)
+    with pytest.raises(ValueError, match=r"while fine-tuning; make finetune.batch smaller; the 3"):
+        stages.finetune(run, networks, data)
+
+
+def test_a_better_rival_is_named_with_its_files_and_its_command(
+    begin: Begin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, env, _ = begin("search.episodes=1", "search.compare=[error_curves]", "reward=loss")
+    networks = stages.search(run, env)
+    rivals = stages.compare(run, env)
+    networks = stages.repair(run, env, networks)
+    capsys.readouterr()
+    report.warn_of_rivals(run, env, networks, rivals)
+    said = capsys.readouterr().out
+    folder = run.folder.path / "compare" / "error_curves"
+    assert said.startswith("error_curves found a better policy than random: reward -")
+    assert str(folder) in said
+    assert said.rstrip().endswith("uv run train_agent.py agent=error_curves")
+    assert Policy.load(folder / "policy.json") == rivals[-1].result.policy
+    load_pruned(build_model("digits_cnn"), folder)
+    # The other way round there is nothing to say.
+    report.warn_of_rivals(run, env, rivals, networks)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_no_choice_reads_the_test_data(begin: Begin, tmp_path: Path) -> None:
+    found = []
+    for change in (False, True):
+        run, env, data = begin("finetune.epochs=1")
+        if change:
+            noise = Split(inputs=-data.test.inputs, labels=data.test.labels.flip(0))
+            data = Dataset(train=data.train, test=noise)
+        networks = stages.repair(run, env, stages.search(run, env))
+        networks = stages.finetune(run, networks, data)
+        report.finish(run, env, data, networks, [])
+        metrics = metrics_of(run)
+        weights = load_file(tmp_path / "pruned.safetensors")
+        found.append((metrics["kept"], (tmp_path / "policy.json").read_text(), weights))
+    assert found[0][:2] == found[1][:2]
+    assert all(torch.equal(found[0][2][name], found[1][2][name]) for name in found[0][2])

@@ -1,0 +1,154 @@
+"""The last stage of a run: figures on the test data, and what they say about other agents."""
+
+import shlex
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from agents import SearchResult
+from amc_env import ChannelGraph, ChannelPruningEnv
+from amc_env.data.datasets import Dataset
+from amc_env.evaluation import Evaluator
+from amc_env.latency import latencies_ms
+from pipeline.failures import explained
+from pipeline.run import Network, Run, choose, write_network
+from pipeline.screen import Row, say, show
+
+_AGENT_FILES = Path(__file__).resolve().parents[1] / "configs" / "agent"
+_LATENCY_BATCH = 64
+
+
+def warn_of_rivals(
+    run: Run, env: ChannelPruningEnv, networks: Sequence[Network], rivals: Sequence[Network]
+) -> None:
+    """Name the agents whose repaired networks have a greater reward than the run's own.
+
+    The reward is that of the validation split; fine-tuning is left out, for only the run's own
+    network is fine-tuned.
+    """
+    own = next((network for network in networks if network.stage == "repaired"), None)
+    if own is None:
+        return
+    reward = _reward(env, own)
+    for rival in rivals:
+        if rival.stage == "repaired" and (greater := _reward(env, rival)) > reward:
+            say(
+                f"{rival.agent} found a better policy than {own.agent}: reward {greater:.4f} "
+                f"against {reward:.4f} on the validation split, both repaired. Its policy.json "
+                f"and pruned.safetensors are in {run.folder.compared(rival.agent)}; to make it "
+                f"this run's result: {command_for(rival.agent)}"
+            )
+
+
+def finish(
+    run: Run,
+    env: ChannelPruningEnv,
+    data: Dataset,
+    networks: Sequence[Network],
+    rivals: Sequence[Network],
+) -> None:
+    """Measure all networks on the test data, export the chosen one, write and show the figures.
+
+    This is the only stage that reads the test data, after everything has been chosen.
+    """
+    kept, original = choose(networks), env.graph.cost()
+    exact = Evaluator(data.test, precision="float32")
+    with explained("measuring on the test data", smaller="the test data", saved=run.folder.saved):
+        base = Row(
+            name="original",
+            model=env.graph.model,
+            accuracy=exact.accuracy(env.graph.model),
+            flops=original.flops,
+            params=original.params,
+        )
+        own = [_row(env, exact, network, is_kept=network is kept) for network in networks]
+        rows = [base, *own, *(_row(env, exact, network) for network in rivals)]
+        models = [row.model for row in rows]
+        latencies = latencies_ms(models, data.test.inputs[:_LATENCY_BATCH])
+    accuracy = next(row.accuracy for row in own if row.is_kept)
+    write_network(run.folder.path, env, kept, accuracy=accuracy, measured_on="the test data")
+    metrics = {
+        "baseline_accuracy": base.accuracy,
+        **{f"{n.stage}_accuracy": row.accuracy for n, row in zip(networks, own, strict=True)},
+        **_figures(run, env.graph, networks, kept),
+        "test_accuracies": {row.name: row.accuracy for row in rows},
+        "latencies_ms": {row.name: ms for row, ms in zip(rows, latencies, strict=True)},
+    }
+    run.folder.write_metrics(metrics)
+    run.folder.close()
+    title = (
+        f"{metrics['seconds']:.0f} s; accuracy on test data, latency of {_LATENCY_BATCH} samples"
+    )
+    show(rows, latencies, title=title)
+    say(f"policy.json, pruned.safetensors, metrics.json and more are in {run.folder.path}")
+    if not run.is_complete:
+        say("interrupted: this is the best that was found until then")
+
+
+def command_for(agent: str) -> str:
+    """The command that repeats this run with another agent."""
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    # The options of the run's own agent mean nothing to another.
+    others = [text for text in given if not text.lstrip("+~").startswith(("agent=", "agent."))]
+    key = "agent" if (_AGENT_FILES / f"{agent}.yaml").is_file() else "agent.name"
+    return shlex.join(["uv", "run", "train_agent.py", *others, f"{key}={agent}"])
+
+
+def _reward(env: ChannelPruningEnv, network: Network) -> float:
+    return env.pay(network.result.compact, network.result.best.counts).reward
+
+
+def _row(
+    env: ChannelPruningEnv, exact: Evaluator, network: Network, *, is_kept: bool = False
+) -> Row:
+    cost = env.graph.cost(network.result.best.counts)
+    return Row(
+        name=network.name,
+        model=network.result.compact,
+        accuracy=exact.accuracy(network.result.compact),
+        flops=cost.flops,
+        params=cost.params,
+        is_kept=is_kept,
+    )
+
+
+def _figures(
+    run: Run, graph: ChannelGraph, networks: Sequence[Network], kept: Network
+) -> Mapping[str, Any]:
+    """Figures of the run that are measured on training data only, and what the run was."""
+    config, result, best = run.config, kept.result, kept.result.best
+    cost = graph.cost(best.counts)
+    held_out = {n.stage: n.held_out_accuracy for n in networks if n.held_out_accuracy is not None}
+    return {
+        "kept": kept.stage,
+        **({"held_out_accuracies": held_out} if held_out else {}),
+        "flops": cost.flops,
+        "flops_ratio": best.flops_ratio,
+        "params": cost.params,
+        "params_ratio": best.params_ratio,
+        "reward": best.reward,
+        "validation_accuracy": best.accuracy,
+        "model": config.model.name,
+        "data": config.data.name,
+        "agent": config.agent.name,
+        "reward_name": config.reward.name,
+        "criterion": config.criterion.name,
+        "episodes": len(result.episodes),
+        "search_seconds": result.seconds,
+        "episode_seconds": _mean_seconds(result),
+        "seconds": time.perf_counter() - run.started,
+        "seed": config.seed,
+        "is_complete": run.is_complete,
+    }
+
+
+def _mean_seconds(result: SearchResult) -> dict[str, float]:
+    """Mean duration of an episode's phases."""
+    return {
+        phase: statistics.fmean(episode.seconds[phase] for episode in result.episodes)
+        for phase in result.best.seconds
+    }

@@ -1,0 +1,75 @@
+"""What a run carries from stage to stage."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from agents import SearchResult
+from amc_env import ChannelPruningEnv
+from amc_env.policy import PrunedFacts, save_pruned
+from pipeline.config import RunConfig
+from pipeline.folder import RunFolder
+
+Stage = Literal["pruned", "repaired", "finetuned"]
+
+
+@dataclass(kw_only=True, eq=False)
+class Run:
+    """What all stages of a run share.
+
+    Attributes:
+        config: The settings.
+        folder: Where the run writes.
+        started: When it began.
+        is_complete: False once the run was interrupted.
+    """
+
+    config: RunConfig
+    folder: RunFolder
+    started: float = field(default_factory=time.perf_counter)
+    is_complete: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A pruned network as one stage of the run left it.
+
+    Attributes:
+        agent: Who found its policy.
+        stage: The last stage that changed its weights.
+        result: The search; ``compact`` is this network.
+        held_out_accuracy: Its accuracy on training images that nothing was fitted to, where the
+            run fine-tunes.
+    """
+
+    agent: str
+    stage: Stage
+    result: SearchResult
+    held_out_accuracy: float | None = None
+
+    @property
+    def name(self) -> str:
+        """How the network is called in tables."""
+        return f"{self.agent}, {self.stage}"
+
+
+def choose(networks: Sequence[Network]) -> Network:
+    """The network to export: the last one, or the one before where fine-tuning made it worse.
+
+    Fine-tuned and repaired network are compared by their accuracy on the held-out images.
+    """
+    last = networks[-1]
+    if last.stage == "finetuned":
+        return max(networks[-2:][::-1], key=lambda network: network.held_out_accuracy or 0.0)
+    return last
+
+
+def write_network(
+    folder: Path, env: ChannelPruningEnv, network: Network, *, accuracy: float, measured_on: str
+) -> None:
+    """Write the policy and the weights of a network, with an accuracy and where it is from."""
+    macs = env.graph.cost(network.result.best.counts).flops
+    facts = PrunedFacts(macs=macs, accuracy=accuracy, measured_on=measured_on)
+    save_pruned(folder, network.result.policy, network.result.compact, facts)
