@@ -17,6 +17,7 @@ from agents import Episode
 from amc_env import ChannelGraph, Policy
 from amc_env.env.rendering import draw
 from amc_env.files import atomic, write_text
+from pipeline.output import check_output
 
 _COLUMNS = ("number", "reward", "accuracy", "flops_ratio", "params_ratio", "at_seconds")
 
@@ -25,21 +26,23 @@ class RunFolder:
     """Where one run writes.
 
     Args:
-        path: The folder, which is made.
-
-    Raises:
-        OSError: It cannot be written to.
+        path: The folder. It is made by ``open_``, so that a run that is refused leaves none.
     """
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._curves = SummaryWriter(str(path / "tensorboard"))
+        self._curves: SummaryWriter | None = None
 
-    def write_config(self, settings: Mapping[str, Any]) -> None:
-        """The settings as they were resolved."""
+    def open_(self, settings: Mapping[str, Any]) -> None:
+        """Make the folder, and write the settings as they were resolved.
+
+        Raises:
+            ValueError: The folder cannot be written to, or another run has written to it.
+        """
+        check_output(self.path)
         plain = json.loads(json.dumps(settings))
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+        self._curves = SummaryWriter(str(self.path / "tensorboard"))
 
     def note(self, episode: Episode, graph: ChannelGraph, *, is_best: bool) -> None:
         """Curves of one episode, and a picture of the best so far."""
@@ -54,6 +57,8 @@ class RunFolder:
                 for group, sparsity in zip(graph.groups, episode.sparsities, strict=True)
             },
         }
+        if self._curves is None:
+            raise ValueError(f"the folder {self.path} is not open; call open_ first")
         for name, value in scalars.items():
             self._curves.add_scalar(name, value, episode.number)
         if is_best:
@@ -81,4 +86,5 @@ class RunFolder:
 
     def close(self) -> None:
         """End the curves."""
-        self._curves.close()
+        if self._curves is not None:
+            self._curves.close()

@@ -12,14 +12,15 @@ from torch import nn
 from agents import Episode, SearchResult
 from agents.realise import realise as realise_policy
 from amc_env import ChannelGraph, ChannelPruningEnv, PruningData
-from amc_env.data.datasets import Dataset, load_dataset
+from amc_env.data.datasets import Dataset
 from amc_env.env.budget import BudgetKeeper
 from amc_env.evaluation import Evaluator
 from amc_env.latency import latencies_ms
 from amc_env.models import MODELS, build_model, find_model, load_checkpoint_
 from amc_env.training import TrainingSettings, fit_
-from pipeline.config import RunConfig
+from pipeline.config import Parts, RunConfig
 from pipeline.folder import RunFolder
+from pipeline.kinds import DATASET, MODEL
 from pipeline.screen import Row, progress, say, show
 
 _LATENCY_BATCH = 64
@@ -31,6 +32,7 @@ class Run:
 
     Attributes:
         config: The settings.
+        parts: What they name, made.
         folder: Where it writes.
         started: When it began.
         rows: The summary's rows.
@@ -39,6 +41,7 @@ class Run:
     """
 
     config: RunConfig
+    parts: Parts
     folder: RunFolder
     started: float = field(default_factory=time.perf_counter)
     rows: list[Row] = field(default_factory=list)
@@ -47,49 +50,40 @@ class Run:
 
 
 def start(config: RunConfig, path: Path) -> Run:
-    """Seed everything, check that all that is named can be made, and open the folder.
+    """Seed everything, and make what the settings name; the folder is made once all is checked.
 
     Raises:
         ValueError: Something that is named does not exist or refuses its options.
-        OSError: The folder cannot be written to.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    config.check()
-    folder = RunFolder(path)
-    folder.write_config(config.as_plain())
-    say(f"writing to {path}; FLOPs are multiply-accumulates for one sample")
-    return Run(config=config, folder=folder)
+    return Run(config=config, parts=config.make(), folder=RunFolder(path))
 
 
 def base_model(run: Run) -> tuple[nn.Module, Dataset]:
     """The data and the trained network to prune: from its checkpoint, or trained here.
 
     Raises:
-        ValueError: The data is not there, or the checkpoint does not fit.
+        ValueError: The data is not there, the checkpoint does not fit, or the network cannot be
+            pruned as the settings say.
+        OSError: The folder cannot be written to.
     """
     config = run.config
-    data = load_dataset(config.data.name, config.data.options).to(config.device)
-    channels = data.train.inputs.shape[1]
-    if config.model.name in MODELS:
-        model = build_model(
-            config.model.name, num_classes=data.classes, in_channels=channels, seed=config.seed
-        )
-    else:
-        model = find_model(config.model.name).model
-    model = model.to(config.device).eval()
+    data = config.data.make(DATASET).to(config.device)
+    model = _network(config, data).to(config.device).eval()
     if config.model.checkpoint:
         load_checkpoint_(model, Path(config.model.checkpoint))
-    else:
-        _check_prunable(run, model, data)
+    _check_prunable(run, model, data)
+    run.folder.open_(config.as_plain())
+    say(f"writing to {run.folder.path}; FLOPs are multiply-accumulates for one sample")
+    if not config.model.checkpoint:
         _train_(run, model, data, settings=config.base, title="training the network")
     return model.eval(), data
 
 
 def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
     """The environment on training data alone; the test data is only known to be refused."""
-    config = run.config
     drawn = _drawn(run, data)
     say(
         f"calibrating on {len(drawn.calibration)} training samples, rewards on "
@@ -98,18 +92,18 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
     return ChannelPruningEnv(
         model=model,
         data=drawn,
-        criterion=config.make_criterion(),
-        reward=config.make_reward(),
-        budget=config.make_budget(),
-        settings=config.env_settings(),
+        criterion=run.parts.criterion,
+        reward=run.parts.reward,
+        budget=run.parts.budget,
+        settings=run.parts.env,
     )
 
 
 def search(run: Run, env: ChannelPruningEnv, name: str | None = None) -> SearchResult:
     """The best policy that the agent finds; another agent's, by its name, for comparison."""
     config = run.config
-    title = name or config.agent.name
-    agent = config.make_agent(name)
+    title = name or run.parts.names["agent"]
+    agent = run.parts.compared[name] if name else run.parts.agent
     total = 1 if agent.is_single else config.search.episodes
     if name is None and hasattr(agent, "tensorboard"):
         object.__setattr__(agent, "tensorboard", run.folder.path / "tensorboard")
@@ -163,7 +157,7 @@ def report(
     run: Run, env: ChannelPruningEnv, data: Dataset, stage: str, result: SearchResult
 ) -> None:
     """Measure a network on the test data: a row of the table and a figure of the file."""
-    row = _add_row(run, env, data, result, name=f"{run.config.agent.name}, {stage}")
+    row = _add_row(run, env, data, result, name=f"{run.parts.names['agent']}, {stage}")
     run.metrics[f"{stage}_accuracy"] = row.accuracy
 
 
@@ -183,11 +177,11 @@ def summarise(run: Run, env: ChannelPruningEnv, data: Dataset, result: SearchRes
         "params_ratio": best.params_ratio,
         "reward": best.reward,
         "mini_split_accuracy": best.accuracy,
-        "model": run.config.model.name,
-        "data": run.config.data.name,
-        "agent": run.config.agent.name,
-        "reward_name": run.config.reward.name,
-        "criterion": run.config.criterion.name,
+        "model": run.parts.names["model"],
+        "data": run.parts.names["data"],
+        "agent": run.parts.names["agent"],
+        "reward_name": run.parts.names["reward"],
+        "criterion": run.parts.names["criterion"],
         "episodes": len(result.episodes),
         "search_seconds": result.seconds,
         "episode_seconds": _mean_seconds(result),
@@ -212,6 +206,19 @@ def export(run: Run, result: SearchResult) -> None:
     run.folder.write_network(result.policy, result.compact)
 
 
+def _network(config: RunConfig, data: Dataset) -> nn.Module:
+    """The network, with fresh weights where it is one of this package's."""
+    section = config.model
+    if section.target or section.options or section.name is None:
+        return section.make(MODEL)
+    if section.name in MODELS:
+        channels = data.train.inputs.shape[1]
+        return build_model(
+            section.name, num_classes=data.classes, in_channels=channels, seed=config.seed
+        )
+    return find_model(section.name).model
+
+
 def _drawn(run: Run, data: Dataset) -> PruningData:
     """What the search reads of the training data."""
     return PruningData.of_training(
@@ -225,12 +232,12 @@ def _drawn(run: Run, data: Dataset) -> PruningData:
 
 def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
     """Refuse before the training what the environment would refuse after it."""
-    settings = run.config.env_settings()
+    settings = run.parts.env
     samples = _drawn(run, data).calibration
     graph = ChannelGraph(
         model, samples.inputs[:2], ignore=settings.ignore, round_to=settings.round_to
     )
-    BudgetKeeper(graph, run.config.make_budget(), min_keep=settings.min_keep)
+    BudgetKeeper(graph, run.parts.budget, min_keep=settings.min_keep)
     Evaluator(samples, precision="float32").logits(model)
 
 

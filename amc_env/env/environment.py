@@ -39,7 +39,7 @@ class EnvSettings:
         ignore: Modules whose output channels stay.
         round_to: Numbers of channels are multiples of this, or all.
         repair: How weights are repaired.
-        batch: Samples of the mini split that run together.
+        evaluation_batch: Samples of the validation split that run together.
         precision: Of rewards' runs; see ``Evaluator``.
         seed: For rewards that draw at random.
     """
@@ -49,7 +49,7 @@ class EnvSettings:
     ignore: tuple[str, ...] = ()
     round_to: int = 1
     repair: RepairSettings = field(default_factory=RepairSettings)
-    batch: int = 100
+    evaluation_batch: int = 100
     precision: Precision = "auto"
     seed: int = 0
 
@@ -59,6 +59,9 @@ class EnvSettings:
                 f"min_keep is {self.min_keep} and max_keep is {self.max_keep}; give "
                 "ratios from 0 to 1, min_keep no greater than max_keep"
             )
+        for name in ("round_to", "evaluation_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +128,9 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         )
         self.keeper = BudgetKeeper(self.graph, budget, min_keep=self.settings.min_keep)
         self.evaluator = Evaluator(
-            data.validation, batch=self.settings.batch, precision=self.settings.precision
+            data.validation,
+            batch=self.settings.evaluation_batch,
+            precision=self.settings.precision,
         )
         self._original_logits = self.evaluator.logits(model)
         self.pruner = Pruner(

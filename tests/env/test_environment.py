@@ -16,7 +16,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 import amc_env
 from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, RepairSettings, Split
 
-SETTINGS = EnvSettings(repair=RepairSettings(batch=24), precision="float32")
+SETTINGS = EnvSettings(repair=RepairSettings(calibration_batch=24), precision="float32")
 HALF = Budget(flops=0.5)
 
 

@@ -1,12 +1,10 @@
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from pipeline import stages
+from pipeline import CONFIGS, stages
 from pipeline.config import RunConfig
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+from pipeline.overrides import Settings
 
 
 @pytest.mark.parametrize(
@@ -29,9 +27,8 @@ def test_what_cannot_be_pruned_is_refused_before_it_is_trained(
     )
     # So many epochs that this test would not end if they were begun.
     overrides = ["base.epochs=1000000", override.format(file=file)]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = RunConfig.of(compose("config", overrides))
+    config = RunConfig.of(Settings(CONFIGS).compose(overrides))
     run = stages.start(config, tmp_path / "run")
     with pytest.raises(ValueError, match=message):
         stages.base_model(run)
-    run.folder.close()
+    assert not (tmp_path / "run").exists()
