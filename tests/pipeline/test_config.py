@@ -14,6 +14,7 @@ from amc_env.rewards import REWARDS
 from amc_env.structure import Cost
 from pipeline import CONFIGS
 from pipeline.config import RunConfig
+from pipeline.kinds import DATASET, MODEL
 from pipeline.overrides import Settings
 
 FILES = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.glob("*/*.yaml"))
@@ -27,6 +28,14 @@ def paid(context, power=1):
 
 def weight(cost, factor=1.0):
     return cost.params * factor
+
+def data(share=0.5):
+    from amc_env.data.datasets import digits
+    return digits(test_share=share)
+
+def net(width=4):
+    from torch import nn
+    return nn.Sequential(nn.Conv2d(1, width, 3), nn.Flatten(), nn.Linear(36 * width, 10))
 
 @dataclass(frozen=True, kw_only=True)
 class Middle(Criterion):
@@ -176,6 +185,19 @@ def test_own_parts_come_by_target_without_the_default_s_options() -> None:
     measure, ratio = parts.budget.limits()["size"]
     assert ratio == 0.25
     assert measure(Cost(flops=1, params=10, layers={})) == 20.0
+
+
+@pytest.mark.usefixtures("mine")
+def test_own_data_and_networks_come_by_target() -> None:
+    config = composed(
+        "data._target_=my_parts.data",
+        "data.options.share=0.25",
+        "model._target_=my_parts.net",
+        "model.options.width=6",
+    )
+    assert len(config.data.make(DATASET).test) == pytest.approx(1797 / 4, abs=1)
+    assert config.model.make(MODEL)[0].out_channels == 6  # type: ignore[index]
+    assert (config.data.title(), config.model.title()) == ("data", "net")
 
 
 @pytest.mark.usefixtures("mine")
