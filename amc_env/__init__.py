@@ -1,23 +1,52 @@
 """AutoML for Model Compression as a Gymnasium environment.
 
-Importing the package registers ``AMC/ChannelPruning-v0``.
+Importing the package registers ``AMC/ChannelPruning-v0``. Its public names are imported when they
+are first used, so that a module which needs no network, such as ``amc_env.names``, can be imported
+without PyTorch.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 import gymnasium
 
-from amc_env.data import PruningData, Split
-from amc_env.env import Budget, ChannelPruningEnv, EnvSettings
-from amc_env.policy import Policy
-from amc_env.repair import RepairSettings
-from amc_env.structure import (
-    ChannelGraph,
-    ChannelGroup,
-    Cost,
-    FrozenGroup,
-    LayerCost,
-    Member,
-    Share,
-)
+if TYPE_CHECKING:
+    from amc_env.data import PruningData, Split
+    from amc_env.env import Budget, ChannelPruningEnv, EnvSettings
+    from amc_env.policy import Policy
+    from amc_env.repair import RepairSettings
+    from amc_env.structure import (
+        ChannelGraph,
+        ChannelGroup,
+        Cost,
+        FrozenGroup,
+        LayerCost,
+        Member,
+        Share,
+    )
+else:
+    _HOMES = {
+        "amc_env.data": ("PruningData", "Split"),
+        "amc_env.env": ("Budget", "ChannelPruningEnv", "EnvSettings"),
+        "amc_env.policy": ("Policy",),
+        "amc_env.repair": ("RepairSettings",),
+        "amc_env.structure": (
+            "ChannelGraph",
+            "ChannelGroup",
+            "Cost",
+            "FrozenGroup",
+            "LayerCost",
+            "Member",
+            "Share",
+        ),
+    }
+
+    def __getattr__(name: str) -> object:
+        for home, names in _HOMES.items():
+            if name in names:
+                return getattr(importlib.import_module(home), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "Budget",

@@ -1,21 +1,26 @@
-"""One run in one record: what Hydra composed, checked."""
+"""The configuration of a run as one checked record, and the parts that it names, made once."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Annotated, Any, TypeVar
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from agents import Searcher, make_agent
+from agents import Searcher
 from amc_env import Budget, EnvSettings, RepairSettings
-from amc_env.criteria import Criterion, make_criterion
-from amc_env.evaluation import Precision
-from amc_env.rewards import Reward, make_reward
+from amc_env.criteria import Criterion
+from amc_env.names import Kind, check_name, name_of
+from amc_env.rewards import Reward
 from amc_env.training import TrainingSettings
+from pipeline import CONFIGS
+from pipeline.kinds import AGENT, CRITERION, MEASURE, REWARD
+
+T = TypeVar("T")
+
+# Set by `seed`, and by the record that holds the other.
+_NOT_IN_ENV = {"seed", "repair"}
 
 
 class _Section(BaseModel):
@@ -23,56 +28,127 @@ class _Section(BaseModel):
 
 
 class Named(_Section):
-    """Something by its name, with options; or one's own by ``_target_``, as Hydra has it."""
+    """Something that is chosen by its name or by the path of a user's own code, with options."""
 
-    name: str = ""
+    name: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     target: str | None = Field(default=None, alias="_target_")
 
+    def make(self, kind: Kind[T]) -> T:
+        """The thing itself.
 
-class ModelSection(_Section):
-    """The network: a name that ``python -m amc_env inspect`` knows, and trained weights."""
+        Raises:
+            ValueError: There is no such thing, or it refuses its options.
+        """
+        if self.target:
+            return kind.make_target(self.target, self.options)
+        if self.name is None:
+            raise ValueError(f"no {kind.title} is named; give its name, or _target_=MODULE.NAME")
+        return kind.make(self.name, self.options)
 
-    name: str
+    def title(self) -> str:
+        """What tables and files call it, where it is not made yet."""
+        return self.name or (self.target or "").rpartition(".")[2].rpartition(":")[2]
+
+
+class ModelSection(Named):
+    """The network, and a file of its trained weights."""
+
     checkpoint: str | None = None
 
 
+class MeasureSection(Named):
+    """A limit on a measure that is installed or a user's own."""
+
+    ratio: float
+
+
 class BudgetSection(_Section):
-    """What may be left, as ratios; none for no budget."""
+    """What may be left of the original network's cost, as ratios; no limit where all are empty."""
 
     flops: float | None = None
     params: float | None = None
+    measures: dict[str, MeasureSection] = Field(default_factory=dict)
+
+    def make(self) -> Budget | None:
+        """The budget, or None where there is no limit.
+
+        Raises:
+            ValueError: A ratio is out of range, or a measure does not exist.
+        """
+        if self.flops is None and self.params is None and not self.measures:
+            return None
+        # A measure is called by its key, where it has no other name.
+        named = {
+            key: m.model_copy(update={"name": m.title() or key}) for key, m in self.measures.items()
+        }
+        measures = {key: (m.make(MEASURE), m.ratio) for key, m in named.items()}
+        return Budget(flops=self.flops, params=self.params, measures=measures)
 
 
 class SplitSection(_Section):
-    """How many training samples calibrate, and how many rewards are paid on."""
+    """How many training images calibrate, and on how many rewards are computed."""
 
-    calibration: int = Field(default=300, ge=1)
-    validation: int = Field(default=5000, ge=1)
-
-
-class EnvSection(_Section):
-    """Settings of the environment and the repair; see ``EnvSettings`` and ``RepairSettings``."""
-
-    min_keep: float
-    max_keep: float
-    ignore: tuple[str, ...]
-    round_to: int = Field(ge=1)
-    batch: int = Field(ge=1)
-    precision: Precision
-    sampled_positions: int | None = Field(ge=1)
-    ridge: float = Field(ge=0)
-    sequential: bool
-    match_residual_sums: bool
-    norm_samples: int
+    calibration: int = Field(ge=1)
+    validation: int = Field(ge=1)
 
 
 class SearchSection(_Section):
-    """How long to search, how many policies to repair at its end, and whom to compare with."""
+    """How long to search, how many policies to repair at its end, and what to compare with."""
 
     episodes: int = Field(ge=1)
     finalists: int = Field(ge=1)
     compare: tuple[str, ...]
+
+
+def _known_to(*records: type) -> BeforeValidator:
+    """Refuses what is a field of none of the records: pydantic would skip it in silence."""
+    known = [f.name for record in records for f in fields(record) if f.name not in _NOT_IN_ENV]
+
+    def check(given: Any) -> Any:
+        for name in given if isinstance(given, Mapping) else ():
+            check_name("setting", name, known)
+        return given
+
+    return BeforeValidator(check)
+
+
+def _nested(given: Any) -> Any:
+    """The flat section ``env`` as the two nested records that it fills."""
+    if not isinstance(given, Mapping):
+        return given
+    inner = {f.name for f in fields(RepairSettings)}
+    repair = {name: value for name, value in given.items() if name in inner}
+    return {name: value for name, value in given.items() if name not in inner} | {"repair": repair}
+
+
+EnvSection = Annotated[
+    EnvSettings, BeforeValidator(_nested), _known_to(EnvSettings, RepairSettings)
+]
+TrainingSection = Annotated[TrainingSettings, _known_to(TrainingSettings)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """What a configuration names, made.
+
+    Attributes:
+        criterion: Ranks channels.
+        reward: Judges episodes.
+        budget: Limits the cost; None for no limit.
+        agent: Searches.
+        compared: The agents that it is compared with, by name.
+        env: The settings of the environment and the repair.
+        names: What tables and files call the model, data, criterion, reward and agent.
+    """
+
+    criterion: Criterion
+    reward: Reward
+    budget: Budget | None
+    agent: Searcher
+    compared: Mapping[str, Searcher]
+    env: EnvSettings
+    names: Mapping[str, str]
 
 
 class RunConfig(_Section):
@@ -87,11 +163,12 @@ class RunConfig(_Section):
     split: SplitSection
     env: EnvSection
     search: SearchSection
-    base: TrainingSettings
-    finetune: TrainingSettings
+    base: TrainingSection
+    finetune: TrainingSection
     seed: int = Field(ge=0)
     threads: int = Field(ge=0)
     device: str
+    folder: str | None = None
 
     @classmethod
     def of(cls, composed: DictConfig) -> "RunConfig":
@@ -105,77 +182,54 @@ class RunConfig(_Section):
             return cls.model_validate(plain)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
+            # The repair's settings stand in `env` too.
+            where = ".".join(str(part) for part in first["loc"] if part != "repair")
             # A whole section says by itself which of its settings is wrong.
             given = "" if isinstance(first["input"], Mapping) else f" is {first['input']!r}"
             message = first["msg"].removeprefix("Value error, ")
             raise ValueError(f"{where}{given}: {message}") from error
 
-    def check(self) -> None:
-        """Make everything once, so that a mistake is told before any work is done.
+    def make(self) -> Parts:
+        """Everything that is named, made.
 
         Raises:
-            ValueError: Something does not exist or refuses its options.
+            ValueError: Something does not exist or refuses its options, or the device is not there.
         """
         _check_device(self.device)
-        self.make_budget()
-        self.make_criterion()
-        self.make_reward()
-        self.make_agent()
-        for name in self.search.compare:
-            self.make_agent(name)
-        self.env_settings()
-
-    def make_budget(self) -> Budget | None:
-        """The budget, or None."""
-        limits = self.budget.model_dump(exclude_none=True)
-        return Budget(**limits) if limits else None
-
-    def make_criterion(self) -> Criterion:
-        """The criterion."""
-        made = self.criterion
-        return _own(made) if made.target else make_criterion(made.name, made.options)
-
-    def make_reward(self) -> Reward:
-        """The reward."""
-        made = self.reward
-        if made.name == "weighted":
-            return make_reward(made.options)
-        return _own(made) if made.target else make_reward(made.name, made.options)
-
-    def make_agent(self, name: str | None = None) -> Searcher:
-        """The agent, or another by its name with the options that it has of itself."""
-        if name is not None:
-            return make_agent(name)
-        made = self.agent
-        return _own(made) if made.target else make_agent(made.name, made.options)
-
-    def env_settings(self) -> EnvSettings:
-        """The environment's settings."""
-        section = self.env
-        repair = RepairSettings(
-            sampled_positions=section.sampled_positions,
-            ridge=section.ridge,
-            sequential=section.sequential,
-            match_residual_sums=section.match_residual_sums,
-            norm_samples=section.norm_samples,
-            seed=self.seed,
-        )
-        return EnvSettings(
-            min_keep=section.min_keep,
-            max_keep=section.max_keep,
-            ignore=section.ignore,
-            round_to=section.round_to,
-            repair=repair,
-            batch=section.batch,
-            precision=section.precision,
-            seed=self.seed,
+        made: dict[str, Any] = {
+            "criterion": self.criterion.make(CRITERION),
+            "reward": self.reward.make(REWARD),
+            "agent": self.agent.make(AGENT),
+        }
+        names = {key: getattr(self, key).name or name_of(part) for key, part in made.items()}
+        return Parts(
+            **made,
+            budget=self.budget.make(),
+            compared={name: agent.make(AGENT) for name, agent in self._compared().items()},
+            env=replace(self.env, seed=self.seed, repair=replace(self.env.repair, seed=self.seed)),
+            names={"model": self.model.title(), "data": self.data.title(), **names},
         )
 
     def as_plain(self) -> Mapping[str, Any]:
         """The resolved settings, for a file."""
-        plain = self.model_dump(by_alias=True)
-        return plain | {"base": asdict(self.base), "finetune": asdict(self.finetune)}
+        records = {key: asdict(getattr(self, key)) for key in ("env", "base", "finetune")}
+        env = records["env"] | records["env"]["repair"]
+        records["env"] = {name: value for name, value in env.items() if name not in _NOT_IN_ENV}
+        compared = {
+            name: agent.model_dump(by_alias=True) for name, agent in self._compared().items()
+        }
+        return self.model_dump(by_alias=True) | records | {"compared": compared}
+
+    def _compared(self) -> dict[str, Named]:
+        """The agents to compare with, each as ``agent=NAME`` would have it."""
+        found = {}
+        for name in self.search.compare:
+            path = CONFIGS / "agent" / f"{name}.yaml"
+            plain = (
+                OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {"name": name}
+            )
+            found[name] = Named.model_validate(plain)
+        return found
 
 
 def _check_device(name: str) -> None:
@@ -184,10 +238,3 @@ def _check_device(name: str) -> None:
     except (RuntimeError, AssertionError) as error:
         why = str(error).partition("\n")[0]
         raise ValueError(f"device {name!r} cannot be used here: {why}") from error
-
-
-def _own(section: Named) -> Any:
-    try:
-        return instantiate({"_target_": section.target, **section.options})
-    except InstantiationException as error:
-        raise ValueError(f"{section.target!r} cannot be made: {error}") from error

@@ -15,6 +15,7 @@ from amc_env import ChannelGraph, Policy
 from amc_env.env.rendering import draw
 from amc_env.files import write_text
 from amc_env.policy import POLICY_FILE
+from pipeline.output import check_output
 
 _COLUMNS = ("number", "reward", "accuracy", "flops_ratio", "params_ratio", "at_seconds")
 
@@ -23,17 +24,13 @@ class RunFolder:
     """Where one run writes.
 
     Args:
-        path: The folder; it is created.
-
-    Raises:
-        OSError: The folder cannot be written to.
+        path: The folder. It is made by ``open_``, so that a run that is refused leaves none.
     """
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._episodes = 0
-        self._curves = SummaryWriter(str(self.curves))
+        self._curves: SummaryWriter | None = None
 
     @property
     def curves(self) -> Path:
@@ -45,10 +42,16 @@ class RunFolder:
         # An agent given as FILE.py:CLASS is not to make folders of its own.
         return self.path / "compare" / Path(agent).name
 
-    def write_config(self, settings: Mapping[str, Any]) -> None:
-        """Write the settings with every choice and reference resolved."""
+    def open_(self, settings: Mapping[str, Any]) -> None:
+        """Make the folder, and write the settings with every choice and reference resolved.
+
+        Raises:
+            ValueError: The folder cannot be written to, or another run has written to it.
+        """
+        check_output(self.path)
         plain = json.loads(json.dumps(settings))
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+        self._curves = SummaryWriter(str(self.curves))
 
     def begin_episodes(self, groups: Sequence[str]) -> None:
         """Write the header of ``episodes.csv``; the episodes follow one by one."""
@@ -68,7 +71,7 @@ class RunFolder:
         if best:
             best.save(self.path / POLICY_FILE)
             picture = draw(graph, episode.counts)
-            self._curves.add_image("best/kept", picture, episode.number, dataformats="HWC")
+            self._writer().add_image("best/kept", picture, episode.number, dataformats="HWC")
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write the figures of the run."""
@@ -85,7 +88,13 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the curves."""
-        self._curves.close()
+        if self._curves is not None:
+            self._curves.close()
+
+    def _writer(self) -> SummaryWriter:
+        if self._curves is None:
+            raise RuntimeError(f"the folder {self.path} is not open; call open_ first")
+        return self._curves
 
     def _add_curves(self, episode: Episode, graph: ChannelGraph) -> None:
         scalars = {
@@ -100,7 +109,7 @@ class RunFolder:
             },
         }
         for name, value in scalars.items():
-            self._curves.add_scalar(name, value, episode.number)
+            self._writer().add_scalar(name, value, episode.number)
 
 
 def _line(cells: Sequence[object]) -> str:

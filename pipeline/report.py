@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-
 from agents import SearchResult
 from amc_env import ChannelGraph, ChannelPruningEnv
 from amc_env.data.datasets import Dataset
@@ -40,7 +38,7 @@ def warn_of_rivals(
                 f"{rival.agent} found a better policy than {own.agent}: reward {greater:.4f} "
                 f"against {reward:.4f} on the validation split, both repaired. Its policy.json "
                 f"and pruned.safetensors are in {run.folder.compared(rival.agent)}; to make it "
-                f"this run's result: {command_for(rival.agent)}"
+                f"this run's result: {command_for(rival.agent, run.overrides)}"
             )
 
 
@@ -89,11 +87,11 @@ def finish(
         say("interrupted: this is the best that was found until then")
 
 
-def command_for(agent: str) -> str:
-    """The command that repeats this run with another agent."""
-    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    # The options of the run's own agent mean nothing to another.
-    others = [text for text in given if not text.lstrip("+~").startswith(("agent=", "agent."))]
+def command_for(agent: str, overrides: Sequence[str]) -> str:
+    """The command that repeats a run with another agent."""
+    # The options of the run's own agent mean nothing to another, and its folder is in use.
+    own = ("agent=", "agent.", "folder=")
+    others = [text for text in overrides if not text.lstrip("+~").startswith(own)]
     key = "agent" if (_AGENT_FILES / f"{agent}.yaml").is_file() else "agent.name"
     return shlex.join(["uv", "run", "train_agent.py", *others, f"{key}={agent}"])
 
@@ -121,6 +119,7 @@ def _figures(
 ) -> Mapping[str, Any]:
     """Figures of the run that are measured on training data only, and what the run was."""
     config, result, best = run.config, kept.result, kept.result.best
+    names = run.parts.names
     cost = graph.cost(best.counts)
     held_out = {n.stage: n.held_out_accuracy for n in networks if n.held_out_accuracy is not None}
     return {
@@ -132,11 +131,11 @@ def _figures(
         "params_ratio": best.params_ratio,
         "reward": best.reward,
         "validation_accuracy": best.accuracy,
-        "model": config.model.name,
-        "data": config.data.name,
-        "agent": config.agent.name,
-        "reward_name": config.reward.name,
-        "criterion": config.criterion.name,
+        "model": names["model"],
+        "data": names["data"],
+        "agent": names["agent"],
+        "reward_name": names["reward"],
+        "criterion": names["criterion"],
         "episodes": len(result.episodes),
         "search_seconds": result.seconds,
         "episode_seconds": _mean_seconds(result),

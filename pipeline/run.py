@@ -9,7 +9,7 @@ from typing import Literal
 from agents import SearchResult
 from amc_env import ChannelPruningEnv
 from amc_env.policy import PrunedFacts, save_pruned
-from pipeline.config import RunConfig
+from pipeline.config import Parts, RunConfig
 from pipeline.folder import RunFolder
 
 Stage = Literal["pruned", "repaired", "finetuned"]
@@ -21,13 +21,17 @@ class Run:
 
     Attributes:
         config: The settings.
+        parts: The objects that the settings name.
         folder: Where the run writes.
         started: When it began.
+        overrides: The settings that the command line gave, as it gave them.
         is_complete: False once the run was interrupted.
     """
 
     config: RunConfig
+    parts: Parts
     folder: RunFolder
+    overrides: tuple[str, ...] = ()
     started: float = field(default_factory=time.perf_counter)
     is_complete: bool = True
 

@@ -12,7 +12,7 @@ from agents import Episode
 from agents.episodes import Listener
 from amc_env import ChannelGraph, ChannelPruningEnv, PruningData
 from amc_env.data import Split
-from amc_env.data.datasets import Dataset, load_dataset
+from amc_env.data.datasets import Dataset
 from amc_env.env.budget import BudgetKeeper
 from amc_env.evaluation import Evaluator
 from amc_env.models import MODELS, build_model, find_model, load_checkpoint_
@@ -20,47 +20,42 @@ from amc_env.training import fit_, hold_out
 from pipeline.config import RunConfig
 from pipeline.failures import explained
 from pipeline.folder import RunFolder
+from pipeline.kinds import DATASET, MODEL
 from pipeline.run import Network, Run, choose, write_network
 from pipeline.screen import progress, say, working
 
 
-def start(config: RunConfig, path: Path) -> Run:
-    """Seed everything, check that everything named can be made, and open the folder.
+def start(config: RunConfig, path: Path, overrides: tuple[str, ...] = ()) -> Run:
+    """Seed everything, and make what the settings name; the folder is made once all is checked.
 
     Raises:
         ValueError: Something that is named does not exist or refuses its options.
-        OSError: The folder cannot be written to.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    config.check()
     folder = RunFolder(path)
-    folder.write_config(config.as_plain())
-    say(f"writing to {path}; MACs are multiply-accumulates for one sample")
-    return Run(config=config, folder=folder)
+    return Run(config=config, parts=config.make(), folder=folder, overrides=overrides)
 
 
 def base_model(run: Run) -> tuple[nn.Module, Dataset]:
     """The trained network to prune, from its checkpoint or trained here, and the data.
 
     Raises:
-        ValueError: The data does not exist, the checkpoint does not fit, or memory ran out.
+        ValueError: The data does not exist, the checkpoint does not fit, the network cannot be
+            pruned as the settings say, or memory ran out.
+        OSError: The folder cannot be written to.
     """
     config = run.config
-    data = load_dataset(config.data.name, config.data.options).to(config.device)
-    channels = data.train.inputs.shape[1]
-    if config.model.name in MODELS:
-        model = build_model(
-            config.model.name, num_classes=data.classes, in_channels=channels, seed=config.seed
-        )
-    else:
-        model = find_model(config.model.name).model
-    model = model.to(config.device).eval()
+    data = config.data.make(DATASET).to(config.device)
+    model = _network(config, data).to(config.device).eval()
     if config.model.checkpoint:
         load_checkpoint_(model, Path(config.model.checkpoint))
-    else:
+    with working("analysing the network"):
         _check_prunable(run, model, data)
+    run.folder.open_(config.as_plain())
+    say(f"writing to {run.folder.path}; MACs are multiply-accumulates for one sample")
+    if not config.model.checkpoint:
         with (
             explained("training the network", smaller="base.batch"),
             progress("training the network", total=config.base.epochs) as advance,
@@ -81,7 +76,6 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
     Raises:
         ValueError: The network cannot be pruned as configured, or memory ran out.
     """
-    config = run.config
     drawn = _drawn(run, data)
     say(
         f"calibrating on {len(drawn.calibration)} training samples, rewards on "
@@ -94,10 +88,10 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
         return ChannelPruningEnv(
             model=model,
             data=drawn,
-            criterion=config.make_criterion(),
-            reward=config.make_reward(),
-            budget=config.make_budget(),
-            settings=config.env_settings(),
+            criterion=run.parts.criterion,
+            reward=run.parts.reward,
+            budget=run.parts.budget,
+            settings=run.parts.env,
         )
 
 
@@ -211,13 +205,14 @@ def _search(
 ) -> Network:
     """The pruned network that an agent finds: the run's own, or the one with this name."""
     config = run.config
-    agent, title = config.make_agent(name), name or config.agent.name
+    agent = run.parts.compared[name] if name else run.parts.agent
+    title = name or run.parts.names["agent"]
     total = 1 if agent.is_single else config.search.episodes
     best = float("-inf")
     with (
         explained(
             f"searching with {title}",
-            smaller="env.batch or split.validation",
+            smaller="env.evaluation_batch or split.validation",
             saved=run.folder.saved,
         ),
         progress(f"searching: {title}", total=total) as advance,
@@ -286,10 +281,23 @@ def _drawn(run: Run, data: Dataset) -> PruningData:
 
 def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
     """Refuse before the training what the environment would refuse after it."""
-    settings = run.config.env_settings()
+    settings = run.parts.env
     samples = _drawn(run, data).calibration
     graph = ChannelGraph(
         model, samples.inputs[:2], ignore=settings.ignore, round_to=settings.round_to
     )
-    BudgetKeeper(graph, run.config.make_budget(), min_keep=settings.min_keep)
+    BudgetKeeper(graph, run.parts.budget, min_keep=settings.min_keep, max_keep=settings.max_keep)
     Evaluator(samples, precision="float32").logits(model)
+
+
+def _network(config: RunConfig, data: Dataset) -> nn.Module:
+    """The network, with fresh weights where it is one of this package's."""
+    section = config.model
+    if section.target or section.options or section.name is None:
+        return section.make(MODEL)
+    if section.name in MODELS:
+        channels = data.train.inputs.shape[1]
+        return build_model(
+            section.name, num_classes=data.classes, in_channels=channels, seed=config.seed
+        )
+    return find_model(section.name).model

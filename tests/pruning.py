@@ -56,6 +56,7 @@ def tiny_env(
         data=tiny_data(),
         reward=reward,
         budget=budget,
-        settings=settings or EnvSettings(repair=RepairSettings(batch=24), precision="float32"),
+        settings=settings
+        or EnvSettings(repair=RepairSettings(calibration_batch=24), precision="float32"),
         render_mode=render_mode,
     )

@@ -39,12 +39,12 @@ class EnvSettings:
         ignore: Names of modules whose output channels are never cut.
         round_to: A group keeps a multiple of this many channels, or all of them.
         repair: Settings of the repair of the weights.
-        batch: Validation samples in one forward pass.
+        evaluation_batch: Validation samples in one forward pass.
         precision: Numeric precision of the forward passes that rewards need; see ``Evaluator``.
         seed: Seed of rewards that draw random numbers.
 
     Raises:
-        ValueError: ``min_keep`` and ``max_keep`` are not ratios in order.
+        ValueError: ``min_keep`` and ``max_keep`` are not ratios in order, or a number is below 1.
     """
 
     min_keep: float = 0.2
@@ -52,12 +52,15 @@ class EnvSettings:
     ignore: tuple[str, ...] = ()
     round_to: int = 1
     repair: RepairSettings = field(default_factory=RepairSettings)
-    batch: int = 100
+    evaluation_batch: int = 100
     precision: Precision = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_bounds(self.min_keep, self.max_keep)
+        for name in ("round_to", "evaluation_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

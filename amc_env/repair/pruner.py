@@ -31,7 +31,7 @@ class RepairSettings:
     Attributes:
         sampled_positions: Random output positions of each map that count; all if None.
         ridge: Pull towards the original weights, relative to the mean square of an input.
-        batch: Calibration samples that run together.
+        calibration_batch: Calibration samples that run together.
         sequential: Whether every episode repairs layer by layer on the activations of the pruned
             network itself: much better on narrow networks, and slower.
         match_residual_sums: Whether the sequential repair aims at the original sums of residual
@@ -44,13 +44,19 @@ class RepairSettings:
 
     sampled_positions: int | None = 64
     ridge: float = DEFAULT_RIDGE
-    batch: int = 50
+    calibration_batch: int = 50
     sequential: bool = False
     match_residual_sums: bool = False
     norm_samples: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("sampled_positions", "calibration_batch"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"{name} is {number}; give 1 or more")
+        if not self.ridge >= 0:
+            raise ValueError(f"ridge is {self.ridge}; give 0 or more")
         if self.norm_samples < 0 or (self.sequential and self.norm_samples):
             raise ValueError(
                 f"norm_samples is {self.norm_samples}; give 0 or more, and 0 where "
@@ -103,7 +109,7 @@ class Pruner:
         self._norm_samples = fastest_layout(samples.inputs[: self._settings.norm_samples])
         self.calibration: Calibration = calibrate(
             graph.model,
-            samples.inputs.split(self._settings.batch),
+            samples.inputs.split(self._settings.calibration_batch),
             layers=repaired_layers(graph),
             labels=samples.labels,
             sampling=self._sampling,

@@ -173,7 +173,7 @@ def test_an_interruption_before_the_first_episode_goes_through(name: str) -> Non
 @every_agent
 def test_the_network_is_not_modified(name: str) -> None:
     model = tiny()
-    settings = EnvSettings(repair=RepairSettings(batch=24), precision="float32")
+    settings = EnvSettings(repair=RepairSettings(calibration_batch=24), precision="float32")
     env = ChannelPruningEnv(model=model, data=tiny_data(), budget=HALF, settings=settings)
     make(name).search(env, episodes=EPISODES, seed=0)
     before, after = tiny().state_dict(), model.state_dict()

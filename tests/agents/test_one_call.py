@@ -21,7 +21,7 @@ from amc_env import (
     Split,
 )
 
-SETTINGS = EnvSettings(repair=RepairSettings(batch=24), precision="float32")
+SETTINGS = EnvSettings(repair=RepairSettings(calibration_batch=24), precision="float32")
 CALIBRATION, VALIDATION = samples(24), samples(40, seed=1)
 
 
@@ -150,7 +150,9 @@ def test_the_budget_is_one_of_multiply_accumulates_unless_it_says_otherwise() ->
 def test_criterion_settings_and_seed_reach_the_search() -> None:
     assert by_tensors().policy.criterion == "l2"
     assert found(criterion="l1").policy.criterion == "l1"
-    multiples = EnvSettings(round_to=4, repair=RepairSettings(batch=24), precision="float32")
+    multiples = EnvSettings(
+        round_to=4, repair=RepairSettings(calibration_batch=24), precision="float32"
+    )
     assert found(settings=multiples).policy.round_to == 4
     assert outcomes(found(seed=1)) != outcomes(by_tensors())
     assert found(seed=1).policy.seed == 1

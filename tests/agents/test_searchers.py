@@ -72,7 +72,9 @@ def test_uniform_is_one_episode_of_equal_sparsities(ratio: float) -> None:
 
 
 def test_uniform_keeps_multiples_where_they_are_asked_for() -> None:
-    settings = EnvSettings(round_to=4, repair=RepairSettings(batch=24), precision="float32")
+    settings = EnvSettings(
+        round_to=4, repair=RepairSettings(calibration_batch=24), precision="float32"
+    )
     env = tiny_env(budget=Budget(flops=0.6), settings=settings)
     episode = make_agent("uniform").search(env, episodes=1, seed=0).best
     assert episode.flops_ratio <= 0.6

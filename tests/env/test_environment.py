@@ -17,7 +17,7 @@ from torch import nn
 import amc_env
 from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, RepairSettings, Split
 
-SETTINGS = EnvSettings(repair=RepairSettings(batch=24), precision="float32")
+SETTINGS = EnvSettings(repair=RepairSettings(calibration_batch=24), precision="float32")
 HALF = Budget(flops=0.5)
 
 

@@ -1,31 +1,84 @@
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from agents import AGENTS
+from agents import AGENTS, make_agent
+from amc_env import EnvSettings, RepairSettings
 from amc_env.criteria import CRITERIA
 from amc_env.data.datasets import DATASETS
 from amc_env.models import MODELS
+from amc_env.names import name_of
 from amc_env.rewards import REWARDS
+from amc_env.structure import Cost
+from pipeline import CONFIGS
 from pipeline.config import RunConfig
-from pipeline.overrides import check_overrides
+from pipeline.kinds import DATASET, MODEL
+from pipeline.overrides import Settings
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.glob("*/*.yaml"))
+MINE = """
+from dataclasses import dataclass
+from amc_env.criteria import Criterion
+from agents import Searcher
+
+def paid(context, power=1):
+    return power
+
+def weight(cost, factor=1.0):
+    return cost.params * factor
+
+def data(share=0.5):
+    from amc_env.data.datasets import digits
+    return digits(test_share=share)
+
+def net(width=4):
+    from torch import nn
+    return nn.Sequential(nn.Conv2d(1, width, 3), nn.Flatten(), nn.Linear(36 * width, 10))
+
+@dataclass(frozen=True, kw_only=True)
+class Middle(Criterion):
+    name = "middle"
+    power: int = 1
+    def scores(self, group, calibration):
+        raise NotImplementedError
+
+@dataclass(frozen=True, kw_only=True)
+class Idle(Searcher):
+    patience: int = 3
+    def _run(self, recorder, *, episodes, seed):
+        raise NotImplementedError
+"""
+
+SETTINGS = Settings(CONFIGS)
 
 
 def composed(*overrides: str) -> RunConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return RunConfig.of(compose("config", list(overrides)))
+    return RunConfig.of(SETTINGS.compose(overrides))
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of a user's own, and an installed package that offers it under entry points."""
+    (tmp_path / "my_parts.py").write_text(MINE)
+    info = tmp_path / "my_parts-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-parts\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[amc_env.criteria]\nmiddle = my_parts:Middle\n"
+        "[amc_env.rewards]\npaid = my_parts:paid\n"
+        "[amc_env.measures]\nweight = my_parts:weight\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if not f.endswith("/own")])
 def test_every_file_composes_and_what_it_names_can_be_made(file: str) -> None:
     group, name = file.split("/")
-    config = composed(f"{group}={name}" if group != "experiment" else f"experiment={name}")
-    config.check()
+    parts = composed(f"{group}={name}").make()
+    if group in ("model", "data", "criterion", "reward"):
+        assert parts.names[group] == name
 
 
 @pytest.mark.parametrize(
@@ -38,77 +91,152 @@ def test_every_file_composes_and_what_it_names_can_be_made(file: str) -> None:
     ],
 )
 def test_every_name_has_a_file(group: str, known: set[str]) -> None:
-    assert {p.stem for p in (CONFIGS / group).glob("*.yaml")} == known
+    assert {p.stem for p in (CONFIGS / group).glob("*.yaml")} == known | {"own"}
 
 
 def test_models_have_files_of_their_names() -> None:
     for path in (CONFIGS / "model").glob("*.yaml"):
-        assert path.stem in MODELS
-        assert OmegaConf.load(path).name == path.stem
+        if path.stem != "own":
+            assert path.stem in MODELS
+            assert OmegaConf.load(path).name == path.stem
 
 
-def test_options_are_all_that_there_are() -> None:
+@pytest.mark.parametrize("name", CRITERIA)
+def test_a_criterion_s_file_states_its_code_s_defaults(name: str) -> None:
     # A file that lists a default must list the default itself, or changing it would do nothing.
-    for name in CRITERIA:
-        config = composed(f"criterion={name}")
-        assert config.make_criterion() == CRITERIA[name](), name
+    assert composed(f"criterion={name}").make().criterion == CRITERIA[name]()
 
 
-def test_one_s_own_criterion_comes_by_target() -> None:
+def as_lists(node: object) -> object:
+    """Records and tuples as dictionaries and lists, which is what a file can hold."""
+    if hasattr(node, "__dataclass_fields__"):
+        return {f.name: as_lists(getattr(node, f.name)) for f in fields(node)}
+    if isinstance(node, tuple | list):
+        return [as_lists(each) for each in node]
+    return node
+
+
+@pytest.mark.parametrize("name", [a for a in AGENTS if a not in ("td3", "sac", "ppo", "tqc")])
+def test_an_agent_s_file_states_its_code_s_defaults(name: str) -> None:
+    assert as_lists(composed(f"agent={name}").make().agent) == as_lists(make_agent(name))
+
+
+@pytest.mark.parametrize("name", ["td3", "sac", "ppo", "tqc", "ddpg", "ddpg_warm"])
+def test_a_compared_agent_is_that_of_its_file(name: str) -> None:
+    parts = composed(f"agent={name}", f"search.compare=[{name}]").make()
+    assert parts.compared[name] == parts.agent
+
+
+def test_the_environment_s_section_states_its_code_s_defaults() -> None:
+    assert composed().env == EnvSettings()
+
+
+OTHER = {
+    "min_keep": 0.3,
+    "max_keep": 0.9,
+    "ignore": ("conv1",),
+    "precision": "float32",
+    "sequential": True,
+    "match_residual_sums": True,
+    "ridge": 0.5,
+}
+
+
+@pytest.mark.parametrize("record", [EnvSettings, RepairSettings])
+def test_every_field_of_the_environment_can_be_set(record: type) -> None:
+    for field in fields(record):
+        if field.name in ("seed", "repair"):
+            continue
+        value = OTHER.get(field.name, 7)
+        text = "[conv1]" if field.name == "ignore" else value
+        env = composed(f"env.{field.name}={text}").make().env
+        holder = env if record is EnvSettings else env.repair
+        assert getattr(holder, field.name) == value, field.name
+    env = composed("seed=9").make().env
+    assert env.seed == env.repair.seed == 9
+
+
+def test_a_file_has_every_setting_flat() -> None:
+    plain = composed("env.ridge=0.5", "search.compare=[td3]").as_plain()
+    assert plain["env"]["ridge"] == 0.5
+    assert not {"repair", "seed"} & {*plain["env"]}
+    assert plain["compared"]["td3"]["options"]["batch_size"] == 64
+    assert plain["base"]["epochs"] == 12
+
+
+@pytest.mark.usefixtures("mine")
+def test_own_parts_come_by_target_without_the_default_s_options() -> None:
+    parts = composed(
+        "criterion._target_=my_parts.Middle",
+        "criterion.options.power=2",
+        "reward._target_=my_parts.paid",
+        "reward.options.power=3",
+        "agent._target_=my_parts.Idle",
+        "agent.options.patience=5",
+        "budget.measures.size._target_=my_parts.weight",
+        "budget.measures.size.options.factor=2.0",
+        "budget.measures.size.ratio=0.25",
+    ).make()
+    assert (parts.criterion.name, parts.criterion.power) == ("middle", 2)  # type: ignore[attr-defined]
+    assert parts.reward(None) == 3  # type: ignore[arg-type]
+    assert (parts.names["reward"], parts.names["criterion"]) == ("paid", "middle")
+    assert parts.agent.patience == 5  # type: ignore[attr-defined]
+    assert parts.budget is not None
+    measure, ratio = parts.budget.limits()["size"]
+    assert ratio == 0.25
+    assert measure(Cost(flops=1, params=10, layers={})) == 20.0
+
+
+@pytest.mark.usefixtures("mine")
+def test_own_data_and_networks_come_by_target() -> None:
     config = composed(
-        "~criterion",
-        "+criterion._target_=amc_env.criteria.by_weights.GeometricMedian",
-        "+criterion.options.exact=true",
+        "data._target_=my_parts.data",
+        "data.options.share=0.25",
+        "model._target_=my_parts.net",
+        "model.options.width=6",
     )
-    assert config.make_criterion().name == "fpgm"
-    bad = composed("~criterion", "+criterion._target_=amc_env.criteria.Nothing")
-    with pytest.raises(ValueError, match=r"'amc_env.criteria.Nothing' cannot be made"):
-        bad.check()
+    assert len(config.data.make(DATASET).test) == pytest.approx(1797 / 4, abs=1)
+    assert config.model.make(MODEL)[0].out_channels == 6  # type: ignore[index]
+    assert (config.data.title(), config.model.title()) == ("data", "net")
 
 
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("serach.episodes=3", "no setting 'serach.episodes'; the nearest is 'search.episodes'"),
-        ("agent.options.sigm=1", "the nearest is 'agent.options.sigma'"),
-        ("reward=spatial_entrpy", "the nearest is 'spatial_entropy'"),
-        ("agent=td3,dpg", "agent 'dpg' does not exist; the nearest is 'ddpg'"),
-        ("experiment=cifar_resnet56", "the nearest is 'cifar10_resnet56'"),
-    ],
-)
-def test_misspelt_settings_are_refused_with_the_nearest(argument: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_overrides([argument], CONFIGS)
-
-
-def test_valid_settings_pass() -> None:
-    check_overrides(
-        ["-m", "seed=0,1", "reward=accuracy,random", "budget.flops=0.3", "+x=1", "~reward",
-         "hydra.run.dir=x", "seed=range(3)", "reward=choice(accuracy,loss)", "--help"],
-        CONFIGS,
-    )  # fmt: skip
+@pytest.mark.usefixtures("mine")
+def test_installed_parts_come_by_name() -> None:
+    parts = composed(
+        "criterion=middle",
+        "criterion.options.power=2",
+        "reward=paid",
+        "budget.measures.weight.ratio=0.25",
+    ).make()
+    assert name_of(parts.criterion) == "middle"
+    assert parts.names["reward"] == "paid"
+    assert parts.budget is not None
+    assert set(parts.budget.limits()) == {"flops", "weight"}
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("search.episodes=many", "search.episodes is 'many'"),
         ("seed=-1", "seed is -1"),
         ("env.precision=half", "env.precision is 'half'"),
         ("+colour=red", "colour is 'red': Extra inputs"),
+        ("+env.colour=red", "setting 'colour' does not exist; the nearest is"),
+        ("+base.epoch=3", "setting 'epoch' does not exist; the nearest is 'epochs'"),
         ("finetune.epochs=-2", "epochs is -2"),
         ("search.episodes=0", "search.episodes is 0"),
         ("search.finalists=0", "search.finalists is 0"),
         ("split.calibration=0", "split.calibration is 0"),
         ("split.validation=-1", "split.validation is -1"),
-        ("env.batch=0", "env.batch is 0"),
-        ("env.sampled_positions=0", "env.sampled_positions is 0"),
-        ("env.ridge=-1", "env.ridge is -1"),
-        ("env.round_to=0", "env.round_to is 0"),
+        ("env.evaluation_batch=0", "evaluation_batch is 0"),
+        ("env.calibration_batch=0", "calibration_batch is 0"),
+        ("env.sampled_positions=0", "sampled_positions is 0"),
+        ("env.ridge=-1", "ridge is -1"),
+        ("env.round_to=0", "round_to is 0"),
+        ("env.min_keep=2", "min_keep is 2"),
         ("finetune.batch=0", "^finetune: epochs is 6, batch 0"),
     ],
 )
-def test_ill_typed_settings_are_refused(override: str, message: str) -> None:
+def test_values_out_of_range_are_refused(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         composed(override)
 
@@ -122,17 +250,19 @@ def test_ill_typed_settings_are_refused(override: str, message: str) -> None:
         ("criterion.options.axis=up", "axis 'up' does not exist"),
         ("agent.options.tau=0", "tau is 0"),
         ("search.compare=[unifrm]", "the nearest is 'uniform'"),
-        ("env.min_keep=2", "min_keep is 2"),
         ("device=gpu", "device 'gpu' cannot be used here: Expected one of cpu"),
+        ("criterion._target_=amc_env.criteria.Nothing", "amc_env.criteria"),
+        ("criterion=own", "no criterion is named"),
     ],
 )
-def test_values_that_cannot_be_are_refused_before_any_work(override: str, message: str) -> None:
+def test_what_cannot_be_made_is_refused_before_any_work(override: str, message: str) -> None:
+    config = composed(override)
     with pytest.raises(ValueError, match=message):
-        composed(override).check()
+        config.make()
 
 
 def test_a_budget_of_none_is_none() -> None:
-    assert composed("budget=none").make_budget() is None
-    both = composed("budget.params=0.4").make_budget()
+    assert composed("budget=none").make().budget is None
+    both = composed("budget.params=0.4").make().budget
     assert both is not None
     assert {n: r for n, (_, r) in both.limits().items()} == {"flops": 0.5, "params": 0.4}

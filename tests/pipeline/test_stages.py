@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_model
 from torch import nn
 
@@ -17,11 +16,11 @@ from amc_env.models import build_model
 from amc_env.policy import load_pruned
 from amc_env.rewards import RewardContext
 from amc_env.training import TrainingSettings, fit_
-from pipeline import report, stages
+from pipeline import CONFIGS, report, stages
 from pipeline.config import RunConfig
+from pipeline.overrides import Settings
 from pipeline.run import Network, Run, choose
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SHORT = ["agent=random", "search.episodes=3", "search.compare=[]", "reward=accuracy",
          "finetune.epochs=0", "split.calibration=50", "split.validation=300"]  # fmt: skip
 
@@ -43,7 +42,9 @@ def begin(checkpoint: Path, tmp_path: Path) -> Begin:
     """Starts a short run, up to its environment."""
 
     def begun(*overrides: str) -> tuple[Run, ChannelPruningEnv, Dataset]:
-        run = stages.start(composed(*SHORT, f"model.checkpoint={checkpoint}", *overrides), tmp_path)
+        config = composed(*SHORT, f"model.checkpoint={checkpoint}", *overrides)
+        # A run refuses the folder of another.
+        run = stages.start(config, tmp_path / f"run{len(list(tmp_path.iterdir()))}")
         model, data = stages.base_model(run)
         few = torch.arange(400)
         data = Dataset(train=data.train.take(few), test=data.test.take(few))
@@ -53,8 +54,7 @@ def begin(checkpoint: Path, tmp_path: Path) -> Begin:
 
 
 def composed(*overrides: str) -> RunConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return RunConfig.of(compose("config", list(overrides)))
+    return RunConfig.of(Settings(CONFIGS).compose(overrides))
 
 
 def metrics_of(run: Run) -> dict[str, object]:
@@ -91,7 +91,7 @@ def test_what_cannot_be_pruned_is_refused_before_it_is_trained(
     run = stages.start(config, tmp_path / "run")
     with pytest.raises(ValueError, match=message):
         stages.base_model(run)
-    run.folder.close()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ class FailsAt:
     ("how", "message"),
     [
         ("nan", "the reward is nan; .*; the 3 finished episodes are in .*csv, the"),
-        ("memory", "make env.batch or split.validation smaller; the 3 finished"),
+        ("memory", "make env.evaluation_batch or split.validation smaller; the 3 finished"),
         ("type", "a mistake"),
     ],
 )
@@ -276,7 +276,7 @@ def test_a_better_rival_is_named_with_its_files_and_its_command(
 
 
 @pytest.mark.slow
-def test_no_choice_reads_the_test_data(begin: Begin, tmp_path: Path) -> None:
+def test_no_choice_reads_the_test_data(begin: Begin) -> None:
     found = []
     for change in (False, True):
         run, env, data = begin("finetune.epochs=1")
@@ -287,7 +287,7 @@ def test_no_choice_reads_the_test_data(begin: Begin, tmp_path: Path) -> None:
         networks = stages.finetune(run, networks, data)
         report.finish(run, env, data, networks, [])
         metrics = metrics_of(run)
-        weights = load_file(tmp_path / "pruned.safetensors")
-        found.append((metrics["kept"], (tmp_path / "policy.json").read_text(), weights))
+        weights = load_file(run.folder.path / "pruned.safetensors")
+        found.append((metrics["kept"], (run.folder.path / "policy.json").read_text(), weights))
     assert found[0][:2] == found[1][:2]
     assert all(torch.equal(found[0][2][name], found[1][2][name]) for name in found[0][2])

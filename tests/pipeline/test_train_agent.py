@@ -35,7 +35,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    finished = run(*QUICK, f"hydra.run.dir={folder}", "seed=3")
+    finished = run(*QUICK, f"folder={folder}", "seed=3")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     named = [
         f"{agent}, {stage}" for agent in ("ddpg", "uniform") for stage in ("pruned", "repaired")
@@ -77,7 +77,7 @@ def test_policy_and_weights_give_the_accuracy_told(done: Path) -> None:
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(done: Path, tmp_path: Path) -> None:
-    again = run(*QUICK, f"hydra.run.dir={tmp_path}", "seed=3")
+    again = run(*QUICK, f"folder={tmp_path}", "seed=3")
     assert again.returncode == 0
     assert (tmp_path / "policy.json").read_text() == (done / "policy.json").read_text()
     first, second = (
@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_run(done: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_keeps_the_best_so_far(ending: signal.Signals, tmp_path: Path) -> None:
-    arguments = [*QUICK, "search.episodes=100000", f"hydra.run.dir={tmp_path}"]
+    arguments = [*QUICK, "search.episodes=100000", f"folder={tmp_path}"]
     process = subprocess.Popen(
         command(*arguments),
         cwd=ROOT,
@@ -128,25 +128,63 @@ def test_mistakes_end_in_one_sentence(tmp_path: Path) -> None:
         (["data=arrays", "data.options.path=nowhere.npz"], "there is no .npz file nowhere.npz"),
         (["model.checkpoint=nowhere.th"], "nowhere.th"),
     ):
-        finished = run(*arguments, f"hydra.run.dir={tmp_path / 'run'}")
+        finished = run(*arguments, f"folder={tmp_path / 'run'}")
         assert finished.returncode == 1
         assert message in finished.stderr.splitlines()[-1]
         assert "Traceback" not in finished.stderr
-    for key in ("hydra.run.dir", "hydra.sweep.dir"):
-        finished = run(*QUICK, f"{key}={blocked}/${{now:%H}}")
-        assert finished.returncode == 1
-        assert f"cannot be written to (Not a directory); give another {key}" in finished.stderr
-        assert len(finished.stderr.splitlines()) == 1
+        assert not (tmp_path / "run").exists()
+    finished = run(*QUICK, f"folder={blocked}/run")
+    assert finished.returncode == 1
+    assert "cannot be written to (Not a directory); give another folder" in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
+
+
+# Modules that take from a tenth of a second to many seconds to import.
+HEAVY = (
+    "torch", "torchvision", "timm", "numba", "scipy", "sklearn", "optuna", "cmaes",
+    "stable_baselines3", "sb3_contrib", "tensorboard", "pydantic", "pandas", "matplotlib", "rich",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("argument", ["--help", "serach.episodes=3", "search.episodes=many"])
+def test_help_and_refusals_import_nothing_heavy(argument: str) -> None:
+    script = (
+        "import sys, runpy; sys.argv = ['train_agent.py', sys.argv[1]]\n"
+        "try:\n    runpy.run_path('train_agent.py', run_name='__main__')\n"
+        "except SystemExit as end:\n    print('status', end.code)\n"
+        "print(*sys.modules)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", script, argument], capture_output=True, text=True, cwd=ROOT,
+        check=True,
+    )  # fmt: skip
+    *_, status, modules = finished.stdout.splitlines()
+    assert status == f"status {0 if argument == '--help' else 1}"
+    assert not {*HEAVY} & {*modules.split()}
 
 
 @pytest.mark.slow
 def test_settings_sweep(tmp_path: Path) -> None:
-    finished = run(
-        "-m", *QUICK, "base.epochs=1", "reward=accuracy,random", f"hydra.sweep.dir={tmp_path}"
-    )
+    finished = run("-m", *QUICK, "base.epochs=1", "reward=accuracy,random", f"folder={tmp_path}")
     assert finished.returncode == 0, finished.stderr
     rewards = {json.loads(p.read_text())["reward"] for p in tmp_path.rglob("metrics.json")}
     assert len(rewards) == 2
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_does_not_end_a_sweep(tmp_path: Path) -> None:
+    finished = run(
+        "-m", *QUICK, "base.epochs=1", "search.compare=[]", "budget.flops=0.01,0.5",
+        f"folder={tmp_path / 'my swe€p'}",
+    )  # fmt: skip
+    assert finished.returncode == 1
+    assert "0_budget.flops=0.01: the budget for flops is 0.01" in finished.stderr
+    (error,) = tmp_path.rglob("error.json")
+    assert error.parent.name == "0_budget.flops=0.01"
+    (done,) = tmp_path.rglob("metrics.json")
+    assert done.parent.name == "1_budget.flops=0.5"
+    again = run("-m", *QUICK, f"folder={tmp_path / 'my swe€p'}")
+    assert "is not empty" in again.stderr
 
 
 def test_the_command_is_one_screen() -> None:
