@@ -5,14 +5,14 @@ Reinforcement Learning with Entropy Minimization", 2023.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite, log
 
 import torch
 import torch.nn.functional as F
 
-from amc_env.information.aura import Bins, bins_for, check_bins, layer_entropy
+from amc_env.information.aura import Bins, check_bins, entropy_reward, live_channels
 from amc_env.information.histogram import layer_histogram_entropy
 from amc_env.rewards.context import Reward, RewardContext
 
@@ -87,8 +87,10 @@ class SpatialEntropy:
         Raises:
             ValueError: No layer has an entropy.
         """
-        each = [layer_entropy(x, bins=bins_for(x, self.bins)) for x in context.maps(self.samples)]
-        reward = 1.0 - _mean_entropy(each, context, f"{self.name} at bins {self.bins}")
+        maps = context.maps(self.samples)
+        if not any(x[0, 0].numel() > 1 and live_channels(x).any() for x in maps):
+            raise _no_entropy(f"{self.name} at bins {self.bins}", context)
+        reward = entropy_reward(maps, bins=self.bins)
         return 1.0 - reward if self.is_maximised else reward
 
 
@@ -115,7 +117,10 @@ class UnivariateEntropy:
             ValueError: No layer has an entropy.
         """
         each = [layer_histogram_entropy(x, bins=self.bins) for x in context.maps(self.samples)]
-        return 1.0 - _mean_entropy(each, context, f"{self.name} at bins {self.bins}")
+        known = torch.tensor(each, dtype=torch.float64)
+        if known.isnan().all():
+            raise _no_entropy(f"{self.name} at bins {self.bins}", context)
+        return 1.0 - float(known.nanmean())
 
 
 def random(context: RewardContext) -> float:
@@ -175,13 +180,9 @@ def _check_weight(name: str, weight: object) -> None:
         raise ValueError(f"the weight of the reward {name!r} is {weight!r}; give a finite number")
 
 
-def _mean_entropy(each: Sequence[float], context: RewardContext, title: str) -> float:
-    known = torch.tensor(each, dtype=torch.float64)
-    if known.isnan().all():
-        raise ValueError(
-            f"the reward {title} finds no entropy in any of the layers "
-            f"{', '.join(context.layers)}: every map of theirs is a single pixel or has one value "
-            f"on all samples that were read; choose another reward, such as accuracy, or more and "
-            "larger calibration samples"
-        )
-    return float(known.nanmean())
+def _no_entropy(reward: str, context: RewardContext) -> ValueError:
+    return ValueError(
+        f"the reward {reward} finds no entropy in any of the layers {', '.join(context.layers)}: "
+        "each of their maps is a single pixel, or has one value on all calibration samples that "
+        "are read; choose another reward, such as accuracy, or give larger or more samples"
+    )

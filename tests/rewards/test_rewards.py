@@ -154,7 +154,7 @@ def test_the_histogram_reward_refuses_maps_that_are_constant() -> None:
     for layer in (given.compact.stem, given.compact.wide, given.compact.last):
         nn.init.zeros_(layer.weight)
     with pytest.raises(
-        ValueError, match=r"univariate_entropy at bins 64 .* stem, wide, last: every"
+        ValueError, match=r"univariate_entropy at bins 64 .* stem, wide, last: each"
     ):
         make_reward("univariate_entropy", {"bins": 64})(given)
 
