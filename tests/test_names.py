@@ -177,7 +177,7 @@ def test_every_kind_refuses_what_it_is_not_in_one_sentence(case: Case, plugin: s
         partial(kind.make_target, f"{plugin}.{case.own}"),
     ):
         with pytest.raises(
-            ValueError, match=f"has no option '{option}s'; the nearest is '{option}'"
+            ValueError, match=f"cannot take '{option}s'; the nearest option is '{option}'"
         ):
             make({f"{option}s": 1})
     with pytest.raises(

@@ -162,7 +162,7 @@ def test_a_misspelt_criterion_or_option_is_refused() -> None:
     with pytest.raises(ValueError, match="'capcity' does not exist; the nearest is 'capacity'"):
         make_criterion("capcity")
     with pytest.raises(
-        ValueError, match="'capacity' has no option 'sgima'; the nearest is 'sigma'"
+        ValueError, match="'capacity' cannot take 'sgima'; the nearest option is 'sigma'"
     ):
         make_criterion("capacity", {"sgima": 0.5})
     with pytest.raises(ValueError, match="sigma"):

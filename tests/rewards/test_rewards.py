@@ -165,9 +165,9 @@ def test_a_function_is_a_reward_and_a_misspelt_name_is_none() -> None:
         ValueError, match="'spatial_entrpy' does not exist; the nearest is 'spatial_e"
     ):
         make_reward("spatial_entrpy")
-    with pytest.raises(ValueError, match="has no option 'bin'; the nearest is 'bins'"):
+    with pytest.raises(ValueError, match="cannot take 'bin'; the nearest option is 'bins'"):
         make_reward("spatial_entropy", {"bin": 3})
-    with pytest.raises(ValueError, match="reward 'loss' has no options; 'bins' is given"):
+    with pytest.raises(ValueError, match="reward 'loss' cannot take 'bins'; it has no options"):
         make_reward("loss", {"bins": 3})
     with pytest.raises(ValueError, match="bins is 1"):
         make_reward("spatial_entropy", {"bins": 1})
