@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from pruning import tiny, tiny_data, tiny_env
 
+from agents.table import AGENT
 from amc_env import ChannelPruningEnv
 from amc_env.criteria import CRITERION, make_criterion
 from amc_env.data.datasets import DATASET
+from amc_env.env.budget import MEASURE
 from amc_env.models import MODEL, find_model
 from amc_env.names import Kind, name_of
 from amc_env.rewards import REWARD, make_reward
@@ -47,7 +49,7 @@ def smallness(power: float = 1.0):
 class Lazy(Searcher):
     effort: float = 1.0
 
-    def search(self, env, **_):
+    def run(self, recorder, **_):
         raise NotImplementedError
 
 def stripes(height: int = 8) -> Dataset:
@@ -110,6 +112,12 @@ CASES = {
         kind=DATASET, ours="digits", installed="stripes", own="stripes", option=("height", 4)
     ),
     "model": Case(kind=MODEL, ours="digits_cnn", installed="net", own="net", option=("width", 6)),
+    "agent": Case(
+        kind=AGENT, ours="uniform", installed="lazy", own="Lazy", option=("effort", 2.0)
+    ),
+    "budget measure": Case(
+        kind=MEASURE, ours="flops", installed="memory", own="memory", option=("bits", 8)
+    ),
 }
 
 
