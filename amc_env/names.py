@@ -1,46 +1,57 @@
-"""The one way in for everything that can be chosen by name or brought along.
+"""The one way to extend the package: things that are chosen by name, or that users bring along.
 
-Criteria, rewards, agents, data sets, models and budget measures are each a ``Kind``: a table of
-names, a group of entry points through which installed packages add to it, dotted paths to a user's
-own code, and objects that are made already.
+Criteria, rewards, agents, data sets, models and budget measures are each a ``Kind``. A thing of a
+kind is given in one of four ways: by a name from the kind's table, by a name that an installed
+package declares as an entry point, by the path of the user's own code, or as an object.
 """
 
 import difflib
 import importlib
+import importlib.util
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import sys
+import sysconfig
+import traceback
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+# More names than this are not listed in a message: nobody reads the names of 1,500 models.
+_MOST_LISTED = 60
+_PACKAGE = str(Path(__file__).parent)
+_LIBRARIES = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
+
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """The known name that is spelt most like ``name``."""
+    """The known name whose spelling is most like that of ``name``."""
     return difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)[0]
 
 
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:
-    """Refuse a name that is not known.
+    """Refuse a name that is not among the known ones.
 
     Raises:
-        ValueError: The name is not known; the message has the nearest known name, and all of them.
+        ValueError: The name is not known. The message contains the nearest known name, and all
+            known names unless there are very many.
     """
     names = list(known)
     if name not in names:
-        raise ValueError(
-            f"{kind} {name!r} does not exist; the nearest is {nearest(name, names)!r}, "
-            f"choose one of {', '.join(names)}"
-        )
+        raise _unknown(kind, name, names)
 
 
 def check_options(kind: str, name: str, given: Iterable[str], known: Iterable[str] | None) -> None:
-    """Refuse an option that is not known; without a list of known ones, nothing is refused.
+    """Refuse an option that is not among the known ones; ``known`` None refuses nothing.
 
     Raises:
-        ValueError: An option is not known; the message has the nearest known option, and all.
+        ValueError: An option is not known. The message contains the nearest known option and all
+            known options.
     """
     if known is None:
         return
@@ -55,71 +66,99 @@ def check_options(kind: str, name: str, given: Iterable[str], known: Iterable[st
             )
 
 
-def name_of(thing: object) -> str:
-    """What tables and files call a thing: its ``name``, or that of its function or class."""
+def name_of(thing: object, *, target: str = "") -> str:
+    """What tables and files call a thing.
+
+    That is the thing's own ``name``. A thing without one goes by the last part of ``target``, the
+    path that it was made from, and without a path by the name of its function or class.
+    """
     own = getattr(thing, "name", None)
     if isinstance(own, str) and own:
         return own
+    if target:
+        return target.rpartition(":")[2].rpartition(".")[2]
     if isinstance(thing, partial):
         return name_of(thing.func)
-    return getattr(thing, "__name__", None) or type(thing).__name__
+    qualified = getattr(thing, "__qualname__", None) or type(thing).__qualname__
+    # A lambda goes by the function that returned it: "smallness.<locals>.<lambda>".
+    named = [part for part in qualified.split(".") if not part.startswith("<")]
+    return named[-1] if named else qualified
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind(Generic[T]):
-    """One kind of thing that is chosen by name, installed, pointed to, or passed as an object.
+    """One kind of thing that is chosen by name, installed, given by its path, or as an object.
 
     Attributes:
         title: What messages call such a thing, such as ``criterion``.
-        entry_points: The group of entry points in which installed packages offer more of them.
-        makers: What makes each thing of our own, by name; called with its options.
+        entry_points: The group of entry points under which installed packages declare more.
+        makers: What makes each thing of this project, by name. It is called with the options.
         is_made: Whether an object already is such a thing.
+        libraries: Functions that return further makers by name, such as the models of torchvision.
+            One is called only if no table before it has the name, because importing takes seconds.
     """
 
     title: str
     entry_points: str
     makers: Mapping[str, Callable[..., T]]
     is_made: Callable[[object], bool]
+    libraries: Sequence[Callable[[], Mapping[str, Callable[..., T]]]] = ()
 
     def names(self) -> list[str]:
-        """All names: ours, then those of installed packages."""
-        return list(with_installed(self.title, self.makers, self.entry_points))
+        """All names: of this project, then of other libraries, then of installed packages."""
+        return list(dict.fromkeys(name for table in self._tables() for name in table))
 
     def make(self, given: str | T, options: Mapping[str, Any] | None = None) -> T:
-        """The thing of a name with its options; a thing that is made already is given back.
+        """The thing that a name or a path stands for; an object is returned as it is.
 
         Raises:
-            ValueError: There is no such name or option, an option's value is refused, options come
-                with a thing that is made already, or the object is no such thing.
+            ValueError: The name does not exist, an option does not exist or has a bad value,
+                options were given for an object, or the object is no such thing.
         """
         if isinstance(given, str):
-            makers = with_installed(self.title, self.makers, self.entry_points)
-            return self._checked(make_by_name(self.title, given, makers, options), given)
-        if options:
-            raise ValueError(
-                f"the {self.title} is made already, so the options {', '.join(options)} come too "
-                f"late; give them where it is made"
-            )
+            return self._make_by_name_or_path(given, options)
+        _refuse_options(self.title, options)
         return self._checked(given, name_of(given))
 
     def make_target(self, target: str, options: Mapping[str, Any] | None = None) -> T:
-        """The thing at a dotted path such as ``my_package.my_module.MyThing``.
+        """The thing at a path: ``PACKAGE.MODULE.NAME``, or ``FILE.py:NAME``.
 
-        A class, or a function that the options are enough to call, makes the thing; any other
-        function is the thing itself, with the options bound to it.
+        A class, or a function that can be called with the options alone, is called to make the
+        thing. Any other function is the thing itself, with the options bound to it.
 
         Raises:
-            ValueError: The path cannot be imported, refuses the options, or gives no such thing.
+            ValueError: The path cannot be imported, or what it names refuses the options or is no
+                such thing.
         """
-        found = _imported(target)
+        found = load(target)
         return self._checked(make_or_bind(self.title, target, found, options), target)
+
+    def _make_by_name_or_path(self, given: str, options: Mapping[str, Any] | None) -> T:
+        if _is_file(given):
+            return self.make_target(given, options)
+        known: list[str] = []
+        for table in self._tables():
+            if given in table:
+                return self._checked(make_by_name(self.title, given, table, options), given)
+            known += table
+        if _is_path(given):
+            return self.make_target(given, options)
+        raise _unknown(self.title, given, known)
+
+    def _tables(self) -> Iterator[Mapping[str, Callable[..., T]]]:
+        yield self.makers
+        for library in self.libraries:
+            yield library()
+        yield {
+            entry.name: partial(_load_and_make, self.title, entry)
+            for entry in entry_points(group=self.entry_points)
+        }
 
     def _checked(self, made: object, name: str) -> T:
         if not self.is_made(made):
-            raise ValueError(
-                f"{name!r} gives a {type(made).__name__}, which is no {self.title}; "
-                f"choose one of {', '.join(self.names())}, or give an object that is one"
-            )
+            what = "a class" if isinstance(made, type) else f"an object of {type(made).__name__}"
+            hint = f"; give an object of it, {name}(...)" if isinstance(made, type) else ""
+            raise ValueError(f"{name!r} is {what}, which is no {self.title}{hint}")
         thing: T = made  # type: ignore[assignment]
         return thing
 
@@ -127,15 +166,15 @@ class Kind(Generic[T]):
 def make_by_name(
     kind: str, name: str, makers: Mapping[str, Callable[..., T]], options: Mapping[str, Any] | None
 ) -> T:
-    """What the maker of a name makes of the options.
+    """What the maker of a name returns for the options.
 
     Raises:
-        ValueError: There is no such name or option, an option's value is refused, or what a package
-            offers under the name cannot be imported.
+        ValueError: The name or an option does not exist, an option is missing or has a bad value,
+            or the object that a package declares under the name cannot be imported.
     """
     check_name(kind, name, makers)
     given = dict(options or {})
-    check_options(kind, name, given, _options_of(makers[name]))
+    _check_call(kind, name, _parameters(makers[name]), given)
     try:
         return makers[name](**given)
     except TypeError as error:
@@ -145,79 +184,154 @@ def make_by_name(
 def make_or_bind(
     kind: str, name: str, found: object, options: Mapping[str, Any] | None = None
 ) -> object:
-    """What ``found`` makes of the options, or ``found`` itself where it needs more than options.
+    """What ``found`` returns for the options, or ``found`` itself.
+
+    A class, and a function that the options are enough to call, are called. Another function is
+    returned with the options bound, and any other object as it is.
 
     Raises:
-        ValueError: It refuses the options.
+        ValueError: ``found`` refuses the options, or fails; the message has the file and the line.
     """
     given = dict(options or {})
-    if not callable(found):
+    if not (isinstance(found, type | partial) or inspect.isroutine(found)):
+        _refuse_options(kind, given)
         return found
+    parameters = _parameters(found)
+    needed = [p for p in parameters if _is_needed(p) and p.name not in given]
+    if needed and needed[0] is parameters[0] and not isinstance(found, type):
+        # A reward takes the finished episode and a measure the cost: they are the thing itself.
+        _check_call(kind, name, parameters[1:], given)
+        return partial(found, **given) if given else found
+    _check_call(kind, name, parameters, given)
     try:
-        if isinstance(found, type) or _takes(found, given):
-            return found(**given)
-        # A plain reward takes the finished episode, a measure the cost: they are the thing itself.
-        inspect.signature(found).bind_partial(**given)
-    except TypeError as error:
-        raise ValueError(f"{kind} {name!r} cannot take {given}: {error}") from error
-    return partial(found, **given) if given else found
+        return found(**given)
+    except Exception as error:
+        if isinstance(error, ValueError) and _frames(error)[-1].filename.startswith(_PACKAGE):
+            raise
+        raise ValueError(f"{kind} {name!r} cannot be made: {_located(error)}") from error
 
 
-def with_installed(
-    kind: str, makers: Mapping[str, Callable[..., T]], group: str
-) -> dict[str, Callable[..., T]]:
-    """The makers, and those that installed packages offer under a group of entry points.
+def load(target: str) -> object:
+    """The object at a path: ``PACKAGE.MODULE.NAME``, or ``FILE.py:NAME``.
 
-    A package's maker is imported when it is called, and never stands in for one of ours.
+    Raises:
+        ValueError: There is no such file, module or name, or its code fails; the message has the
+            file and the line.
     """
-    installed = {
-        entry.name: partial(_load_and_make, kind, entry) for entry in entry_points(group=group)
-    }
-    return {**makers, **{name: make for name, make in installed.items() if name not in makers}}
+    if target.endswith(".py"):
+        raise ValueError(f"{target} names no function; write {target}:FUNCTION")
+    path, colon, name = target.rpartition(":")
+    if not colon:
+        path, _, name = target.rpartition(".")
+    is_file = path.endswith(".py")
+    if is_file and not Path(path).is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        module = _run_file(Path(path)) if is_file else importlib.import_module(path)
+    except Exception as error:
+        hint = "" if is_file else "; is its folder on PYTHONPATH?"
+        raise ValueError(f"{target!r} cannot be imported: {_located(error)}{hint}") from error
+    if not hasattr(module, name):
+        raise ValueError(f"{path} has no function or class {name!r}")
+    return getattr(module, name)
+
+
+def _unknown(kind: str, name: str, known: Sequence[str]) -> ValueError:
+    every = f", choose one of {', '.join(known)}" if len(known) <= _MOST_LISTED else ""
+    near = f"; the nearest is {nearest(name, known)!r}" if known else ""
+    own = "; your own code is given as PACKAGE.MODULE.NAME or FILE.py:NAME" if "." in name else ""
+    return ValueError(f"{kind} {name!r} does not exist{near}{every}{own}")
+
+
+def _refuse_options(kind: str, options: Mapping[str, Any] | None) -> None:
+    if options:
+        raise ValueError(
+            f"the {kind} is made already, so the options {', '.join(options)} come too late; give "
+            "them where it is made"
+        )
+
+
+def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        # Some functions that are written in C have no signature. They check options themselves.
+        return [inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)]
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    """Whether a function cannot be called without this parameter."""
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return parameter.kind not in open_ended and parameter.default is inspect.Parameter.empty
+
+
+def _check_call(
+    kind: str, name: str, parameters: Sequence[inspect.Parameter], given: Mapping[str, Any]
+) -> None:
+    by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    known = [parameter.name for parameter in parameters if parameter.kind in by_name]
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    check_options(kind, name, given, None if takes_any else known)
+    missing = [p.name for p in parameters if _is_needed(p) and p.name not in given]
+    if missing:
+        raise ValueError(f"{kind} {name!r} needs the option {', '.join(missing)}")
 
 
 def _load_and_make(kind: str, entry: EntryPoint, /, **options: Any) -> Any:
     try:
         found = entry.load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
         raise ValueError(
-            f"{entry.name!r} is {entry.value}, which cannot be imported: {error}"
+            f"{kind} {entry.name!r} is {entry.value}, which cannot be imported: {_located(error)}"
         ) from error
     return make_or_bind(kind, entry.name, found, options)
 
 
-def _imported(target: str) -> object:
-    module, _, attribute = target.rpartition(".")
+def _is_path(text: str) -> bool:
+    """Whether a text that is no known name can be meant as the path of a user's own code.
+
+    Names of timm's models have dots too, so a path must begin with a package that exists.
+    """
+    package, dot, _ = text.partition(".")
+    if not dot or not package.isidentifier():
+        return False
+    return package in sys.modules or importlib.util.find_spec(package) is not None
+
+
+def _is_file(text: str) -> bool:
+    return ".py:" in text or text.endswith(".py")
+
+
+def _run_file(path: Path) -> ModuleType:
+    # The module's name is one that no other module has: a file called torch.py must not stand in
+    # for torch. It is registered because dataclasses look up the module of their class.
+    name = f"{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{target!r} cannot be imported ({error}); give PACKAGE.MODULE.NAME of your own code, "
-            "with its folder on PYTHONPATH"
-        ) from error
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
-def _takes(function: Callable[..., object], options: Mapping[str, Any]) -> bool:
-    """Whether the options are all that a function needs to be called."""
-    try:
-        needed = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return True
-    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return all(
-        parameter.kind in open_ended
-        or parameter.default is not inspect.Parameter.empty
-        or parameter.name in options
-        for parameter in needed
-    )
+def _located(error: Exception) -> str:
+    """An error in one line: the file and the line of the user's code, then what it says."""
+    said = f"{type(error).__name__}: {error}".partition("\n")[0]
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    # A wrong call fails inside the library that is called, but the mistake is where it is called.
+    own = [
+        frame
+        for frame in _frames(error)
+        if not frame.filename.startswith((_PACKAGE, "<", *_LIBRARIES))
+    ]
+    return f"{own[-1].filename}, line {own[-1].lineno}: {said}" if own else said
 
 
-def _options_of(maker: Callable[..., object]) -> list[str] | None:
-    """Names of the options that a maker takes; None where it takes any, or does not say."""
-    try:
-        parameters = inspect.signature(maker).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return [parameter.name for parameter in parameters]
+def _frames(error: Exception) -> traceback.StackSummary:
+    return traceback.extract_tb(error.__traceback__)

@@ -1,10 +1,11 @@
-"""Scores of channels, higher = keep.
+"""Criteria: scores of the channels of a group. A channel with a higher score is kept longer.
 
-``weights`` and ``maps`` hold pure functions, ``by_weights``, ``by_maps`` and ``by_reconstruction``
-the criteria that apply functions to groups, ``table`` their names.
+``weights`` and ``maps`` contain the scores as functions of tensors. ``by_weights``, ``by_maps`` and
+``by_reconstruction`` contain the criteria, which apply such functions to groups of channels, and
+``table`` contains their names.
 """
 
 from amc_env.criteria.criterion import Criterion, channel_scores
-from amc_env.criteria.table import CRITERIA, make_criterion
+from amc_env.criteria.table import CRITERIA, CRITERION, make_criterion
 
-__all__ = ["CRITERIA", "Criterion", "channel_scores", "make_criterion"]
+__all__ = ["CRITERIA", "CRITERION", "Criterion", "channel_scores", "make_criterion"]

@@ -1,6 +1,6 @@
-"""Criteria that read feature maps on calibration samples, after norm and activation.
+"""Criteria that read the feature maps of calibration samples, after norm and activation.
 
-The score of a group is the mean over its producers of the score of each one's maps.
+The score of a group is the mean over its producers of the scores of their maps.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,11 @@ from amc_env.structure import ChannelGroup
 
 @dataclass(frozen=True, kw_only=True)
 class AuraInformation(Criterion):
-    """Mutual information with the label grid, by spatial aura entropy (document 000).
+    """Mutual information of a channel's maps with the label grid, by spatial aura entropy.
 
-    ``grid_mi`` at 128 bins, as in the document's experiments, or at as many as ``bins_for`` says
-    (``"auto"``). It needs maps of more than a pixel.
+    ``grid_mi`` of Musat and Andonie, "Spatial Aura Entropy", 2023, with 128 bins as in their
+    experiments, or with the number that ``bins_for`` chooses (``"auto"``). Maps of a single pixel
+    are refused.
     """
 
     name = "mi_aura"
@@ -57,9 +58,10 @@ class AuraInformation(Criterion):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassInformation(Criterion):
-    """Mutual information of what a pixel shows with the class of its sample.
+    """Mutual information of a pixel's symbol with the class of its sample.
 
-    ``shuffles`` permutations of the labels correct the estimate's bias; 0 leaves it.
+    The mean over ``shuffles`` permutations of the labels is subtracted, which corrects the bias of
+    the estimate; 0 permutations leave the bias in.
     """
 
     name = "class_mi"
@@ -87,9 +89,10 @@ class ClassInformation(Criterion):
 
 @dataclass(frozen=True, kw_only=True)
 class KernelInformation(Criterion):
-    """Mutual information with the class by Rényi's matrix-based entropy (HRel, document 000).
+    """Mutual information with the class by Rényi's matrix-based entropy (HRel).
 
-    Its cost grows with the cube of the samples; document 000 replaces it by ``mi_aura``.
+    Its cost grows with the cube of the number of samples. Musat and Andonie, "Spatial Aura
+    Entropy", 2023, replace it by ``mi_aura``.
     """
 
     name = "hrel"
@@ -110,7 +113,7 @@ class KernelInformation(Criterion):
 
 @dataclass(frozen=True, kw_only=True)
 class MapRank(Criterion):
-    """Mean rank of a channel's maps (HRank)."""
+    """Mean rank of a channel's maps (HRank; Lin et al., 2020)."""
 
     name = "hrank"
     needs_samples = True
@@ -122,7 +125,7 @@ class MapRank(Criterion):
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelIndependence(Criterion):
-    """Loss of nuclear norm when a channel's maps go (CHIP)."""
+    """Decrease of the nuclear norm when a channel's maps are removed (CHIP; Sui et al., 2021)."""
 
     name = "chip"
     needs_samples = True
@@ -134,14 +137,14 @@ class ChannelIndependence(Criterion):
 
 @dataclass(frozen=True, kw_only=True)
 class FirstOrderTaylor(Criterion):
-    r"""What the loss changes by when a channel goes, to first order.
+    r"""Change of the loss when a channel is removed, to first order.
 
     .. math:: s_c = \frac{1}{N} \sum_n \left| \sum_{ij} x_{ncij}
                     \frac{\partial L_n}{\partial x_{ncij}} \right|
 
     ``x`` are the channel's maps, ``L`` the cross-entropy of each of ``N`` samples (Molchanov et
     al., 2017, equation 8, without the mean over positions, which is the same for all channels of a
-    layer). It needs a network that gives class scores.
+    layer). The network must return class scores.
     """
 
     name = "taylor"

@@ -1,4 +1,4 @@
-"""Criteria that read weights alone; they need no samples."""
+"""Criteria that read weights alone and need no samples."""
 
 import zlib
 from collections.abc import Callable
@@ -18,13 +18,13 @@ from amc_env.structure import ChannelGroup
 
 @dataclass(frozen=True, kw_only=True)
 class Magnitude(Criterion):
-    r"""The norm of all weights that make, or that read, a channel.
+    r"""The norm of all weights that produce, or that read, a channel.
 
     .. math:: s_c = \left(\sum_{w \in W_c} |w|^p\right)^{1/p}
 
     ``W_c`` are the weights of channel ``c`` in all producers of the group together
-    (``axis="out"``), or in all its consumers (``"in"``, the original AMC's reading). Document 002,
-    section 4, ranks by ``p`` 2.
+    (``axis="out"``), or in all its consumers (``"in"``, as in the code of the AMC paper). Musat and
+    Andonie, "Entropy Minimization", 2023, section 4, rank by ``p`` 2.
     """
 
     p: int = 2
@@ -52,11 +52,13 @@ class Magnitude(Criterion):
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity(Criterion):
-    """Information capacity and independence of the filters that make a channel (document 001).
+    """Information capacity and independence of the filters that produce a channel.
 
-    ``importance`` of each producer's filters, averaged over places and producers. ``sigma`` weighs
-    capacity against independence, ``kernels`` and ``filters`` say how many nearest neighbours
-    count (all if None), ``scaled`` whether both terms are min-max scaled within the layer first.
+    ``importance`` of the filters of each producer (Tang et al., "Information Capacity and
+    Independence", 2023), averaged over the positions of a channel and over the producers. ``sigma``
+    weighs capacity against independence, ``kernels`` and ``filters`` are the numbers of nearest
+    neighbours that count (all if None), and ``scaled`` says whether both terms are min-max scaled
+    within the layer first.
     """
 
     name = "capacity"
@@ -67,7 +69,7 @@ class Capacity(Criterion):
     scaled: bool = True
 
     def __post_init__(self) -> None:
-        # One filter is enough to have the settings checked where they are used.
+        # The functions that use the settings check them; a single filter is enough for that.
         self._importance(torch.ones(1, 1, 1, 1))
 
     @override
@@ -86,10 +88,10 @@ class Capacity(Criterion):
 
 @dataclass(frozen=True, kw_only=True)
 class GeometricMedian(Criterion):
-    """Distance of a channel's filter from the others of its layer (FPGM).
+    """Distance of a channel's filter from the other filters of its layer (FPGM).
 
-    The sum of distances to all other filters or, with ``exact``, the distance to the geometric
-    median itself; averaged over places and producers.
+    It is the sum of the distances to all other filters or, with ``exact``, the distance to their
+    geometric median, averaged over the positions of a channel and over the producers.
     """
 
     name = "fpgm"
@@ -102,7 +104,10 @@ class GeometricMedian(Criterion):
 
 @dataclass(frozen=True, kw_only=True)
 class NormScale(Criterion):
-    """Size of a channel's scale in the batch norms behind it, averaged over them (slimming)."""
+    """Absolute scale of a channel in the norms behind it, averaged over them.
+
+    Liu et al., "Network Slimming", 2017.
+    """
 
     name = "bn_scale"
 
@@ -121,7 +126,7 @@ class NormScale(Criterion):
 
 @dataclass(frozen=True, kw_only=True)
 class Random(Criterion):
-    """Uniform random scores that hang on the calibration's seed and the group's name alone."""
+    """Uniform random scores that depend on the calibration's seed and the group's name alone."""
 
     name = "random"
 

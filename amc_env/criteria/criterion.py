@@ -1,22 +1,24 @@
-"""What a criterion is, and the check that every score goes through."""
+"""The interface of a criterion, and the check of the scores that it returns."""
 
+import inspect
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from amc_env.calibration import Calibration
 from amc_env.structure import ChannelGroup, LayerUse, Member
 
 
 class Criterion(ABC):
-    """A score for every channel of a group.
+    """Gives every channel of a group a score.
 
     Attributes:
-        name: What configurations and errors call it.
-        needs_samples: Whether calibration samples are read; else weights are enough.
-        needs_labels: Whether the samples' classes are read.
-        needs_grams: Whether the Gram matrices of the layers that read the group are.
+        name: What tables, files and messages call it; the name of its class unless it says so.
+        needs_samples: Whether it reads calibration samples. Otherwise the weights are enough.
+        needs_labels: Whether it reads the classes of the samples.
+        needs_grams: Whether it reads the Gram matrices of the layers that consume the group.
     """
 
     name: str
@@ -24,18 +26,25 @@ class Criterion(ABC):
     needs_labels: bool = False
     needs_grams: bool = False
 
+    @override
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # A class may also set its name in every object, as a dataclass does for a field.
+        if "name" not in vars(cls) and "name" not in inspect.get_annotations(cls):
+            cls.name = cls.__name__
+
     @abstractmethod
     def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
-        """One finite number for each channel, (channels,); higher means keep."""
+        """One finite number for each channel, (channels,). The highest are kept longest."""
 
 
 @torch.no_grad()
 def channel_scores(criterion: Criterion, group: ChannelGroup, calibration: Calibration) -> Tensor:
-    """The criterion's scores of a group, checked, on the CPU in float64.
+    """The checked scores that a criterion gives the channels of a group, on the CPU in float64.
 
     Raises:
-        ValueError: The criterion cannot score the group, or a score is NaN or infinite; the message
-            names criterion and group.
+        ValueError: The criterion cannot score the group, or a score is NaN or infinite. The message
+            names the criterion and the group.
     """
     try:
         scores = criterion.scores(group, calibration).detach().cpu().double()
@@ -46,7 +55,7 @@ def channel_scores(criterion: Criterion, group: ChannelGroup, calibration: Calib
     if scores.shape != (group.channels,):
         raise ValueError(
             f"criterion {criterion.name!r} gave group {group.name!r} scores of the shape "
-            f"{tuple(scores.shape)}; it must give {group.channels}, one a channel"
+            f"{tuple(scores.shape)}; it must give {group.channels}, one for each channel"
         )
     if not scores.isfinite().all():
         channel = int((~scores.isfinite()).nonzero()[0])

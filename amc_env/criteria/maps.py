@@ -1,9 +1,9 @@
-"""Scores of channels from their feature maps (samples, channels, H, W) alone; higher = keep."""
+"""Scores of channels from feature maps (samples, channels, H, W); the highest are kept longest."""
 
 import torch
 from torch import Tensor
 
-# Singular values are of this many matrix entries at once, 8 bytes each.
+# Matrices with this many entries in all, of 8 bytes each, are decomposed together.
 _ENTRIES_AT_ONCE = 2**23
 
 
@@ -13,8 +13,9 @@ def hrank(x: Tensor) -> Tensor:
     .. math:: \frac{1}{N} \sum_n |\{i : \sigma_i > \max(H, W) \, \epsilon \, \sigma_1\}|
 
     ``sigma`` are the singular values of one map of ``x`` (N, channels, H, W), greatest first, found
-    in float64. Document 001 compares itself with this score (its references 31, HRank). Decided:
-    ``epsilon`` is that of the type of ``x``, so a rank does not count the rounding of the maps.
+    in float64. Lin et al., "HRank", 2020, who do not say when a singular value counts. Chosen here:
+    ``epsilon`` is that of the type of ``x``, so that a rank does not count the rounding of the
+    maps.
 
     Raises:
         ValueError: ``x`` is no batch of maps.
@@ -28,16 +29,13 @@ def hrank(x: Tensor) -> Tensor:
 
 
 def chip(x: Tensor) -> Tensor:
-    r"""Mean loss of nuclear norm when a channel's row goes, (channels,) (CHIP).
+    r"""Mean decrease of the nuclear norm when a channel's row is removed, (channels,) (CHIP).
 
     .. math:: \frac{1}{N} \sum_n |A_n|_* - |A_{n, -c}|_*
 
-    ``A`` is the (channels, H * W) matrix of one sample's maps of ``x`` (N, channels, H, W),
-    ``-c`` leaves row ``c`` out, and the nuclear norm is the sum of singular values. Document 001
-    compares itself with this score (its reference 33, CHIP). Decided: the mean over samples.
-
-    Rows enter only by their products, so the triangular factor of ``A``'s transpose stands for it
-    where there are more pixels than channels.
+    ``A`` is the (channels, H * W) matrix of one sample's maps of ``x`` (N, channels, H, W), ``-c``
+    leaves row ``c`` out, and the nuclear norm is the sum of singular values. Sui et al., "CHIP",
+    2021. Chosen here: the mean over samples.
 
     Raises:
         ValueError: ``x`` is no batch of maps.
@@ -56,6 +54,7 @@ def _ranks(matrices: Tensor, limit: float) -> Tensor:
 def _nuclear_losses(rows: Tensor) -> Tensor:
     channels, pixels = rows.shape
     if pixels > channels:
+        # The norm depends on the products of rows alone, which the triangular factor has as well.
         rows = torch.linalg.qr(rows.mT, mode="r").R.mT
     whole: Tensor = torch.linalg.svdvals(rows).sum()
     together = max(1, _ENTRIES_AT_ONCE // rows.numel())

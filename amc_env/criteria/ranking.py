@@ -1,4 +1,4 @@
-"""From scores to an order of channels, best first."""
+"""The order of channels by their scores, best first."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ def ranking(scores: Tensor) -> Tensor:
     """Channel indices from the highest score to the lowest; of equal scores the lower index first.
 
     Raises:
-        ValueError: The scores are not one finite number a channel.
+        ValueError: The scores are not one finite number for each channel.
     """
     if scores.dim() != 1 or scores.numel() == 0:
         raise ValueError(

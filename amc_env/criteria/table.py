@@ -1,4 +1,4 @@
-"""Criteria by name, and where users' own come in."""
+"""The names of the criteria, and how users' own criteria join them."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,10 +15,7 @@ from amc_env.criteria.by_maps import (
 from amc_env.criteria.by_reconstruction import ReconstructionLoss
 from amc_env.criteria.by_weights import Capacity, GeometricMedian, Magnitude, NormScale, Random
 from amc_env.criteria.criterion import Criterion
-from amc_env.names import make_by_name, with_installed
-
-# Packages add their own under this group of entry points; the package is not touched.
-ENTRY_POINTS = "amc_env.criteria"
+from amc_env.names import Kind
 
 CRITERIA: Mapping[str, Callable[..., Criterion]] = {
     "l1": partial(Magnitude, p=1),
@@ -37,20 +34,20 @@ CRITERIA: Mapping[str, Callable[..., Criterion]] = {
 }
 
 
+CRITERION: Kind[Criterion] = Kind(
+    title="criterion",
+    entry_points="amc_env.criteria",
+    makers=CRITERIA,
+    is_made=lambda thing: isinstance(thing, Criterion),
+)
+
+
 def make_criterion(
     criterion: str | Criterion, options: Mapping[str, Any] | None = None
 ) -> Criterion:
-    """The criterion of a name with its options; a criterion made already is given back.
-
-    Names are those of ``CRITERIA`` and of installed entry points in the group
-    ``amc_env.criteria``.
+    """The criterion that a name or a path stands for, with its options; an object is returned.
 
     Raises:
-        ValueError: There is no such name or option, or an option's value is refused.
+        ValueError: The name or an option does not exist, or an option has a bad value.
     """
-    if isinstance(criterion, Criterion):
-        if options:
-            raise ValueError(f"options {dict(options)} come with a criterion made already")
-        return criterion
-    makers = with_installed("criterion", CRITERIA, ENTRY_POINTS)
-    return make_by_name("criterion", criterion, makers, options)
+    return CRITERION.make(criterion, options)

@@ -1,4 +1,4 @@
-"""Scores of filters from a layer's weights alone; higher = keep."""
+"""Scores of filters from the weights of a layer; the highest are kept longest."""
 
 from typing import Literal, get_args
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from amc_env.information.filters import independence
 
 Axis = Literal["out", "in"]
-# Weiszfeld's iteration converges linearly, except near a data point, which is seen to first.
+# Weiszfeld's iteration converges linearly, except near a data point, which is tested first.
 _MOST_STEPS = 10_000
 _ENOUGH = 1e-13
 
@@ -19,8 +19,9 @@ def norm_score(weight: Tensor, *, p: int = 2, axis: Axis = "out") -> Tensor:
     .. math:: \left(\sum_{ikl} |w_{oikl}|^p\right)^{1/p}
 
     ``w`` is ``weight``, (outputs, inputs, kh, kw) or (outputs, inputs). With ``axis="in"`` the sum
-    is over the outputs in place of the inputs, which is how the original AMC reads magnitude: by
-    what consumes a channel. Document 002, section 4, ranks by ``p`` 2.
+    is over the outputs instead of the inputs: the code of the AMC paper ranks a channel by the
+    weights that consume it. Musat and Andonie, "Entropy Minimization", 2023, section 4, rank by
+    ``p`` 2.
 
     Raises:
         ValueError: ``weight`` has another shape, or ``p`` or the axis is unknown.
@@ -40,7 +41,8 @@ def fpgm(weight: Tensor) -> Tensor:
 
     .. math:: \sum_c |F_i - F_c|_2
 
-    ``F`` are the filters, flattened. Document 001, equation 7, with all filters as neighbours.
+    ``F`` are the flattened filters. Tang et al., "Information Capacity and Independence", 2023,
+    equation 7, with all filters as neighbours.
     """
     return independence(weight)
 
@@ -50,7 +52,8 @@ def fpgm_distance(weight: Tensor) -> Tensor:
 
     .. math:: |F_i - m|_2, \quad m = \arg\min_y \sum_c |F_c - y|_2
 
-    What ``fpgm`` stands for, found by iteration; not in the documents.
+    The distance that ``fpgm`` approximates (He et al., "Filter Pruning via Geometric Median",
+    2019), found by iteration.
     """
     filters = _check_weight(weight).double().flatten(1)
     distances: Tensor = (filters - geometric_median(filters)).norm(dim=1)
@@ -64,7 +67,7 @@ def geometric_median(points: Tensor) -> Tensor:
 
     ``p`` are the points, ``y`` starts as their mean: Weiszfeld's iteration, whose step Vardi and
     Zhang shorten at a data point by that point's own multiplicity. A data point that is the median
-    itself is told by the same test and returned at once. Where a whole segment is optimal, as
+    itself is recognised by the same test and returned at once. Where a whole segment is optimal, as
     between two points, the result is where the iteration from the mean ends.
     """
     points = points.double()

@@ -1,44 +1,57 @@
-"""Labelled images by name: in memory, normalised, training and test apart."""
+"""Data sets of labelled images by name, normalised and held in memory.
+
+torchvision and scikit-learn take seconds to import. They are therefore imported inside the
+functions that read them, so that a run on other data does not wait for them.
+"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 from torch import Tensor
-from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
-from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from amc_env.data.splits import Split, stratified_order
-from amc_env.names import make_by_name
+from amc_env.names import Kind
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10, ImageFolder
 
 CIFAR_MEAN, CIFAR_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """Training data, of which everything is chosen, and test data, which only reports read."""
+    """Training and test data.
+
+    Attributes:
+        train: All that is learnt or chosen comes from these samples.
+        test: Only the final report reads these samples.
+        name: What tables and files call it; by default the name that it was loaded by.
+    """
 
     train: Split
     test: Split
+    name: str = ""
 
     def to(self, device: str) -> "Dataset":
-        """The same on a device."""
-        return Dataset(train=self.train.to(device), test=self.test.to(device))
+        """The same data on a device."""
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes, which is the greatest label plus 1."""
         return int(max(self.train.labels.max(), self.test.labels.max())) + 1
 
 
 def digits(*, test_share: float = 0.5) -> Dataset:
-    """scikit-learn's 1,797 digits of 8 x 8 pixels; every class gives its share to the test."""
+    """scikit-learn's 1,797 digits of 8 x 8 pixels, split into training and test by class."""
+    from sklearn.datasets import load_digits
+
     images, labels = load_digits(return_X_y=True)
     whole = Split(
         inputs=torch.from_numpy(images).float().view(-1, 1, 8, 8) / 8 - 1,
@@ -56,6 +69,8 @@ def cifar10(
     deviation: tuple[float, ...] = CIFAR_DEVIATION,
 ) -> Dataset:
     """CIFAR-10, downloaded by torchvision into the folder ``path`` if it is not there."""
+    from torchvision.datasets import CIFAR10
+
     return _cifar(CIFAR10, path, (mean, deviation))
 
 
@@ -66,6 +81,8 @@ def cifar100(
     deviation: tuple[float, ...] = CIFAR_DEVIATION,
 ) -> Dataset:
     """CIFAR-100, downloaded by torchvision into the folder ``path`` if it is not there."""
+    from torchvision.datasets import CIFAR100
+
     return _cifar(CIFAR100, path, (mean, deviation))
 
 
@@ -75,12 +92,13 @@ def arrays(
     mean: tuple[float, ...] = CIFAR_MEAN,
     deviation: tuple[float, ...] = CIFAR_DEVIATION,
 ) -> Dataset:
-    """Arrays of an ``.npz`` file: ``train_x``, ``train_y``, ``test_x``, ``test_y``.
+    """The arrays ``train_x``, ``train_y``, ``test_x`` and ``test_y`` of an ``.npz`` file.
 
-    Images are bytes, (samples, height, width, channels).
+    Images are bytes, (samples, height, width, channels); labels are whole numbers, one an image.
 
     Raises:
-        ValueError: There is no such file, it lacks an array, or an array is not as it should be.
+        ValueError: There is no such file, an array is missing, or an array has another shape or
+            type.
     """
     if not (Path(path).is_file() and is_zipfile(path)):
         raise ValueError(f"there is no .npz file {path}; give one as data.options.path")
@@ -102,16 +120,18 @@ def image_folder(
     mean: tuple[float, ...] = CIFAR_MEAN,
     deviation: tuple[float, ...] = CIFAR_DEVIATION,
 ) -> Dataset:
-    """Folders ``train`` and ``test`` in ``path``, with a folder of images for each class.
+    """The images of the folders ``train`` and ``test`` in ``path``, each with a folder per class.
 
     Raises:
-        ValueError: One of the folders is missing, or they have other classes.
+        ValueError: One of the folders is missing, or the two have different classes.
     """
+    from torchvision.transforms.v2.functional import pil_to_tensor, resize
+
     train, test = (_folder(Path(path) / part) for part in ("train", "test"))
     if train.classes != test.classes:
         differ = ", ".join(sorted({*train.classes} ^ {*test.classes}))
         raise ValueError(
-            f"train and test in {path} have not the same classes; {differ} is in one of them only"
+            f"train and test in {path} have different classes; {differ} is in one of them only"
         )
     splits = []
     for found in (train, test):
@@ -130,17 +150,25 @@ DATASETS: Mapping[str, Callable[..., Dataset]] = {
 }
 
 
-def load_dataset(name: str, options: Mapping[str, Any] | None = None) -> Dataset:
-    """The data of a name.
+DATASET: Kind[Dataset] = Kind(
+    title="data set",
+    entry_points="amc_env.datasets",
+    makers=DATASETS,
+    is_made=lambda thing: isinstance(thing, Dataset),
+)
+
+
+def load_dataset(given: str | Dataset, options: Mapping[str, Any] | None = None) -> Dataset:
+    """The data set that a name or a path stands for, with its options; an object is returned.
 
     Raises:
-        ValueError: There is no such name or option, or the files are not there.
+        ValueError: The name or an option does not exist, or the files are not there.
     """
-    return make_by_name("data", name, DATASETS, options)
+    return DATASET.make(given, options)
 
 
 def _cifar(
-    source: type[CIFAR10], path: str, scale: tuple[tuple[float, ...], tuple[float, ...]]
+    source: "type[CIFAR10]", path: str, scale: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> Dataset:
     try:
         parts = [source(path, train=is_train, download=True) for is_train in (True, False)]
@@ -153,7 +181,9 @@ def _cifar(
     return Dataset(train=train, test=test)
 
 
-def _folder(path: Path) -> ImageFolder:
+def _folder(path: Path) -> "ImageFolder":
+    from torchvision.datasets import ImageFolder
+
     if not path.is_dir():
         raise ValueError(
             f"there is no folder {path}; give one with train and test as data.options.path"

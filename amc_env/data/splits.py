@@ -1,4 +1,4 @@
-"""The samples that a search reads, and what it must never read."""
+"""The samples that a search reads, and the test samples that it must never read."""
 
 import hashlib
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ class Split:
 
     Attributes:
         inputs: (samples, ...), as the network reads them.
-        labels: (samples,), whole numbers from 0.
+        labels: (samples,), the class of each sample as a whole number from 0.
     """
 
     inputs: Tensor
@@ -48,7 +48,7 @@ class Split:
         return Split(inputs=self.inputs[indices], labels=self.labels[indices])
 
     def to(self, device: torch.device | str) -> "Split":
-        """The samples on a device; this split itself if they are there."""
+        """The samples on a device; this split itself if they are on it already."""
         inputs, labels = self.inputs.to(device), self.labels.to(device)
         is_there = inputs is self.inputs and labels is self.labels
         return self if is_there else Split(inputs=inputs, labels=labels)
@@ -57,7 +57,7 @@ class Split:
     def of(
         cls, samples: "Split | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]"
     ) -> "Split":
-        """A split of a pair of tensors, or of a loader that gives pairs.
+        """A split from a pair of tensors (inputs, labels), or from a loader that yields such pairs.
 
         Raises:
             ValueError: It is neither.
@@ -81,13 +81,13 @@ Samples = Split | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PruningData:
-    """What a search reads: calibration samples and the mini split that rewards are paid on.
+    """The samples of a search: the calibration split and the validation split.
 
     Attributes:
-        calibration: Samples for scores and repair.
-        validation: The mini split. It must come from training data.
-        test: Samples of the final report. No reward and no choice reads them; they are here so
-            that a leak is found.
+        calibration: Samples that the criterion and the repair read.
+        validation: Samples on which rewards are paid. They must come from training data.
+        test: Samples of the final report. No reward and no choice reads them; they are only
+            compared with the other splits, so that shared samples are refused.
     """
 
     calibration: Split
@@ -121,9 +121,9 @@ class PruningData:
         validation: int = 5000,
         seed: int = 0,
     ) -> "PruningData":
-        """Both splits drawn from training data, stratified by class and apart from each other.
+        """Both splits drawn from training data, stratified by class, without shared samples.
 
-        Where there are not as many samples, calibration gets its number and validation the rest.
+        If there are too few samples for both, calibration gets its number and validation the rest.
 
         Raises:
             ValueError: There are too few samples for both.
@@ -141,7 +141,7 @@ class PruningData:
         )
 
     def to(self, device: torch.device | str) -> "PruningData":
-        """The samples that are read on a device; those of the test, already compared, stay away."""
+        """Both splits on a device, without the test samples, which have been compared already."""
         calibration, validation = self.calibration.to(device), self.validation.to(device)
         if calibration is self.calibration and validation is self.validation:
             return self
@@ -152,14 +152,14 @@ class PruningData:
 
 
 def stratified_order(labels: Tensor, *, seed: int) -> Tensor:
-    """A random order of samples in which every stretch has the classes in their shares."""
+    """A random order of samples in which every part has the same shares of the classes."""
     labels = labels.cpu()
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(len(labels), generator=generator)
     places = torch.empty(len(labels), dtype=torch.float64)
     for label in labels.unique():
         members = shuffled[labels[shuffled] == label]
-        # Spread over the whole order, each class from a start of its own.
+        # A class is spread evenly over the whole order, from a random start of its own.
         start = torch.rand((), generator=generator, dtype=torch.float64)
         places[members] = (torch.arange(len(members), dtype=torch.float64) + start) / len(members)
     return places.argsort(stable=True)

@@ -1,13 +1,18 @@
-r"""Spatial entropy of feature maps by aura matrices (documents 000 and 002).
+r"""Spatial entropy of feature maps by aura matrices.
+
+Musat and Andonie, "Accelerating Convolutional Neural Network Pruning via Spatial Aura Entropy",
+2023 (short: "Spatial Aura Entropy"), and "Pruning Convolutional Filters via Reinforcement Learning
+with Entropy Minimization", 2023 (short: "Entropy Minimization").
 
 A map is quantised into ``bins`` symbols. The aura matrix of an offset ``(k, l)`` counts the pairs
 of symbols at ``(i, j)`` and ``(i + k, j + l)``; its entropy relative to that of a single pixel is 0
 where a neighbour is known exactly and 1 where it is independent. AME is the mean over offsets.
 
-The documents leave choices open, which the golden vectors have made. ``H(0)`` is the mean entropy
-of the pair table's own marginals, which keeps the relative entropy in [0, 1] without clipping. The
-tables of ``(-1, 0)`` and ``(0, -1)`` are transposes of those of ``(1, 0)`` and ``(0, 1)``, so two
-offsets give the mean over four. The pairs of all samples of a batch fall into one table a channel.
+The papers leave choices open, for which the golden vectors define what holds here. ``H(0)`` is the
+mean entropy of the pair table's own marginals, which keeps the relative entropy in [0, 1] without
+clipping. The tables of ``(-1, 0)`` and ``(0, -1)`` are transposes of those of ``(1, 0)`` and
+``(0, 1)``, so two offsets give the mean over four. The pairs of all samples of a batch are counted
+in one table for each channel.
 """
 
 import warnings
@@ -33,11 +38,11 @@ _RANGES = {"channel": (0, 2, 3), "map": (2, 3), "layer": (0, 1, 2, 3)}
 
 
 def bins_for(x: Tensor, bins: Bins) -> int:
-    """How many bins maps (N, C, H, W) get: those given, or by the pairs there are.
+    """The number of bins for maps (N, C, H, W): the given one, or one that the pairs can fill.
 
-    A table of fewer pairs than cells measures how many pairs there are, whatever the maps show;
-    that is warned about. ``"auto"`` is the greatest power of 2 whose square the pairs of an offset
-    reach, from 2 to 256. Not in the documents.
+    The entropy of a table with fewer pairs than cells measures the number of pairs rather than what
+    the maps show; this is warned about. ``"auto"`` is the greatest power of 2 whose square the
+    pairs of an offset reach, from 2 to 256. The papers have no such rule.
 
     Raises:
         ValueError: ``bins`` is neither a number of at least 2 nor ``"auto"``.
@@ -57,7 +62,7 @@ def bins_for(x: Tensor, bins: Bins) -> int:
 
 
 def check_bins(bins: object) -> None:
-    """Refuse what is no number of bins.
+    """Refuse a value that is no number of bins.
 
     Raises:
         ValueError: It is neither a number of at least 2 nor ``"auto"``.
@@ -72,10 +77,10 @@ def quantize(x: Tensor, *, bins: int, scope: Scope = "channel") -> Tensor:
     .. math:: q = \min(\lfloor (x - lo) / (hi - lo) \cdot bins \rfloor, bins - 1)
 
     ``lo`` and ``hi`` are the least and greatest value of the scope: a channel over all samples, a
-    single map, the whole layer, or two given numbers. Document 000 bins the maps (equation 2) and
-    does not say how; decided: equal widths, a channel's own range over the batch, the greatest
-    value in the last bin, values outside a given range in the first or last bin, and one symbol, 0,
-    where ``lo`` equals ``hi``.
+    single map, the whole layer, or two given numbers. Musat and Andonie, "Spatial Aura Entropy",
+    2023, bin the maps in equation 2 and do not say how. Chosen here: equal widths, a channel's own
+    range over the batch, the greatest value in the last bin, values outside a given range in the
+    first or last bin, and one symbol, 0, where ``lo`` equals ``hi``.
 
     Raises:
         ValueError: ``x`` is no batch of finite maps, ``bins`` is below 1 or the scope is unknown.
@@ -102,8 +107,8 @@ def pair_counts(symbols: Tensor, *, offset: tuple[int, int], bins: int) -> Tenso
     .. math:: c_{gg'}(k, l) = |\{(i, j) : X_{i, j} = g, X_{i + k, j + l} = g'\}|
 
     ``X`` is ``symbols``, (H, W) or (n, H, W), whose counts add up; ``(k, l)`` is the offset, down
-    and right. Document 000, equation 2, times the number of pairs. Decided: only pairs with both
-    pixels inside count, without padding or wrapping.
+    and right. Musat and Andonie, "Spatial Aura Entropy", 2023, equation 2, times the number of
+    pairs. Chosen here: only pairs with both pixels inside count, without padding or wrapping.
     """
     first, second = shifted(symbols, offset)
     codes = (first * bins + second).flatten()
@@ -116,10 +121,10 @@ def ame_of_symbols(symbols: Tensor, *, bins: int, h0: Base = "pair") -> float:
     .. math:: H_{AME} = \frac{1}{4} (H_R(-1, 0) + H_R(0, -1) + H_R(1, 0) + H_R(0, 1)), \quad
               H_R(k, l) = \frac{H(k, l) - H(0)}{H(0)}
 
-    ``H(k, l)`` is the entropy of the aura matrix. Document 000, equations 3, 4 and 6. Decided:
-    ``H(0)`` is the mean entropy of the matrix's marginals; ``h0="global"`` takes it from all pixels
-    and clips to [0, 1], ``"global-raw"`` does not clip. 0 where ``H(0)`` is 0. An offset without a
-    pair is left out; NaN where none has one.
+    ``H(k, l)`` is the entropy of the aura matrix. Musat and Andonie, "Spatial Aura Entropy", 2023,
+    equations 3, 4 and 6. Chosen here: ``H(0)`` is the mean entropy of the matrix's marginals;
+    ``h0="global"`` takes it from all pixels and clips to [0, 1], ``"global-raw"`` does not clip. 0
+    where ``H(0)`` is 0. An offset without a pair is left out; NaN where none has one.
     """
     return float(ame_of_rows(symbols.reshape(1, -1, *symbols.shape[-2:]), bins=bins, h0=h0))
 
@@ -141,8 +146,9 @@ def relative_entropy(
 
     .. math:: H_R(k, l) = \frac{H(k, l) - H(0)}{H(0)}
 
-    Document 000, equation 4. ``base`` is ``H(0)`` of each row, (rows,); without one, the mean
-    entropy of the first and of the second pixels. 0 where ``H(0)`` is 0; NaN without a pair.
+    Musat and Andonie, "Spatial Aura Entropy", 2023, equation 4. ``base`` is ``H(0)`` of each row,
+    (rows,); without one, the mean entropy of the first and of the second pixels. 0 where ``H(0)``
+    is 0; NaN without a pair.
     """
     first, second = (pixels.flatten(1) for pixels in shifted(symbols, offset))
     joint = entropy_of_symbols(first * bins + second, bins=bins * bins)
@@ -162,8 +168,9 @@ def spatial_entropy(
 ) -> Tensor:
     """AME of every channel of maps (N, C, H, W), (C,) in the type of ``x``; NaN for 1 x 1 maps.
 
-    Documents 000, equation 6, and 002, equation 5; see ``ame_of_symbols``. They speak of one map.
-    Decided: ``pool="batch"`` counts the pairs of all samples in one table a channel; ``"sample"``
+    "Spatial Aura Entropy", equation 6, and "Entropy Minimization", equation 5, for one map; see
+    ``ame_of_symbols``. Chosen here: ``pool="batch"`` counts the pairs of all samples in one table
+    for each channel; ``"sample"``
     averages one AME a map over the maps that are not constant, 0 where all are.
     """
     return _channel_entropies(x, bins=bins, scope=scope, pool=pool, h0=h0).to(x.dtype)
@@ -172,8 +179,8 @@ def spatial_entropy(
 def live_channels(x: Tensor, *, dead: Dead = "constant") -> Tensor:
     """Which channels of maps (N, C, H, W) are alive, (C,), boolean.
 
-    Decided: a channel is dead if it has one value over the batch; with ``dead="zero"`` only if that
-    value is 0.
+    Chosen here: a channel is dead if it has one value over the batch; with ``dead="zero"`` only if
+    that value is 0.
     """
     if dead not in get_args(Dead):
         raise ValueError(f"dead {dead!r} does not exist; choose one of {', '.join(get_args(Dead))}")
@@ -192,8 +199,8 @@ def layer_entropy(
 ) -> float:
     """Mean AME of the live channels; NaN where none is alive or the maps are 1 x 1.
 
-    Document 002 averages over all activation maps of a layer. Decided: a dead channel, whose
-    entropy of 0 would reward killing channels, is left out.
+    Musat and Andonie, "Entropy Minimization", 2023, average over all activation maps of a layer.
+    Chosen here: a dead channel, whose entropy of 0 would reward killing channels, is left out.
     """
     live = live_channels(x, dead=dead)
     if not live.any():
@@ -214,9 +221,9 @@ def entropy_reward(
 
     .. math:: R = 1 - \frac{1}{L} \sum_{i=1}^{L} H_{AME}(\mathbf{X}_i)
 
-    ``X_i`` are the maps (N, C, H, W) of layer ``i``. Document 002, the reward of its section 4.
-    Decided: layers without a number (1 x 1 maps, no live channel) are left out of the mean. Bins
-    go through ``bins_for``, layer by layer.
+    ``X_i`` are the maps (N, C, H, W) of layer ``i``. Musat and Andonie, "Entropy Minimization",
+    2023, the reward of its section 4. Chosen here: layers without a number (1 x 1 maps, no live
+    channel) are left out of the mean. Bins go through ``bins_for``, layer by layer.
     """
     each = [
         layer_entropy(x, bins=bins_for(x, bins), scope=scope, pool=pool, h0=h0, dead=dead)

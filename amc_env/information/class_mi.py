@@ -1,8 +1,9 @@
-r"""Mutual information between what a channel shows and the class of its sample.
+r"""Mutual information between the pixels of a channel and the class of the sample.
 
-The direct estimate beside the label grids of document 000 (equation 1), with the class itself for
-``Y``: never negative, and ``H(class)`` for a channel that gives the class away. Not in the
-documents; defined by the golden vectors.
+This is a direct estimate of the mutual information that label grids stand for (Musat and Andonie,
+"Spatial Aura Entropy", 2023, equation 1), with the class itself for ``Y``. It is never negative,
+and ``H(class)`` for a channel that determines the class. It is not in the paper; the golden vectors
+define it.
 """
 
 from math import prod
@@ -29,9 +30,10 @@ def class_mi(
 
     ``X`` is the symbol of a pixel of the maps ``x`` (N, C, H, W) or, at ``order`` 2, of a pixel and
     its lower or right neighbour, averaged over the two; ``Y`` the sample's class, of ``labels``
-    (N,), any integers. Document 000, equation 1. Decided: all pixels of all samples are pooled, the
-    plug-in estimate is never below 0, 1 x 1 maps are read at order 1, and ``normalize`` divides by
-    ``H(Y)``. The estimate is biased upwards where cells outnumber samples; see ``class_mi_excess``.
+    (N,), any integers. Musat and Andonie, "Spatial Aura Entropy", 2023, equation 1. Chosen here:
+    all pixels of all samples are pooled, the plug-in estimate is never below 0, 1 x 1 maps are read
+    at order 1, and ``normalize`` divides by ``H(Y)``. The estimate is biased upwards where cells
+    outnumber samples; see ``class_mi_excess``.
 
     Raises:
         ValueError: ``x`` is no batch of maps, ``labels`` do not fit it, or the order is unknown.
@@ -58,7 +60,7 @@ def class_mi_excess(
     .. math:: I(X; Y) - \frac{1}{P} \sum_p I(X; Y_{\pi_p})
 
     ``pi`` are the rows of ``permutations`` (P, N), orders of the samples. The mean over shuffled
-    labels is what the estimate's bias gives to a channel that knows nothing of the class.
+    labels is the bias of the estimate for a channel that is independent of the class.
 
     Raises:
         ValueError: As ``class_mi``, or ``permutations`` is not (P, N) with P of 1 or more.
@@ -105,7 +107,7 @@ def _classes(labels: Tensor) -> Tensor:
 
 
 def _codes(symbols: Tensor, *, bins: int, order: int) -> list[tuple[Tensor, int]]:
-    """What is shown, as codes (N, pixels) and the number of possible codes, for each offset."""
+    """Symbols or pairs of symbols as codes (N, pixels), and the number of possible codes."""
     if order == 2:
         pairs = [shifted(symbols, offset) for offset in OFFSETS]
         codes = [(a * bins + b).flatten(1) for a, b in pairs if prod(a.shape)]

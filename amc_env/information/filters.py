@@ -1,9 +1,11 @@
-r"""Information capacity and independence of filters, from weights alone (document 001).
+r"""Information capacity and independence of filters, from weights alone.
 
 Capacity is high where a filter's kernels are spread unevenly; independence where a filter is far
-from the others of its layer. Document 001 leaves choices open, which the golden vectors have made:
-a kernel or filter is never its own neighbour, both terms are min-max scaled within the layer before
-they are weighed, and a linear layer's weight (outputs, inputs) has kernels of 1 x 1.
+from the others of its layer. Both are from Tang, Hu and Shi, "Filter Pruning based on Information
+Capacity and Independence", 2023. The paper leaves choices open, for which the golden vectors define
+what holds here: a kernel or filter is never its own neighbour, both terms are min-max scaled within
+the layer before they are weighed, and the weight of a linear layer,
+(outputs, inputs), has kernels of 1 x 1.
 """
 
 from math import log, log2
@@ -26,12 +28,13 @@ def filter_entropy(
     .. math:: H = -\sum_q p_q \log_2 p_q, \quad p_q = \frac{\exp s_q}{\sum_i \exp s_i}, \quad
               s_q = \sum_c |w^q - w^c|_2
 
-    ``w`` are the kernels of a filter. Document 001, equations 2 to 5. Decided: the sum is over all
-    other kernels, or over the ``nearest`` M of them.
+    ``w`` are the kernels of a filter. Tang et al., "Information Capacity and Independence", 2023,
+    equations 2 to 5. Chosen here: the sum is over all other kernels, or over the ``nearest`` M of
+    them.
 
     Args:
         weight: (outputs, inputs, kh, kw), or (outputs, inputs) of a linear layer.
-        nearest: Sum over so many nearest other kernels; over all if None or too many.
+        nearest: Number of nearest other kernels that count; all if None or above their number.
         normalize: Divide by log2 inputs, for a range of 0 to 1.
 
     Raises:
@@ -41,7 +44,7 @@ def filter_entropy(
 
 
 def capacity(weight: Tensor, *, nearest: int | None = None, normalize: bool = False) -> Tensor:
-    """1 - ``filter_entropy``, (outputs,); higher means keep (document 001, equation 6)."""
+    """1 - ``filter_entropy``, (outputs,); higher means keep (equation 6 of the paper)."""
     return (1.0 - _filter_entropy(weight, nearest, normalize=normalize)).to(weight.dtype)
 
 
@@ -52,9 +55,10 @@ def independence(
 
     .. math:: I_i = \sum_c |F_i - F_c|
 
-    ``F`` are the filters, flattened. Document 001, equation 7, whose sum is over the nearest M.
-    Decided: all others unless ``nearest`` says how many; a zero filter is at cosine distance 1 from
-    any other and 0 from another zero filter.
+    ``F`` are the filters, flattened. Tang et al., "Information Capacity and Independence", 2023,
+    equation 7, whose sum is over the nearest M. Chosen here: all others unless ``nearest`` gives
+    their number; a zero filter is at cosine distance 1 from any other and 0 from another zero
+    filter.
 
     Raises:
         ValueError: ``weight`` has no 2 or 4 dimensions, or the metric or ``nearest`` is wrong.
@@ -74,14 +78,14 @@ def importance(
 
     .. math:: O = \sigma \cdot IM_{cap} + (1 - \sigma) \cdot IM_{ind}
 
-    Document 001, equation 8, which adds the raw terms (``scaled=False``); independence, the greater
-    by far, then rules alone. Decided: each is min-max scaled within the layer first, to 0 where all
-    are equal.
+    Tang et al., "Information Capacity and Independence", 2023, equation 8, which adds the raw terms
+    (``scaled=False``). Independence is then far greater than capacity and decides alone. Chosen
+    here: each is min-max scaled within the layer first, to 0 where all are equal.
 
     Args:
         weight: (outputs, inputs, kh, kw), or (outputs, inputs).
         sigma: Weight of capacity, from 0 to 1.
-        nearest: How many neighbours count, among kernels and among filters; all if None.
+        nearest: Numbers of neighbours that count, among kernels and among filters; all if None.
         metric: Distance between filters.
         scaled: Min-max scale both terms first.
 

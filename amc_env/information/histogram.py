@@ -1,8 +1,8 @@
-r"""Entropy of feature maps that ignores where values stand; the ablation of ``aura``.
+r"""Entropy of feature maps that ignores where values stand, for comparison with ``aura``.
 
-Document 000 (section 3) and 002 argue that Shannon's univariate entropy misses a map's spatial
-order. This is that entropy, with the same bins and the same dead channels, so that a comparison
-changes nothing but the measure.
+Musat and Andonie, "Spatial Aura Entropy" (section 3) and "Entropy Minimization", both 2023, argue
+that Shannon's univariate entropy misses the spatial order of a map. This is that entropy, with the
+same bins and the same dead channels, so that a comparison changes nothing but the measure.
 """
 
 from math import log2
@@ -20,7 +20,7 @@ def histogram_entropy(x: Tensor, *, bins: int = 256, scope: Scope = "channel") -
     .. math:: H = -\frac{1}{\log b} \sum_{g=1}^{b} p_g \log p_g
 
     ``p_g`` is the share of the pixels of a channel, of all samples of ``x`` (N, C, H, W), in bin
-    ``g`` of ``b``. Decided: one bin has the entropy 0.
+    ``g`` of ``b``. Chosen here: one bin has the entropy 0.
 
     Raises:
         ValueError: ``x`` is no batch of maps, ``bins`` is below 1 or the scope is unknown.

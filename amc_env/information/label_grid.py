@@ -1,7 +1,8 @@
-r"""Mutual information of feature maps with a grid made of the label (document 000).
+r"""Mutual information of feature maps with a grid made of the label.
 
 The label's one-hot vector is repeated into a square, resized to a map's size and read as a second
-image beside the map: the pairs of both images give a joint AME.
+image beside the map: the pairs of pixels of both images give a joint AME. Musat and Andonie,
+"Accelerating Convolutional Neural Network Pruning via Spatial Aura Entropy", 2023.
 """
 
 from typing import Literal, get_args
@@ -31,10 +32,11 @@ def label_grids(
 
     .. math:: Y_{nij} = [\lfloor j c / W \rfloor = y_n]
 
-    ``y`` are the labels, ``c`` is ``classes``, ``(H, W)`` is ``size``. Document 000, below equation
-    9, "interpolation with constant values". Decided: nearest, in integers, and stripes that stand
-    (``"columns"``); ``"rows"`` has ``i`` and ``H`` for ``j`` and ``W``. Where a map is narrower
-    than there are classes, some labels have a grid of zeros.
+    ``y`` are the labels, ``c`` is ``classes``, ``(H, W)`` is ``size``. Musat and Andonie, "Spatial
+    Aura Entropy", 2023, below equation 9, "interpolation with constant values". Chosen here:
+    nearest, in integers, and upright stripes (``"columns"``); ``"rows"`` has ``i`` and ``H`` for
+    ``j`` and ``W``. Where a map is narrower than there are classes, some labels have a grid of
+    zeros.
 
     Raises:
         ValueError: A label is not from 0 to ``classes - 1`` or the orientation is unknown.
@@ -42,7 +44,9 @@ def label_grids(
     if orient not in get_args(Orient):
         raise ValueError(f"orient {orient!r} does not exist; choose columns or rows")
     if labels.dim() != 1 or not bool(((labels >= 0) & (labels < classes)).all()):
-        raise ValueError(f"labels are {labels.tolist()}; give one from 0 to {classes - 1} a sample")
+        raise ValueError(
+            f"labels are {labels.tolist()}; give one from 0 to {classes - 1} for each sample"
+        )
     height, width = size
     length = width if orient == "columns" else height
     stripe = torch.arange(length, device=labels.device) * classes // length
@@ -59,10 +63,10 @@ def joint_ame(
     .. math:: p_{gg'g''g'''}(k, l) = P(X_{i, j} = g, X_{i+k, j+l} = g',
                                        Y_{i, j} = g'', Y_{i+k, j+l} = g''')
 
-    ``X`` is ``symbols``, ``Y`` is ``other``. Document 000, equations 8 and 9: the pair table of the
-    product symbol ``x * other_bins + y``. Decided: ``H(0)`` is the product's own, which keeps the
-    result in [0, 1]; ``h0="x"`` takes that of ``X`` alone, with no upper bound, NaN where ``X`` is
-    constant.
+    ``X`` is ``symbols``, ``Y`` is ``other``. Musat and Andonie, "Spatial Aura Entropy", 2023,
+    equations 8 and 9: the pair table of the product symbol ``x * other_bins + y``. Chosen here:
+    ``H(0)`` is the product's own, which keeps the result in [0, 1]; ``h0="x"`` takes that of ``X``
+    alone, with no upper bound, NaN where ``X`` is constant.
 
     Raises:
         ValueError: The images differ in shape or ``h0`` is unknown.
@@ -89,10 +93,10 @@ def grid_mi(
 
     .. math:: I(X, Y) = H_{AME}(X) - H_{AME}(X, Y)
 
-    ``X`` are a channel's maps of ``x`` (N, C, H, W), ``Y`` the ``label_grids`` (N, H, W). Document
-    000, equation 7, which takes the entropy of the label as 0. It names equation 5 (SDE) for the
-    joint term; decided: equation 9, the joint AME. Negative values are possible.
-    ``pool="sample"`` averages one value a sample.
+    ``X`` are a channel's maps of ``x`` (N, C, H, W), ``Y`` the ``label_grids`` (N, H, W). Musat and
+    Andonie, "Spatial Aura Entropy", 2023, equation 7, which takes the entropy of the label as 0.
+    The paper names equation 5 (SDE) for the joint term. Chosen here: equation 9, the joint AME.
+    Negative values are possible. ``pool="sample"`` averages one value for each sample.
 
     Raises:
         ValueError: ``x`` is no batch of maps or ``grids`` do not fit it.

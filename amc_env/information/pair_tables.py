@@ -8,8 +8,9 @@ table's cells grows with each pair that is counted,
 
 because counting one more in a cell of ``c`` adds ``f(c + 1) - f(c)``, which is looked up.
 
-numba takes long to import; import this module where it is used. A function is compiled when it is
-first called, for a few seconds, and kept in numba's cache where that can be written.
+numba takes half a second to import, so this module is imported where it is used. A function is
+compiled when it is first called, for a few seconds, and kept in numba's cache where that can be
+written.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,9 @@
-r"""Matrix-based Rényi entropy and mutual information of samples (document 001, equation 1).
+r"""Matrix-based Rényi entropy and mutual information of samples.
 
-The kernel entropy that document 000 (section 4, the HRel method) replaces; it is here to be
-compared with. The kernel's width follows the data, so neither scale nor shift of the samples
-changes the result.
+This is the entropy of the HRel method (Sarvani et al., "HRel", 2022). Musat and Andonie, "Spatial
+Aura Entropy", 2023, replace it by an entropy of aura matrices; it is implemented here for
+comparison. The kernel's width follows the data, so neither scale nor shift of the samples changes
+the result.
 """
 
 from math import log
@@ -22,8 +23,8 @@ def kernel_width(distances: Tensor, *, rule: Width = "mean") -> Tensor:
     """The width ``s`` of a Gaussian kernel from distances (n, n) between samples, a scalar.
 
     ``"mean"`` and ``"median"`` are of the distances between different samples, ``("knn", k)`` is
-    the mean distance to the ``k`` nearest others; a number is taken as it is. Decided, since
-    document 001 does not say: the mean. 0 for a single sample.
+    the mean distance to the ``k`` nearest others; a number is taken as it is. Tang et
+    al., 2023, do not say which rule they use; chosen here: the mean. 0 for a single sample.
 
     Raises:
         ValueError: The rule does not exist or ``k`` is below 1.
@@ -56,8 +57,9 @@ def gram(features: Tensor, *, width: Width = "mean", form: Form = "2s2") -> Tens
     .. math:: K_{ab} = \exp\left(-\frac{|f_a - f_b|^2}{2 s^2}\right)
 
     ``f`` are the flattened samples, ``s`` their kernel's width (see ``kernel_width``);
-    ``form="s2"`` leaves the 2 out. Document 001, the kernel below equation 1. Decided: the limit at
-    width 0, which is 1 where samples are equal and 0 elsewhere.
+    ``form="s2"`` leaves the 2 out. Tang et al., "Information Capacity and Independence", 2023, the
+    kernel below equation 1. Chosen here: the limit at width 0, which is 1 where samples are equal
+    and 0 elsewhere.
 
     Raises:
         ValueError: There are no samples, or the width or form does not exist.
@@ -80,9 +82,9 @@ def entropy_of_gram(kernel: Tensor, *, alpha: float = 1.01) -> Tensor:
 
     .. math:: H_\alpha = \frac{1}{1 - \alpha} \log_2 \sum_i \lambda_i^\alpha
 
-    ``lambda`` are the eigenvalues of ``K / tr K``. Document 001, equation 1. Decided: negative
-    eigenvalues are rounding and count as 0, the rest is scaled to sum 1; Shannon's entropy of the
-    eigenvalues at ``alpha`` 1.
+    ``lambda`` are the eigenvalues of ``K / tr K``. Tang et al., "Information Capacity and
+    Independence", 2023, equation 1. Chosen here: negative eigenvalues are rounding and count as 0,
+    the rest is scaled to sum 1; Shannon's entropy of the eigenvalues at ``alpha`` 1.
 
     Raises:
         ValueError: ``alpha`` is not above 0.
@@ -102,7 +104,7 @@ def entropy_of_gram(kernel: Tensor, *, alpha: float = 1.01) -> Tensor:
 def renyi_entropy(
     features: Tensor, *, alpha: float = 1.01, width: Width = "mean", form: Form = "2s2"
 ) -> Tensor:
-    """Rényi entropy in bits of samples (n, ...), a scalar from 0 to log2 n; document 001, eq. 1."""
+    """Rényi entropy in bits of samples (n, ...), a scalar from 0 to log2 n."""
     kernel = gram(features, width=width, form=form)
     return entropy_of_gram(kernel, alpha=alpha).to(features.dtype)
 
@@ -129,11 +131,12 @@ def renyi_mi(
     .. math:: I = S(K_x) + S(K_y) - S(K_x \circ K_y)
 
     ``K_x`` is the kernel of a channel's maps (N, C, H, W), ``K_y`` that of the labels (N,), ``S``
-    ``entropy_of_gram``. Document 000, section 4 (HRel), replaces it by ``grid_mi``. Decided:
-    ``K_y`` is 1 where labels are equal, else 0, and the product is trace-normalised again.
+    ``entropy_of_gram``. Musat and Andonie, "Spatial Aura Entropy", 2023, section 4 (HRel), replace
+    it by ``grid_mi``. Chosen here: ``K_y`` is 1 where labels are equal, else 0, and the product is
+    trace-normalised again.
 
     Raises:
-        ValueError: ``x`` is no batch of maps or there is not one label a sample.
+        ValueError: ``x`` is no batch of maps, or there is not one label for each sample.
     """
     _check_maps(x)
     if labels.shape != x.shape[:1]:

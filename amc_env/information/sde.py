@@ -1,4 +1,4 @@
-"""Spatial disorder entropy: every pair of pixels of a small image (documents 000 and 002)."""
+"""Spatial disorder entropy, from every pair of pixels of a small image."""
 
 from itertools import product
 from typing import get_args
@@ -17,10 +17,11 @@ def sde(
     .. math:: H_{SDE} = \frac{1}{mn} \sum_{i=1}^m \sum_{j=1}^n \sum_{k=1}^m \sum_{l=1}^n
               H_R(i - k, j - l)
 
-    ``m`` and ``n`` are ``H`` and ``W``, ``H_R`` is as in ``aura``, 0 at the offset (0, 0). Document
-    000, equation 5; 002, equation 4. Decided: divided by the ``(mn)^2 - mn`` ordered pairs of
-    different pixels, which puts it in [0, 1]; ``normalize=False`` divides by ``mn`` as printed. The
-    cost grows with the square of the number of pixels.
+    ``m`` and ``n`` are ``H`` and ``W``, ``H_R`` is as in ``aura``, 0 at the offset (0, 0). Musat
+    and Andonie, 2023, "Spatial Aura Entropy", equation 5, and "Entropy Minimization", equation 4.
+    Chosen here: divided by the ``(mn)^2 - mn`` ordered pairs of different pixels, which puts it in
+    [0, 1]; ``normalize=False`` divides by ``mn`` as printed. The cost grows with the square of the
+    number of pixels.
 
     Raises:
         ValueError: ``image`` is not one finite image, or ``bins``, the scope or ``h0`` is wrong.

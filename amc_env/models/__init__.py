@@ -1,15 +1,15 @@
 """Reference networks, built by name, and the loading of trained weights."""
 
 from amc_env.models.checkpoint import load_checkpoint_, read_checkpoint
-from amc_env.models.lookup import NamedModel, find_model
-from amc_env.models.zoo import MODELS, ModelEntry, build_model, example_input, model_entry
+from amc_env.models.lookup import MODEL, NamedModel, find_model
+from amc_env.models.zoo import MODELS, ModelEntry, build_model, model_entry
 
 __all__ = [
+    "MODEL",
     "MODELS",
     "ModelEntry",
     "NamedModel",
     "build_model",
-    "example_input",
     "find_model",
     "load_checkpoint_",
     "model_entry",

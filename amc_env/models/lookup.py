@@ -1,18 +1,20 @@
-"""Models by name or file: this package's, torchvision's, timm's, or one's own."""
+"""Models by name, by the path of a user's own code, or as objects.
 
+torchvision and timm take seconds to import. They are therefore imported inside the functions that
+list their models, which are only called for names that are not in the package's own table.
+"""
+
+import importlib
 import importlib.util
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
-import torchvision
 from torch import nn
 
 from amc_env.models.zoo import MODELS, build_model
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from amc_env.names import Kind, name_of
 
 _IMAGENET = (3, 224, 224)
 # Without this, these two warn that their slow initial values will change.
@@ -22,7 +24,7 @@ _LARGER_INPUTS = {"inception_v3": (3, 299, 299)}
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
-    """A model with fresh weights, in evaluation mode, and the shape of one sample.
+    """A model in evaluation mode, and the shape of one sample.
 
     ``input_shape`` is None where only the caller can know it.
     """
@@ -32,65 +34,63 @@ class NamedModel:
     input_shape: tuple[int, ...] | None
 
 
-def find_model(source: str) -> NamedModel:
-    """Build the model that ``source`` names.
+def find_model(source: str | nn.Module, options: Mapping[str, Any] | None = None) -> NamedModel:
+    """The model that a name or a path stands for, with fresh weights; an object is taken as it is.
 
     Args:
-        source: A name of this package's zoo, of torchvision or of timm, looked up in that order;
-            or ``FILE.py:FUNCTION``, a function without arguments that returns the model.
+        source: A name of this package's table, of torchvision or of timm, looked up in that order;
+            the name of an entry point in the group ``amc_env.models``; or the path of a class or
+            function that returns the model, ``FILE.py:FUNCTION`` or ``PACKAGE.MODULE.FUNCTION``.
+        options: Arguments of the function that builds the model, such as ``num_classes``.
 
     Raises:
-        ValueError: Nothing has that name; the message gives the nearest.
+        ValueError: Nothing has that name, or the model cannot be built.
     """
-    path, colon, function = source.rpartition(":")
-    if colon and path.endswith(".py"):
-        return NamedModel(name=source, model=_from_file(Path(path), function), input_shape=None)
-    if source.endswith(".py"):
-        raise ValueError(f"{source} names no function; write {source}:FUNCTION")
+    given = dict(options or {})
+    if isinstance(source, str) and source in MODELS:
+        # The same name gives the same weights, whatever has been drawn before.
+        given = {"seed": 0, **given}
+    model = MODEL.make(source, given).eval()
+    if not isinstance(source, str):
+        return NamedModel(name=name_of(model), model=model, input_shape=None)
+    return NamedModel(name=source, model=model, input_shape=_input_shape(source, model))
+
+
+def _input_shape(source: str, model: nn.Module) -> tuple[int, ...] | None:
     if source in MODELS:
-        model = build_model(source, seed=0)
-        return NamedModel(name=source, model=model.eval(), input_shape=MODELS[source].input_shape)
-    if source in _torchvision_names():
-        model = torchvision.models.get_model(source, weights=None, **_QUIET_BUILD.get(source, {}))
-        shape = _LARGER_INPUTS.get(source, _IMAGENET)
-        return NamedModel(name=source, model=model.eval(), input_shape=shape)
-    return _from_timm(source)
+        return MODELS[source].input_shape
+    if type(model).__module__.startswith("torchvision.") and source in _of_torchvision():
+        return _LARGER_INPUTS.get(source, _IMAGENET)
+    # timm describes the images that a model was trained on.
+    description = getattr(model, "default_cfg", None) or {}
+    shape = description.get("input_size")
+    return None if shape is None else tuple(shape)
 
 
-def _torchvision_names() -> list[str]:
-    return list(torchvision.models.list_models(module=torchvision.models))
+def _of_torchvision() -> Mapping[str, Callable[..., nn.Module]]:
+    import torchvision
 
-
-def _from_timm(source: str) -> NamedModel:
-    known = [*MODELS, *_torchvision_names()]
-    if importlib.util.find_spec("timm") is not None:
-        timm: Any = importlib.import_module("timm")
-        if timm.is_model(source):
-            model = timm.create_model(source, pretrained=False)
-            shape = tuple(model.default_cfg["input_size"])
-            return NamedModel(name=source, model=model.eval(), input_shape=shape)
-        known += timm.list_models()
-    (nearest,) = get_close_matches(source, known, n=1, cutoff=0.0)
-    raise ValueError(
-        f"no model is called {source!r}; the nearest name is {nearest!r}; for your own model "
-        "give FILE.py:FUNCTION, where FUNCTION() returns it"
-    )
-
-
-def _from_file(path: Path, function: str) -> nn.Module:
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} cannot be imported; give a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    build: Callable[[], object] | None = getattr(module, function, None)
-    if not callable(build):
-        raise ValueError(f"{path} has no function {function!r}")
-    model = build()
-    if not isinstance(model, nn.Module):
-        raise ValueError(
-            f"{function}() in {path} returned a {type(model).__name__}; return a torch.nn.Module"
+    return {
+        name: partial(
+            torchvision.models.get_model, name, weights=None, **_QUIET_BUILD.get(name, {})
         )
-    return model.eval()
+        for name in torchvision.models.list_models(module=torchvision.models)
+    }
+
+
+def _of_timm() -> Mapping[str, Callable[..., nn.Module]]:
+    if importlib.util.find_spec("timm") is None:
+        return {}
+    timm: Any = importlib.import_module("timm")
+    # A pretrained name, such as resnet18.a1_in1k, has the architecture of its first part.
+    names = [*timm.list_models(), *timm.list_pretrained()]
+    return {name: partial(timm.create_model, name, pretrained=False) for name in names}
+
+
+MODEL: Kind[nn.Module] = Kind(
+    title="model",
+    entry_points="amc_env.models",
+    makers={name: partial(build_model, name) for name in MODELS},
+    libraries=(_of_torchvision, _of_timm),
+    is_made=lambda thing: isinstance(thing, nn.Module),
+)

@@ -1,4 +1,4 @@
-"""The networks by name: how to build each, and what it reads."""
+"""The package's own networks by name: how each is built, and the images that it reads."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from amc_env.models.cifar_bottleneck import CifarResNet50
 from amc_env.models.cifar_mobilenet_v2 import CifarMobileNetV2
@@ -20,7 +20,7 @@ from amc_env.names import check_name
 
 
 class Constructor(Protocol):
-    """What builds a network; all else about it has a default."""
+    """A function that builds a network; its further arguments have defaults."""
 
     def __call__(self, *, num_classes: int, in_channels: int) -> nn.Module:
         """A network with fresh weights, in training mode."""
@@ -87,8 +87,8 @@ def build_model(
         name: A name from ``MODELS``.
         num_classes: Outputs of the last layer.
         in_channels: Channels of an image; by default those of the network's ``input_shape``.
-        seed: Draws the weights from this seed and leaves torch's global generator as it was.
-            Without it they come from the global generator.
+        seed: Seed of the fresh weights; torch's global generators stay as they were. Without a
+            seed the weights are drawn from the global generator.
 
     Raises:
         ValueError: The name does not exist, or a number is below 1.
@@ -105,12 +105,3 @@ def build_model(
         if seed is not None:
             torch.default_generator.manual_seed(seed)
         return entry.build(num_classes=num_classes, in_channels=in_channels)
-
-
-def example_input(name: str, *, batch_size: int = 1, generator: torch.Generator) -> Tensor:
-    """Images of standard normal noise (batch_size, channels, height, width) that fit ``name``.
-
-    Raises:
-        ValueError: The name does not exist.
-    """
-    return torch.randn(batch_size, *model_entry(name).input_shape, generator=generator)

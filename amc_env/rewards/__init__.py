@@ -1,10 +1,11 @@
-"""What an episode is paid: functions of the compact network."""
+"""Rewards: functions of the compact network at the end of an episode."""
 
 from amc_env.rewards.context import Reward, RewardContext
 from amc_env.rewards.functions import SpatialEntropy, UnivariateEntropy, WeightedSum
-from amc_env.rewards.table import REWARDS, make_reward
+from amc_env.rewards.table import REWARD, REWARDS, make_reward
 
 __all__ = [
+    "REWARD",
     "REWARDS",
     "Reward",
     "RewardContext",

@@ -1,4 +1,4 @@
-"""What a reward may look at."""
+"""The record of a finished episode, from which a reward is computed."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from amc_env.structure import Cost
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RewardContext:
-    """One finished episode. What takes a run of the network is run when first asked for.
+    """One finished episode. The network is only run for what a reward asks for, and once.
 
     Attributes:
         compact: The compact, repaired network.
         original: The network that it was cut from.
-        evaluator: Runs networks on the mini split.
-        original_logits: Class scores of the original on the mini split.
-        calibration: The calibration samples.
-        layers: Layers that make the groups, in the compact network as in the original.
-        counts: How many channels each group keeps.
-        cost: What the compact network costs.
-        original_cost: What the original costs.
-        seed: For rewards that draw at random.
+        evaluator: Runs networks on the validation split.
+        original_logits: Class scores of the original network on the validation split.
+        calibration: The calibration split.
+        layers: Names of the layers that produce the groups, the same in both networks.
+        counts: Number of channels that each group keeps.
+        cost: Cost of the compact network.
+        original_cost: Cost of the original network.
+        seed: Seed of rewards that draw random numbers.
     """
 
     compact: nn.Module
@@ -44,21 +44,21 @@ class RewardContext:
 
     @cached_property
     def logits(self) -> Tensor:
-        """Class scores of the compact network on the mini split, float32."""
+        """Class scores of the compact network on the validation split, float32."""
         return self.evaluator.logits(self.compact)
 
     @property
     def labels(self) -> Tensor:
-        """Classes of the mini split."""
+        """Classes of the samples of the validation split."""
         return self.evaluator.split.labels
 
     @property
     def accuracy(self) -> float:
-        """Top-1 accuracy of the compact network on the mini split."""
+        """Top-1 accuracy of the compact network on the validation split, from 0 to 1."""
         return accuracy_of(self.logits, self.labels)
 
     def maps(self, samples: int) -> list[Tensor]:
-        """Maps of every group-making layer on the first calibration samples."""
+        """Feature maps of each of ``layers`` on the first ``samples`` calibration samples."""
         with evaluating(self.compact), torch.no_grad():
             maps = feature_maps(self.compact, self.layers, self.calibration.inputs[:samples])
         return list(maps.values())

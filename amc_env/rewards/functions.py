@@ -1,44 +1,50 @@
-"""The rewards: plain functions of a finished episode, or records with settings."""
+"""The rewards: functions of a finished episode, and records that add settings to one.
+
+The rewards from entropy are those of Musat and Andonie, "Pruning Convolutional Filters via
+Reinforcement Learning with Entropy Minimization", 2023.
+"""
 
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import log
+from math import isfinite, log
 
 import torch
 import torch.nn.functional as F
 
-from amc_env.information.aura import Bins, check_bins, entropy_reward
+from amc_env.information.aura import Bins, check_bins, entropy_reward, live_channels
 from amc_env.information.histogram import layer_histogram_entropy
 from amc_env.rewards.context import Reward, RewardContext
 
 
 def accuracy(context: RewardContext) -> float:
-    """Top-1 accuracy on the mini split, from 0 to 1 (document 002, section 3)."""
+    """Top-1 accuracy on the validation split, from 0 to 1 (Musat and Andonie, 2023, section 3)."""
     return context.accuracy
 
 
 def neg_error_log_flops(context: RewardContext) -> float:
-    r"""Pay for accuracy and for a smaller network, where no budget does (AMC, section 3.4).
+    r"""Pay for accuracy and for a small network, for searches without a budget.
 
     .. math:: R = -e \, \log M
 
-    ``e`` is the error on the mini split; ``M`` the multiply-accumulates for one sample.
+    ``e`` is the error on the validation split, ``M`` the multiply-accumulates for one sample. He et
+    al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", 2018, section 3.4.
     """
     return -(1.0 - context.accuracy) * log(context.cost.flops)
 
 
 def loss(context: RewardContext) -> float:
-    """Negative mean cross-entropy on the mini split; unlike accuracy it has no steps."""
+    """Negative mean cross-entropy on the validation split. Unlike accuracy it has no steps."""
     return -float(F.cross_entropy(context.logits, context.labels))
 
 
 def kl_to_original(context: RewardContext) -> float:
-    r"""How near the class probabilities stay to the original's; 0 is nearest.
+    r"""How close the class probabilities stay to those of the original network; 0 is closest.
 
     .. math:: R = -\frac{1}{N} \sum_n \sum_k p_{nk} \log \frac{p_{nk}}{q_{nk}}
 
-    ``p`` are the original's probabilities, ``q`` the compact network's. No label is read.
+    ``p`` are the class probabilities of the original network, ``q`` those of the compact one. No
+    label is read.
     """
     target = context.original_logits.log_softmax(1)
     own = context.logits.log_softmax(1)
@@ -47,14 +53,19 @@ def kl_to_original(context: RewardContext) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class SpatialEntropy:
-    r"""1 - the mean spatial entropy of the layers' maps (document 002, section 4).
+    r"""1 - the mean spatial entropy of the feature maps of the layers.
 
     .. math:: R = 1 - \frac{1}{L} \sum_{i=1}^{L} H_{AME}(\mathbf{X}_i)
 
+    ``X_i`` are the maps of layer ``i`` of ``L``. Musat and Andonie, "Entropy Minimization", 2023,
+    section 4. Layers without an entropy (maps of a single pixel, no channel that varies) are left
+    out of the mean; if no layer has one, the reward refuses the network.
+
     Attributes:
-        bins: Grey levels of a map; document 002 uses 256. ``"auto"`` goes by each layer's pairs.
-        samples: Calibration samples whose maps are read.
-        is_maximised: Pay for the mean entropy itself: the document's opposite, a sanity check.
+        bins: Grey levels of a map. The paper uses 256; ``"auto"`` follows from the number of pairs
+            of pixels of each layer.
+        samples: Number of calibration samples whose maps are read.
+        is_maximised: Pay the mean entropy itself, the paper's sanity check.
     """
 
     bins: Bins = 256
@@ -65,16 +76,32 @@ class SpatialEntropy:
         check_bins(self.bins)
         _check_samples(self.samples)
 
+    @property
+    def name(self) -> str:
+        """What tables and files call the reward."""
+        return "spatial_entropy_max" if self.is_maximised else "spatial_entropy"
+
     def __call__(self, context: RewardContext) -> float:
-        """The reward of an episode."""
-        reward = entropy_reward(context.maps(self.samples), bins=self.bins)
+        """The reward of an episode.
+
+        Raises:
+            ValueError: No layer has an entropy.
+        """
+        maps = context.maps(self.samples)
+        if not any(x[0, 0].numel() > 1 and live_channels(x).any() for x in maps):
+            raise _no_entropy(f"{self.name} at bins {self.bins}", context)
+        reward = entropy_reward(maps, bins=self.bins)
         return 1.0 - reward if self.is_maximised else reward
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnivariateEntropy:
-    """As ``SpatialEntropy`` by plain histogram entropy, which sees no neighbours: the ablation."""
+    """1 - the mean histogram entropy of the layers' maps, which ignores where values stand.
 
+    It differs from ``SpatialEntropy`` in the measure alone, to show what the measure contributes.
+    """
+
+    name = "univariate_entropy"
     bins: int = 256
     samples: int = 100
 
@@ -84,16 +111,23 @@ class UnivariateEntropy:
         _check_samples(self.samples)
 
     def __call__(self, context: RewardContext) -> float:
-        """The reward of an episode."""
+        """The reward of an episode.
+
+        Raises:
+            ValueError: No layer has an entropy.
+        """
         each = [layer_histogram_entropy(x, bins=self.bins) for x in context.maps(self.samples)]
-        mean = float(torch.tensor(each, dtype=torch.float64).nanmean())
-        return 1.0 - mean if mean == mean else 0.0
+        known = torch.tensor(each, dtype=torch.float64)
+        if known.isnan().all():
+            raise _no_entropy(f"{self.name} at bins {self.bins}", context)
+        return 1.0 - float(known.nanmean())
 
 
 def random(context: RewardContext) -> float:
-    """A uniform random number that hangs on the seed and the numbers of channels alone.
+    """A uniform random number that depends on the seed and the numbers of channels alone.
 
-    Document 002's sanity check: an agent that learns from it has nothing to learn.
+    The sanity check of Musat and Andonie, "Entropy Minimization", 2023: an agent has nothing to
+    learn from it.
     """
     key = f"{context.seed} {sorted(context.counts.items())}".encode()
     generator = torch.Generator().manual_seed(zlib.crc32(key))
@@ -106,25 +140,29 @@ class WeightedSum:
 
     Attributes:
         parts: Rewards by name.
-        weights: Their weights by the same names.
+        weights: Their weights by the same names, finite numbers.
     """
 
+    name = "weighted"
     parts: Mapping[str, Reward]
     weights: Mapping[str, float]
 
     def __post_init__(self) -> None:
         if not self.parts or set(self.parts) != set(self.weights):
             raise ValueError(
-                f"rewards {', '.join(self.parts)} have weights for {', '.join(self.weights)}; "
-                "give each one weight"
+                f"the weighted reward has the parts {', '.join(self.parts) or 'none'} and weights "
+                f"for {', '.join(self.weights) or 'none'}; give at least one part, and each one "
+                "weight"
             )
+        for name, weight in self.weights.items():
+            _check_weight(name, weight)
 
     def values(self, context: RewardContext) -> dict[str, float]:
-        """Each reward by name, before its weight."""
+        """Each reward by name, before it is weighted."""
         return {name: part(context) for name, part in self.parts.items()}
 
     def total(self, values: Mapping[str, float]) -> float:
-        """The weighted sum of the rewards' values."""
+        """The weighted sum of the values of the rewards."""
         return sum(self.weights[name] * value for name, value in values.items())
 
     def __call__(self, context: RewardContext) -> float:
@@ -135,3 +173,16 @@ class WeightedSum:
 def _check_samples(samples: int) -> None:
     if samples < 1:
         raise ValueError(f"samples is {samples}; give at least 1")
+
+
+def _check_weight(name: str, weight: object) -> None:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight):
+        raise ValueError(f"the weight of the reward {name!r} is {weight!r}; give a finite number")
+
+
+def _no_entropy(reward: str, context: RewardContext) -> ValueError:
+    return ValueError(
+        f"the reward {reward} finds no entropy in any of the layers {', '.join(context.layers)}: "
+        "each of their maps is a single pixel, or has one value on all calibration samples that "
+        "are read; choose another reward, such as accuracy, or give larger or more samples"
+    )

@@ -1,16 +1,19 @@
-"""Rewards by name, and where users' own come in."""
+"""The names of the rewards, and how users' own rewards join them."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from amc_env.names import make_by_name, with_installed
+from amc_env.names import Kind
 from amc_env.rewards import functions
 from amc_env.rewards.context import Reward
 from amc_env.rewards.functions import SpatialEntropy, UnivariateEntropy, WeightedSum
 
-# Packages add their own under this group of entry points; the package is not touched.
-ENTRY_POINTS = "amc_env.rewards"
+
+# The options of ``weighted`` are the names of rewards, which nobody can list in a signature.
+def _weighted(**weights: float) -> WeightedSum:
+    return WeightedSum(parts={name: make_reward(name) for name in weights}, weights=weights)
+
 
 REWARDS: Mapping[str, Callable[..., Reward]] = {
     "accuracy": lambda: functions.accuracy,
@@ -21,24 +24,27 @@ REWARDS: Mapping[str, Callable[..., Reward]] = {
     "loss": lambda: functions.loss,
     "kl_to_original": lambda: functions.kl_to_original,
     "random": lambda: functions.random,
+    "weighted": _weighted,
 }
+
+REWARD: Kind[Reward] = Kind(
+    title="reward",
+    entry_points="amc_env.rewards",
+    makers=REWARDS,
+    is_made=lambda thing: callable(thing) and not isinstance(thing, type),
+)
 
 
 def make_reward(
     reward: str | Reward | Mapping[str, float], options: Mapping[str, Any] | None = None
 ) -> Reward:
-    """The reward of a name with its options; weights by name make a sum; a function is given back.
+    """The reward that a name or a path stands for, with its options; a function is returned.
 
-    Names are those of ``REWARDS`` and of installed entry points in the group ``amc_env.rewards``,
-    which are called with the options and give the reward.
+    Weights by the names of rewards make the reward ``weighted``, which is their weighted sum.
 
     Raises:
-        ValueError: There is no such name or option, or an option's value is refused.
+        ValueError: The name or an option does not exist, or an option has a bad value.
     """
     if isinstance(reward, Mapping):
-        return WeightedSum(parts={name: make_reward(name) for name in reward}, weights=reward)
-    if not isinstance(reward, str):
-        if not callable(reward):
-            raise ValueError(f"reward is {reward!r}; give a name, weights by name, or a function")
-        return reward
-    return make_by_name("reward", reward, with_installed("reward", REWARDS, ENTRY_POINTS), options)
+        return REWARD.make("weighted", reward)
+    return REWARD.make(reward, options)

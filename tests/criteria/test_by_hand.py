@@ -162,7 +162,7 @@ def test_weights_are_sorted_by_what_they_make_and_read(layer: nn.Module) -> None
     assert len(made) == 4
     assert len(read) == 6
     assert made.numel() == read.numel() == layer.weight.numel()
-    # An output hangs on just its own slice, an input is read by just its own.
+    # An output depends on its own slice alone, and an input is read by its own slice alone.
     for kept, slices, axis in ((1, made, 0), (2, read, 1)):
         total = slices[kept].square().sum()
         gradient = torch.autograd.grad(_reach(layer, x, kept, axis), [layer.weight])[0]
@@ -170,7 +170,7 @@ def test_weights_are_sorted_by_what_they_make_and_read(layer: nn.Module) -> None
 
 
 def _reach(layer: nn.Module, x: Tensor, index: int, axis: int) -> Tensor:
-    """A number that hangs on all weights of one output, or of one input."""
+    """A number that depends on all weights of one output, or of one input."""
     if axis == 1:
         x = torch.where((torch.arange(6) == index).view(1, 6, *[1] * (x.dim() - 2)), x, 0.0)
         return layer(x).square().sum()

@@ -23,14 +23,18 @@ def test_digits_are_stratified_and_apart() -> None:
 
 
 def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="data 'digit' does not exist; the nearest is 'digits'"):
+    with pytest.raises(
+        ValueError, match="data set 'digit' does not exist; the nearest is 'digits'"
+    ):
         load_dataset("digit")
     with pytest.raises(ValueError, match=r"no .npz file .*none.npz"):
         load_dataset("arrays", {"path": f"{tmp_path}/none.npz"})
     with pytest.raises(ValueError, match=r"no folder .*train"):
         load_dataset("image_folder", {"path": f"{tmp_path}"})
-    with pytest.raises(ValueError, match="cannot take"):
+    with pytest.raises(ValueError, match="'digits' cannot take 'shuffle'; the nearest option is"):
         load_dataset("digits", {"shuffle": True})
+    with pytest.raises(ValueError, match="data set 'arrays' needs the option path"):
+        load_dataset("arrays")
     assert set(DATASETS) == {"digits", "cifar10", "cifar100", "arrays", "image_folder"}
 
 
@@ -58,7 +62,7 @@ def test_folders_of_other_classes_are_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "train" / "cat" / "one.png", (0, 0, 0), (4, 4))
     write_image(tmp_path / "train" / "dog" / "one.png", (0, 0, 0), (4, 4))
     write_image(tmp_path / "test" / "dog" / "one.png", (0, 0, 0), (4, 4))
-    with pytest.raises(ValueError, match="not the same classes; cat is in one of them only"):
+    with pytest.raises(ValueError, match="different classes; cat is in one of them only"):
         load_dataset("image_folder", {"path": f"{tmp_path}"})
 
 

@@ -1,13 +1,17 @@
 import numpy as np
 import pytest
 import torch
-from pruning import tiny_env
+from pruning import tiny_data, tiny_env
+from torch import Tensor, nn
 
+from amc_env import ChannelPruningEnv
 from amc_env.calibration.hooks import evaluating
 from amc_env.information.aura import spatial_entropy
 from amc_env.rewards import REWARDS, RewardContext, WeightedSum, make_reward
 
 ENV = tiny_env()
+# The rewards that need options get these.
+OPTIONS = {"weighted": {"accuracy": 1.0, "spatial_entropy": 0.5}}
 COUNTS = {group.name: max(2, group.channels // 2) for group in ENV.graph.groups}
 
 
@@ -31,7 +35,8 @@ def context(*, counts: dict[str, int] | None = None, seed: int = 0) -> RewardCon
 def test_a_reward_is_a_finite_number_and_the_same_again(name: str) -> None:
     given = context()
     before = {k: v.clone() for k, v in given.compact.state_dict().items()}
-    values = [make_reward(name)(given), make_reward(name)(context())]
+    options = OPTIONS.get(name)
+    values = [make_reward(name, options)(given), make_reward(name, options)(context())]
     assert np.isfinite(values[0])
     assert values[0] == values[1]
     assert all(torch.equal(v, before[k]) for k, v in given.compact.state_dict().items())
@@ -39,12 +44,13 @@ def test_a_reward_is_a_finite_number_and_the_same_again(name: str) -> None:
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_every_reward_ends_an_episode(name: str) -> None:
-    env = tiny_env(reward=name)
+    env = tiny_env(reward=make_reward(name, OPTIONS.get(name)))
     env.reset()
     for _ in env.graph.groups:
         *_, reward, done, _, info = env.step(np.array([0.5], np.float32))
     assert done
-    assert reward == make_reward(name)(context(counts=info["counts"]))
+    expected = make_reward(name, OPTIONS.get(name))(context(counts=info["counts"]))
+    assert reward == expected
 
 
 def test_accuracy_and_loss_are_those_of_the_split() -> None:
@@ -82,7 +88,7 @@ def test_spatial_entropy_is_that_of_the_maps_and_its_opposite() -> None:
     assert make_reward("spatial_entropy_max")(given) == pytest.approx(1 - reward)
 
 
-def test_random_rewards_hang_on_seed_and_numbers_of_channels_alone() -> None:
+def test_random_rewards_depend_on_seed_and_numbers_of_channels_alone() -> None:
     reward = make_reward("random")
     values = {
         reward(context()),
@@ -93,7 +99,7 @@ def test_random_rewards_hang_on_seed_and_numbers_of_channels_alone() -> None:
     assert reward(context()) in values
 
 
-def test_weights_make_a_sum_and_its_parts_are_told() -> None:
+def test_weights_make_a_sum_and_its_parts_are_listed() -> None:
     weights = {"accuracy": 1.0, "spatial_entropy": 0.5}
     env = tiny_env(reward=weights)
     env.reset()
@@ -102,8 +108,55 @@ def test_weights_make_a_sum_and_its_parts_are_told() -> None:
     parts = info["reward_parts"]
     assert reward == pytest.approx(parts["accuracy"] + 0.5 * parts["spatial_entropy"])
     assert parts["accuracy"] == info["accuracy"]
-    with pytest.raises(ValueError, match="give each one weight"):
-        WeightedSum(parts={}, weights={})
+
+
+def test_the_weighted_reward_is_a_name_like_any_other() -> None:
+    weights = {"accuracy": 1.0, "spatial_entropy": 0.5}
+    given = context()
+    assert make_reward("weighted", weights)(given) == make_reward(weights)(given)
+    with pytest.raises(ValueError, match="parts none and weights for none; give at least one"):
+        make_reward("weighted")
+    with pytest.raises(ValueError, match="'acuracy' does not exist; the nearest is 'accuracy'"):
+        make_reward("weighted", {"acuracy": 1.0})
+    with pytest.raises(ValueError, match="give at least one part, and each one weight"):
+        WeightedSum(parts={"loss": make_reward("loss")}, weights={"accuracy": 1.0})
+
+
+@pytest.mark.parametrize("weight", ["much", None, True, float("nan"), float("inf"), [1.0]])
+def test_a_weight_that_is_no_finite_number_is_refused(weight: object) -> None:
+    with pytest.raises(ValueError, match=r"^the weight of the reward 'loss' is .*; give a finite"):
+        make_reward("weighted", {"accuracy": 1.0, "loss": weight})
+
+
+class Pixel(nn.Module):
+    """A network whose maps are single pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(64, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.hidden(x.flatten(1)).relu())
+        return out
+
+
+@pytest.mark.parametrize("name", ["spatial_entropy", "spatial_entropy_max"])
+def test_an_entropy_reward_refuses_a_network_without_any_entropy(name: str) -> None:
+    torch.manual_seed(0)
+    env = ChannelPruningEnv(model=Pixel().eval(), data=tiny_data(), reward=name)
+    env.reset()
+    with pytest.raises(ValueError, match=f"reward {name} at bins 256 finds no entropy in any of"):
+        env.step(np.array([0.5], np.float32))
+
+
+def test_the_histogram_reward_refuses_maps_that_are_constant() -> None:
+    given = context()
+    for layer in (given.compact.stem, given.compact.wide, given.compact.last):
+        nn.init.zeros_(layer.weight)
+    with pytest.raises(
+        ValueError, match=r"univariate_entropy at bins 64 .* stem, wide, last: each"
+    ):
+        make_reward("univariate_entropy", {"bins": 64})(given)
 
 
 def test_a_function_is_a_reward_and_a_misspelt_name_is_none() -> None:
@@ -112,9 +165,11 @@ def test_a_function_is_a_reward_and_a_misspelt_name_is_none() -> None:
         ValueError, match="'spatial_entrpy' does not exist; the nearest is 'spatial_e"
     ):
         make_reward("spatial_entrpy")
-    with pytest.raises(ValueError, match="cannot take"):
+    with pytest.raises(ValueError, match="cannot take 'bin'; the nearest option is 'bins'"):
         make_reward("spatial_entropy", {"bin": 3})
+    with pytest.raises(ValueError, match="reward 'loss' cannot take 'bins'; it has no options"):
+        make_reward("loss", {"bins": 3})
     with pytest.raises(ValueError, match="bins is 1"):
         make_reward("spatial_entropy", {"bins": 1})
-    with pytest.raises(ValueError, match="give a name, weights by name, or a function"):
+    with pytest.raises(ValueError, match="'int' is an object of int, which is no reward"):
         make_reward(3)

@@ -70,12 +70,12 @@ def test_ignored_modules_are_listed_as_frozen(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resnet19"], "no model is called 'resnet19'; the nearest name is 'resnet18'"),
+        (["resnet19"], "model 'resnet19' does not exist; the nearest is 'resnet18'"),
         (["nowhere.py:network"], "there is no file nowhere.py"),
         (["nowhere.py"], "names no function; write nowhere.py:FUNCTION"),
         (["{own}:network"], "give the shape of one sample of"),
-        (["{own}:number"], "has no function 'number'"),
-        (["{own}:nothing"], "returned a NoneType; return a torch.nn.Module"),
+        (["{own}:number"], "number' is an object of int, which is no model"),
+        (["{own}:nothing"], "nothing' is an object of NoneType, which is no model"),
         (["lenet5", "--ignore", "conv9"], "ignore names no module 'conv9'; the nearest is 'conv"),
         (["lenet5", "--input-shape", "3,28,28"], "does not run on an example_input of shape"),
     ],
