@@ -248,7 +248,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
 
     def _evaluator(self, split: Split) -> Evaluator:
         settings = self.settings
-        return Evaluator(split, batch=settings.batch, precision=settings.precision)
+        return Evaluator(split, batch=settings.evaluation_batch, precision=settings.precision)
 
     def _executed_count(self, group: ChannelGroup, asked: float) -> int:
         wanted = kept_count(group.channels, sparsity=min(max(asked, 0.0), 1.0))

@@ -36,7 +36,7 @@ def bare_env(model: nn.Module, criterion: Criterion | str) -> ChannelPruningEnv:
         criterion=criterion,
         reward="loss",
         budget=Budget(flops=0.6),
-        settings=EnvSettings(repair=RepairSettings(batch=24), precision="float32"),
+        settings=EnvSettings(repair=RepairSettings(calibration_batch=24), precision="float32"),
     )
 
 
