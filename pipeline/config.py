@@ -9,13 +9,16 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from agents import Searcher
+from agents.table import AGENT
 from amc_env import Budget, EnvSettings, RepairSettings
 from amc_env.criteria import Criterion
+from amc_env.criteria.table import CRITERION
+from amc_env.env.budget import MEASURE
 from amc_env.names import Kind, check_name, name_of
 from amc_env.rewards import Reward
+from amc_env.rewards.table import REWARD
 from amc_env.training import TrainingSettings
 from pipeline import CONFIGS
-from pipeline.kinds import AGENT, CRITERION, MEASURE, REWARD
 
 T = TypeVar("T")
 

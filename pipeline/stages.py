@@ -12,15 +12,15 @@ from agents import Episode
 from agents.episodes import Listener
 from amc_env import ChannelGraph, ChannelPruningEnv, PruningData
 from amc_env.data import Split
-from amc_env.data.datasets import Dataset
+from amc_env.data.datasets import DATASET, Dataset
 from amc_env.env.budget import BudgetKeeper
 from amc_env.evaluation import Evaluator
-from amc_env.models import MODELS, build_model, find_model, load_checkpoint_
+from amc_env.models import MODELS, load_checkpoint_
+from amc_env.models.lookup import MODEL
 from amc_env.training import fit_, hold_out
 from pipeline.config import RunConfig
 from pipeline.failures import explained
 from pipeline.folder import RunFolder
-from pipeline.kinds import DATASET, MODEL
 from pipeline.run import Network, Run, choose, write_network
 from pipeline.screen import progress, say, working
 
@@ -293,11 +293,11 @@ def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
 def _network(config: RunConfig, data: Dataset) -> nn.Module:
     """The network, with fresh weights where it is one of this package's."""
     section = config.model
-    if section.target or section.options or section.name is None:
+    if section.target or section.name not in MODELS:
         return section.make(MODEL)
-    if section.name in MODELS:
-        channels = data.train.inputs.shape[1]
-        return build_model(
-            section.name, num_classes=data.classes, in_channels=channels, seed=config.seed
-        )
-    return find_model(section.name).model
+    fitting = {
+        "num_classes": data.classes,
+        "in_channels": data.train.inputs.shape[1],
+        "seed": config.seed,
+    }
+    return MODEL.make(section.name, {**fitting, **section.options})

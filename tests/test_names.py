@@ -112,9 +112,7 @@ CASES = {
         kind=DATASET, ours="digits", installed="stripes", own="stripes", option=("height", 4)
     ),
     "model": Case(kind=MODEL, ours="digits_cnn", installed="net", own="net", option=("width", 6)),
-    "agent": Case(
-        kind=AGENT, ours="uniform", installed="lazy", own="Lazy", option=("effort", 2.0)
-    ),
+    "agent": Case(kind=AGENT, ours="uniform", installed="lazy", own="Lazy", option=("effort", 2.0)),
     "budget measure": Case(
         kind=MEASURE, ours="flops", installed="memory", own="memory", option=("bits", 8)
     ),

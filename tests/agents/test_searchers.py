@@ -206,7 +206,9 @@ def test_only_the_groups_that_share_a_weight_change_what_a_cut_saves() -> None:
 
 
 def test_a_search_keeps_no_more_than_the_upper_bound() -> None:
-    settings = EnvSettings(max_keep=0.5, repair=RepairSettings(calibration_batch=24), precision="float32")
+    settings = EnvSettings(
+        max_keep=0.5, repair=RepairSettings(calibration_batch=24), precision="float32"
+    )
     for name in ("uniform", "error_curves"):
         free = make_agent(name).search(tiny_env(settings=settings), episodes=1, seed=0).best
         assert free.counts == {"stem": 4, "wide": 6, "last": 5}

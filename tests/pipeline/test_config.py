@@ -7,14 +7,14 @@ from omegaconf import OmegaConf
 from agents import AGENTS, make_agent
 from amc_env import EnvSettings, RepairSettings
 from amc_env.criteria import CRITERIA
-from amc_env.data.datasets import DATASETS
+from amc_env.data.datasets import DATASET, DATASETS
 from amc_env.models import MODELS
+from amc_env.models.lookup import MODEL
 from amc_env.names import name_of
 from amc_env.rewards import REWARDS
 from amc_env.structure import Cost
 from pipeline import CONFIGS
 from pipeline.config import RunConfig
-from pipeline.kinds import DATASET, MODEL
 from pipeline.overrides import Settings
 
 FILES = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.glob("*/*.yaml"))
