@@ -11,8 +11,9 @@ from amc_env.structure.records import LayerUse
 from amc_env.structure.tracer import Call, Handler, Tracer
 
 _COMPUTED_WEIGHT = (
-    "{where} uses a weight that is computed on the way (weight norm, parametrization or the like); "
-    "remove the parametrization to make these channels prunable"
+    "{where} computes its weight on the way (by weight or spectral norm, weight standardisation, "
+    "fake quantisation or from another layer); store the weight itself, for example remove the "
+    "parametrization, to make these channels prunable"
 )
 
 
@@ -23,7 +24,7 @@ def convolution(*, spatial: int, transposed: bool) -> Handler:
         weight: Tensor = call.arg(1, "weight")
         name = trace.owner(weight)
         if name is None or weight.dim() != spatial + 2:
-            trace.freeze_inputs(call, _COMPUTED_WEIGHT.format(where=trace.where(call)))
+            trace.freeze_layer(call, _COMPUTED_WEIGHT.format(where=trace.where(call)))
             return
         x, out = call.subject, call.out
         channel_dim = -spatial - 1
@@ -59,7 +60,7 @@ def linear(trace: Tracer, call: Call) -> None:
     weight: Tensor = call.arg(1, "weight")
     name = trace.owner(weight)
     if name is None or weight.dim() != 2:
-        trace.freeze_inputs(call, _COMPUTED_WEIGHT.format(where=trace.where(call)))
+        trace.freeze_layer(call, _COMPUTED_WEIGHT.format(where=trace.where(call)))
         return
     x, out = call.subject, call.out
     inputs = trace.axis_ids(trace.ids(x), -1)

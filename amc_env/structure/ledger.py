@@ -67,6 +67,10 @@ class Ledger(ABC):
         """Say that a weight was used once more, and on which channels."""
 
     @abstractmethod
+    def unprunable(self, name: str, channels: int, reason: str) -> None:
+        """Say that a layer with a computed weight makes ``channels`` channels, which all stay."""
+
+    @abstractmethod
     def channel_norm(self, ids: Tensor) -> None:
         """Say that a norm takes statistics over these channels."""
 
@@ -91,6 +95,7 @@ class Discovery(Ledger):
         self.frozen: list[tuple[Tensor, str]] = []
         self.facts: list[bool] = []
         self.normed: list[Tensor] = []
+        self.whole: dict[str, tuple[int, str]] = {}
         self.counts_uses = True
 
     @override
@@ -147,7 +152,14 @@ class Discovery(Ledger):
     def layer(self, use: LayerUse, inputs: Tensor, outputs: Tensor) -> None:
         seen = self.layers.get(use.weight)
         earlier = seen.use.uses if seen else 0
-        if seen:
+        if seen and (seen.use.kind == "conv_transpose") != (use.kind == "conv_transpose"):
+            # A tied decoder reads what the encoder makes. The two sides of the weight swap roles,
+            # so that no consumer would be known whose weights could be repaired.
+            reason = f"the weight of {use.name} is used as a convolution and as a transposed one"
+            for ids in (seen.inputs, seen.outputs, inputs, outputs):
+                self.freeze(ids, reason)
+            inputs, outputs = seen.inputs, seen.outputs
+        elif seen:
             self._meet(seen.inputs, inputs, use.name)
         total = LayerUse(
             name=use.name,
@@ -157,6 +169,10 @@ class Discovery(Ledger):
             uses=earlier + (use.uses if self.counts_uses else 0),
         )
         self.layers[use.weight] = LayerSeen(total, inputs, outputs)
+
+    @override
+    def unprunable(self, name: str, channels: int, reason: str) -> None:
+        self.whole.setdefault(name, (channels, reason))
 
     @override
     def channel_norm(self, ids: Tensor) -> None:
@@ -247,6 +263,10 @@ class Verification(Ledger):
 
     @override
     def layer(self, use: LayerUse, inputs: Tensor, outputs: Tensor) -> None:
+        pass
+
+    @override
+    def unprunable(self, name: str, channels: int, reason: str) -> None:
         pass
 
     @override
