@@ -1,4 +1,4 @@
-"""``python -m amc_env inspect MODEL``: what can be pruned in a model."""
+"""``python -m amc_env inspect MODEL`` shows which channels of a model can be pruned."""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ from rich.console import Console
 from amc_env.models import find_model
 from amc_env.structure import ChannelGraph
 from amc_env.structure.inspection import summary, tables
+from amc_env.structure.progress import progress_shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +35,8 @@ def _analysed(options: argparse.Namespace) -> tuple[str, ChannelGraph]:
     if shape is None:
         raise ValueError(f"give the shape of one sample of {found.name}: --input-shape 3,224,224")
     # Two samples, so that what mixes samples shows.
-    graph = ChannelGraph(found.model, torch.zeros(2, *shape), ignore=options.ignore)
+    with progress_shown(lambda line: sys.stderr.write(line + "\n")):
+        graph = ChannelGraph(found.model, torch.zeros(2, *shape), ignore=options.ignore)
     return found.name, graph
 
 

@@ -293,7 +293,7 @@ def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
 def _network(config: RunConfig, data: Dataset) -> nn.Module:
     """The network, with fresh weights where it is one of this package's."""
     section = config.model
-    if section.target or section.name not in MODELS:
+    if section.target or section.name is None or section.name not in MODELS:
         return section.make(MODEL)
     fitting = {
         "num_classes": data.classes,

@@ -1,4 +1,4 @@
-"""Which channels of a model live and die together, and copies of the model without some."""
+"""Which channels of a model must be kept or cut together, and copies of the model without some."""
 
 from amc_env.structure.graph import ChannelGraph
 from amc_env.structure.records import (

@@ -16,24 +16,28 @@ class ChannelClasses:
 
     def __init__(self) -> None:
         self._labels = torch.zeros(1, dtype=torch.long)
+        self._count = 1
         self._pending: list[Tensor] = []
 
     def fresh(self, count: int) -> Tensor:
         """``count`` ids that no channel had before."""
-        start = len(self._labels)
-        ids = torch.arange(start, start + count)
-        self._labels = torch.cat([self._labels, ids])
-        return ids
+        self._count += count
+        return torch.arange(self._count - count, self._count)
 
     def unite(self, first: Tensor, second: Tensor) -> None:
         """Declare the ids at the same place of two broadcastable tensors to be one channel."""
         first, second = narrow_repeats(first, second)
         differ = (first != second) & (first != NEUTRAL) & (second != NEUTRAL)
         if differ.any():
-            self._pending.append(torch.stack([first[differ], second[differ]]).unique(dim=1))
+            # A pair packed into one integer: unique(dim=1) takes seconds on a million pairs.
+            pairs = (first[differ] * self._count + second[differ]).unique()
+            self._pending.append(torch.stack([pairs // self._count, pairs % self._count]))
 
     def labels(self) -> Tensor:
         """The smallest id of every id's class, indexed by id."""
+        if len(self._labels) < self._count:
+            # Grown only when asked for: growing with every layer would copy all again each time.
+            self._labels = torch.cat([self._labels, torch.arange(len(self._labels), self._count)])
         if self._pending:
             self._labels = _smallest_connected(self._labels, torch.cat(self._pending, dim=1))
             self._pending = []
@@ -50,9 +54,9 @@ def narrow_repeats(*ids: Tensor) -> list[Tensor]:
 
     An expanded dimension has stride 0, so a map of ids over a large image costs one pixel.
     """
-    shape = torch.broadcast_shapes(*(i.shape for i in ids))
-    views = [i.expand(shape) for i in ids]
-    for dim, size in enumerate(shape):
+    # torch.broadcast_shapes computes the same in Python, and slowly: this is called everywhere.
+    views: list[Tensor] = list(torch.broadcast_tensors(*ids)) if len(ids) > 1 else list(ids)
+    for dim, size in enumerate(views[0].shape):
         if size > 1 and all(v.stride(dim) == 0 for v in views):
             views = [v.narrow(dim, 0, 1) for v in views]
     return views
@@ -67,6 +71,9 @@ def along(ids: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:
 
 def _smallest_connected(labels: Tensor, edges: Tensor) -> Tensor:
     """Label every node with the smallest node that ``edges`` and ``labels`` connect it to."""
+    # Every round hooks the larger label of each edge to the smaller and then shortens the chains
+    # that this makes, so the rounds grow with the logarithm of a chain's length. A union-find in
+    # a Python loop would take seconds for the millions of ids behind a large flatten.
     labels = labels.clone()
     while True:
         ends = labels[edges]

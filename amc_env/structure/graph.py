@@ -1,4 +1,4 @@
-"""The structure of one model: its groups, its costs and its compact copies."""
+"""The structure of one model: its channel groups, its costs and its compact copies."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,10 +16,10 @@ _OPAQUE = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 class ChannelGraph:
-    """Which channels of a model live and die together, what they cost, and copies without them.
+    """Which channels of a model must be kept or cut together, their cost, and cut copies.
 
-    The model is run once on ``example_input`` to find the groups and a few times more, cut, to
-    prove them. It is not modified, and it is not run again.
+    A copy of the model is run on ``example_input`` to find the groups, and cut copies are run to
+    prove them. The model itself is neither run nor modified, and no random state changes.
 
     Args:
         model: Any convolutional network.
@@ -47,8 +47,9 @@ class ChannelGraph:
         self.model = model
         self.inputs = _checked_inputs(example_input)
         rounding = Rounding(round_to=round_to, min_channels=min_channels)
-        ignored = _checked_ignore(model, ignore)
-        self.ignore = tuple(ignore)
+        # Taken once: a generator that is read a second time is empty.
+        self.ignore = _checked_names(ignore)
+        ignored = _checked_ignore(model, self.ignore)
         self.round_to = round_to
         self._structure = analyse(model, self.inputs, ignored=ignored, rounding=rounding)
         if not self._structure.groups:
@@ -114,7 +115,7 @@ class ChannelGraph:
         return self._full_cost.with_counts(counts)
 
     def share(self, name: str) -> Share:
-        """What hangs on a group: the FLOPs and parameters that all its channels account for.
+        """The FLOPs and parameters that depend on the channels of a group.
 
         Raises:
             ValueError: There is no such group.
@@ -216,9 +217,13 @@ def _checked_inputs(example_input: object) -> tuple[Tensor, ...]:
     return tuple(x.detach() for x in inputs)
 
 
-def _checked_ignore(model: nn.Module, ignore: Iterable[str]) -> frozenset[str]:
+def _checked_names(ignore: Iterable[str]) -> tuple[str, ...]:
     if isinstance(ignore, str):
         raise ValueError(f"ignore is the string {ignore!r}; give a list of module names")
+    return tuple(ignore)
+
+
+def _checked_ignore(model: nn.Module, ignore: tuple[str, ...]) -> frozenset[str]:
     names = [name for name, _ in model.named_modules()]
     ignored = frozenset(ignore)
     for name in sorted(ignored):

@@ -113,7 +113,14 @@ def _cut_axes(found: Discovery) -> tuple[CutAxis, ...]:
     for name, ids in found.parameters.items():
         known = found.classes.canonical(ids)
         varying = [d for d in range(ids.dim()) if not (known == known.narrow(d, 0, 1)).all()]
-        if len(varying) == 1:
+        layer_axes = [own for (tensor, _), own in found.axes.items() if tensor == name]
+        if ids.dim() > 1 and layer_axes:
+            # Ids along the axes of a layer and ids of single entries cannot be told to be equal.
+            for own in (ids, *layer_axes):
+                found.freeze(own, f"{name} is used by its layer and in another place as well")
+        elif len(varying) == 1:
+            if (name, varying[0]) in axes:
+                found.classes.unite(axes[name, varying[0]], known)
             axes[name, varying[0]] = known.movedim(varying[0], 0).reshape(
                 ids.shape[varying[0]], -1
             )[:, 0]

@@ -54,8 +54,8 @@ def _group_table(name: str, graph: ChannelGraph) -> Table:
     table = Table(
         title=f"{name}, input {shape}: {len(graph.groups)} groups of channels that can be cut",
         caption=(
-            f"{cost.flops:,} FLOPs (multiply-accumulates of conv and linear layers, one sample), "
-            f"{cost.params:,} parameters. A group's FLOPs and parameters are those that depend "
+            f"{cost.flops:,} MACs (multiply-accumulates of conv and linear layers, one sample), "
+            f"{cost.params:,} parameters. A group's MACs and parameters are those that depend "
             "on its channels; layers between two groups count for both."
         ),
     )
@@ -63,7 +63,7 @@ def _group_table(name: str, graph: ChannelGraph) -> Table:
     table.add_column("channels", justify="right")
     table.add_column("made by", overflow="fold")
     table.add_column("read by", overflow="fold")
-    table.add_column("FLOPs", justify="right")
+    table.add_column("MACs", justify="right")
     table.add_column("params", justify="right")
     for group in graph.groups:
         share = graph.share(group.name)

@@ -12,8 +12,9 @@ from amc_env.structure.records import LayerUse
 from amc_env.structure.tracer import Call, Handler, Tracer
 
 _COMPUTED_WEIGHT = (
-    "{where} uses a weight that is computed on the way (weight norm, parametrization or the like); "
-    "remove the parametrization to make these channels prunable"
+    "{where} computes its weight on the way (by weight or spectral norm, weight standardisation, "
+    "fake quantisation or from another layer); store the weight itself, for example remove the "
+    "parametrization, to make these channels prunable"
 )
 _NOTHING = torch.zeros(0, dtype=torch.long)
 

@@ -154,7 +154,8 @@ class Discovery(Ledger):
             self.layers[key] = LayerSeen(replace(use, uses=uses), inputs, outputs)
             return
         if seen.use.output_dim != use.output_dim:
-            # As in an autoencoder with tied weights: each axis is read here and written there.
+            # As in an autoencoder with tied weights: each axis is read here and written there, so
+            # that no consumer would be known whose weights could be repaired.
             reason = f"{use.weight} is used once as it is and once transposed"
             for ids in (inputs, outputs, seen.inputs, seen.outputs):
                 self.freeze(ids, reason)

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from amc_env.structure.channel_ids import narrow_repeats
-from amc_env.structure.ledger import Ledger
+from amc_env.structure.ledger import ChannelMismatchError, Ledger
 
 
 @dataclass(frozen=True)
@@ -191,12 +191,27 @@ class Tracer(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        out = torch.empty_like(args[0]) if _is_meta_norm(func, args) else func(*args, **kwargs)
-        call = Call(_plain_name(func), func, args, kwargs, out)
+        name = _plain_name(func)
+        if _keeps_meta_shape(name, args):
+            in_place = func.__name__.endswith("_") or kwargs.get("inplace", False)
+            out = args[0] if in_place else torch.empty_like(args[0])
+        else:
+            out = func(*args, **kwargs)
+        call = Call(name, func, args, kwargs, out)
         carries_values = any(t.is_floating_point() for t in call.tensors())
         if carries_values and (call.outputs() or call.name in _MUTATING):
-            self._handlers.get(call.name, _unknown)(self, call)
+            self._handle(call)
         return out
+
+    def _handle(self, call: Call) -> None:
+        try:
+            self._handlers.get(call.name, _unknown)(self, call)
+        except ChannelMismatchError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever a handler stumbles on, the model ran)
+            # The call itself succeeded, so the model is not to blame: its channels simply stay.
+            reason = f"{self.where(call)} is used in a way that cannot be followed ({error})"
+            self.freeze_inputs(call, reason)
 
 
 # Calls that change a tensor and return none.
@@ -206,9 +221,21 @@ _IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv",
 _SHORT_PROPERTIES = {"T", "mT", "H", "mH", "data", "real", "grad"}
 
 
-def _is_meta_norm(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    # The meta device takes a batch norm apart in slow Python, only to give back the shape it got.
-    return func is nn.functional.batch_norm and len(args) > 0 and args[0].is_meta
+# What gives back the shape and the type of a floating-point tensor, of all other arguments
+# whatever. On the meta device torch takes these apart in slow Python, at 5 to 50 times the price
+# of an addition, and imports its compiler for it, only to find out the shape it got.
+_SHAPE_KEEPING = (
+    "batch_norm instance_norm relu relu6 leaky_relu elu selu celu gelu silu mish hardswish "
+    "hardsigmoid hardtanh sigmoid tanh softplus dropout dropout1d dropout2d dropout3d "
+    "alpha_dropout feature_alpha_dropout"
+)
+_KEEP_SHAPE = frozenset(_SHAPE_KEEPING.split())
+
+
+def _keeps_meta_shape(name: str, args: tuple[Any, ...]) -> bool:
+    if name not in _KEEP_SHAPE or not args or not isinstance(args[0], Tensor):
+        return False
+    return args[0].is_meta and args[0].is_floating_point()
 
 
 def _plain_name(func: Callable[..., Any]) -> str:

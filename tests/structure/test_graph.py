@@ -1,5 +1,6 @@
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from structure.networks import NETWORKS, NORMS_OVER_CHANNELS, Net, build, conv
 from torch import Tensor, nn
 
 from amc_env import ChannelGraph
+from amc_env.structure import probing
 
 ALL = {**NETWORKS, **NORMS_OVER_CHANNELS}
 # Layers that are functions of a parameter, which no hook on a module sees.
@@ -421,3 +423,111 @@ class Rolled(nn.Module):
 def test_a_roll_over_channels_freezes_its_group() -> None:
     with pytest.raises(ValueError, match="first: a cut network fails"):
         ChannelGraph(Rolled().eval(), torch.randn(2, 3, 9, 9))
+
+
+class TiedLinear(nn.Module):
+    """The decoder of an autoencoder reads the transposed weight of the encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.enc, self.out = nn.Linear(12, 10), nn.Linear(10, 6), nn.Linear(10, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        code = F.relu(self.enc(F.relu(self.inner(x))))
+        return self.out(F.linear(code, self.enc.weight.t()))
+
+
+class TiedConvolution(nn.Module):
+    """The same with a transposed convolution, and a bottleneck that can be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc, self.mid, self.back = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        code = self.back(F.relu(self.mid(F.relu(self.enc(x)))))
+        return F.conv_transpose2d(code, self.enc.weight)
+
+
+def test_a_weight_tied_to_its_transpose_freezes_both_sides() -> None:
+    graph = ChannelGraph(TiedConvolution(), torch.randn(2, 3, 8, 8))
+    assert [g.name for g in graph.groups] == ["mid"]
+    reason = "the weight of enc is used as a convolution and as a transposed one"
+    assert {f.name: f.reason for f in graph.frozen} == {"enc": reason, "back": reason}
+    with pytest.raises(ValueError, match=r"inner: enc.weight is used by its layer and in another"):
+        ChannelGraph(TiedLinear(), torch.randn(2, 12))
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that standardises its weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.weight.mean((1, 2, 3), keepdim=True)
+        spread = self.weight.std((1, 2, 3), keepdim=True)
+        return F.conv2d(x, (self.weight - mean) / (spread + 1e-5), self.bias)
+
+
+def _classifier(make: type[nn.Conv2d]) -> nn.Sequential:
+    layers = [make(3, 8, 3), nn.ReLU(), make(8, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(6, 4))
+
+
+def _spectral() -> nn.Module:
+    model = _classifier(nn.Conv2d)
+    for number in (0, 2):
+        nn.utils.parametrizations.spectral_norm(model[number])
+    return model
+
+
+def _quantisation_aware() -> nn.Module:
+    model = _classifier(nn.Conv2d).train()
+    model.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")
+    return torch.ao.quantization.prepare_qat(model)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "make", [lambda: _classifier(Standardised), _spectral, _quantisation_aware]
+)
+def test_layers_that_compute_their_weight_are_named(make: Callable[[], nn.Module]) -> None:
+    model = make().eval()
+    with pytest.raises(ValueError, match="computes its weight on the way") as caught:
+        ChannelGraph(model, torch.randn(2, 3, 8, 8))
+    assert "0: conv2d in 0" in str(caught.value)
+    assert "2: conv2d in 2" in str(caught.value)
+
+
+def test_an_input_of_another_precision_is_refused_where_it_does_not_run() -> None:
+    class Converts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = _classifier(nn.Conv2d)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x.float())
+
+    x = torch.randn(2, 3, 8, 8).half()
+    with pytest.raises(ValueError, match=r"float32 and does not run on .*float16; give example"):
+        ChannelGraph(_classifier(nn.Conv2d).eval(), x)
+    assert ChannelGraph(Converts().eval(), x).groups
+
+
+def test_an_error_in_our_own_analysis_is_not_blamed_on_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stumble(*_: object) -> None:
+        raise RuntimeError("an index is out of range")
+
+    monkeypatch.setitem(probing.HANDLERS, "relu", stumble)
+    graph = ChannelGraph(_classifier(nn.Conv2d).eval(), torch.randn(2, 3, 8, 8))
+    assert [g.name for g in graph.groups] == ["2"]
+    reason = {f.name: f.reason for f in graph.frozen}["0"]
+    assert "cannot be followed (an index is out of range)" in reason
+
+
+def test_a_generator_of_names_to_ignore_is_recorded() -> None:
+    model, x = build(NETWORKS, "residual")
+    graph = ChannelGraph(model, x, ignore=(name for name in ["a"]))
+    assert graph.ignore == ("a",)
+    assert [g.name for g in graph.groups] == ["stem"]

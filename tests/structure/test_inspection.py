@@ -36,13 +36,13 @@ def test_json_holds_groups_costs_and_reasons(capsys: pytest.CaptureFixture[str])
     assert sum(layer["flops"] for layer in shown["layers"]) == shown["flops"]
 
 
-def test_the_table_names_groups_and_says_what_flops_are(
+def test_the_table_names_groups_and_says_what_macs_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["inspect", "lenet5"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "lenet5, input 1 x 28 x 28: 4 groups" in out
-    assert "416,520 FLOPs (multiply-accumulates of conv and linear layers" in out
+    assert "416,520 MACs (multiply-accumulates of conv and linear layers" in out
 
 
 def test_ones_own_model_is_found_by_file(

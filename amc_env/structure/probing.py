@@ -1,0 +1,152 @@
+"""Proof by shapes and channel ids that every layer of a cut network gets its own channels."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from amc_env.structure.channel_ids import along
+from amc_env.structure.cutting import cut_channels, keep_mask, kept_labels
+from amc_env.structure.layer_operations import BATCH_NORMS, INSTANCE_NORMS, LAYER_HANDLERS
+from amc_env.structure.ledger import Verification
+from amc_env.structure.records import Structure
+from amc_env.structure.search import Failure, failing_groups
+from amc_env.structure.tensor_operations import TENSOR_HANDLERS
+from amc_env.structure.tracer import Handler, Tracer
+
+HANDLERS: Mapping[str, Handler] = {**TENSOR_HANDLERS, **LAYER_HANDLERS}
+_NETWORK_INPUT = "they are the network's input"
+# These behave differently in training, but lead to no other layers.
+_SAME_LAYERS_IN_TRAINING = (
+    *BATCH_NORMS,
+    *INSTANCE_NORMS,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
+
+
+@contextmanager
+def training_flags(model: nn.Module, *, on: bool) -> Iterator[None]:
+    """Set the training flag of the modules that decide which layers run."""
+    modules = [m for m in model.modules() if not isinstance(m, _SAME_LAYERS_IN_TRAINING)]
+    for module in modules:
+        module.training = on
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = False
+
+
+def follow(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...]) -> object:
+    """Run the model with channel ids beside its tensors, and return what it returns."""
+    with tracer.following():
+        for x in inputs:
+            channels = tracer.ledger.constant((x.shape[1] if x.dim() > 1 else 1,), _NETWORK_INPUT)
+            tracer.assign(x, along(channels, tuple(x.shape), 1) if x.dim() > 1 else channels)
+        return model(*inputs)
+
+
+def _thin_even(number: int, channels: int) -> Tensor:
+    return torch.arange(channels - 1 if number % 2 == 0 else channels)
+
+
+def _thin_odd(number: int, channels: int) -> Tensor:
+    return _thin_even(number + 1, channels)
+
+
+def _uneven(number: int, channels: int) -> Tensor:
+    """Some channels, in no proportion to what other groups keep."""
+    generator = torch.Generator().manual_seed(number)
+    count = int(torch.randint(1, channels + 1, (), generator=generator))
+    return torch.randperm(channels, generator=generator)[:count].sort().values
+
+
+def _without_first(_: int, channels: int) -> Tensor:
+    return torch.arange(1, channels)
+
+
+def _last(_: int, channels: int) -> Tensor:
+    return torch.tensor([channels - 1])
+
+
+# Which channels the group of a number keeps in a trial. Groups that depend on each other in a
+# way no operation shows are found only when they are cut by different amounts, and channels that
+# are moved around an end, as by a roll, only when that end is cut.
+_Choice = Callable[[int, int], Tensor]
+_CHOICES: tuple[_Choice, ...] = (_thin_even, _thin_odd, _uneven, _without_first, _last)
+
+
+@dataclass(frozen=True)
+class Prober:
+    """Cuts groups of a model for real and says why a cut network fails.
+
+    Args:
+        runs: Whether the training flag is on, for each run of a cut network.
+    """
+
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
+    structure: Structure
+    runs: tuple[bool, ...]
+
+    def refusals(self) -> dict[str, str]:
+        """Why groups cannot be cut, by name; empty when all can be cut together."""
+        names = [group.name for group in self.structure.groups]
+        for choose in _CHOICES:
+            trial = partial(self._failure, choose=choose)
+            refused = failing_groups(names, trial, what="following the channels of cut networks")
+            # The choices that are left would run into the same failures again.
+            if refused:
+                return {name: f"a cut network fails: {why}" for name, why in refused.items()}
+        return {}
+
+    def _failure(self, names: Sequence[str], *, choose: _Choice) -> Failure | None:
+        chosen = set(names)
+        kept = {
+            group.name: choose(number, group.channels)
+            for number, group in enumerate(self.structure.groups)
+            if group.name in chosen
+        }
+        if all(len(kept[g.name]) == g.channels for g in self.structure.groups if g.name in kept):
+            return None
+        mask = keep_mask(self.structure, kept)
+        compact = cut_channels(self.model, self.structure, mask)
+        fixed = torch.ones(self.structure.n_labels, dtype=torch.bool)
+        for labels in self.structure.classes.values():
+            fixed[labels] = False
+        ledger = Verification(
+            kept_labels(self.structure.axes, mask), fixed=fixed, facts=self.structure.facts
+        )
+        tracer = Tracer(compact, ledger=ledger, handlers=HANDLERS, batch=self.inputs[0].shape[0])
+        try:
+            for training in self.runs:
+                with training_flags(compact, on=training):
+                    follow(tracer, compact, self.inputs)
+        except Exception as error:  # noqa: BLE001 (a user's forward may raise anything)
+            name, _ = tracer.current_module()
+            reason = f"{_first_line(error)} (in {name or 'the model'})"
+            return Failure(reason=reason, suspects=self._groups_in(name) & chosen)
+        return None
+
+    def _groups_in(self, module: str) -> frozenset[str]:
+        """The groups that lie on the tensors of a module itself, not of those inside it."""
+        inside = [a.labels for a in self.structure.axes if a.tensor.rpartition(".")[0] == module]
+        near = set(torch.cat(inside).tolist()) if inside else set()
+        return frozenset(
+            name
+            for name, own in self.structure.classes.items()
+            if not near.isdisjoint(own.tolist())
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

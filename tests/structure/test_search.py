@@ -1,0 +1,59 @@
+"""The groups that have to be left out are found, in few trials."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from amc_env.structure.search import Failure, failing_groups
+
+NAMES = [f"g{number}" for number in range(40)]
+
+
+class Trials:
+    """Fails whenever all groups of one of ``conflicts`` are tried together."""
+
+    def __init__(self, *conflicts: set[str], named: bool = False) -> None:
+        self.conflicts = conflicts
+        self.named = named
+        self.count = 0
+
+    def __call__(self, names: Sequence[str]) -> Failure | None:
+        self.count += 1
+        for conflict in self.conflicts:
+            if conflict <= set(names):
+                suspects = frozenset(conflict) if self.named else frozenset()
+                return Failure(reason="+".join(sorted(conflict)), suspects=suspects)
+        return None
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    ("conflicts", "refused"),
+    [
+        ([], {}),
+        ([{"g0"}], {"g0": "g0"}),
+        ([{"g39"}], {"g39": "g39"}),
+        ([{"g7"}, {"g23"}], {"g7": "g7", "g23": "g23"}),
+        ([{"g3", "g31"}], {"g31": "g3+g31"}),
+        ([{"g3", "g31"}, {"g3"}], {"g3": "g3"}),
+    ],
+)
+def test_the_groups_that_fail_are_refused(
+    conflicts: list[set[str]], refused: dict[str, str], named: bool
+) -> None:
+    trials = Trials(*conflicts, named=named)
+    assert failing_groups(NAMES, trials, what="a test") == refused
+
+
+def test_one_of_many_is_found_in_few_trials() -> None:
+    hidden, named = Trials({"g29"}), Trials({"g29"}, named=True)
+    failing_groups(NAMES, hidden, what="a test")
+    failing_groups(NAMES, named, what="a test")
+    assert hidden.count <= 14
+    assert named.count == 3
+
+
+def test_all_that_fail_are_found_in_about_two_trials_each() -> None:
+    trials = Trials(*({name} for name in NAMES))
+    assert len(failing_groups(NAMES, trials, what="a test")) == 40
+    assert trials.count <= 81
