@@ -123,6 +123,8 @@ class Pruner:
             self.calibration,
             self._orders,
             ridge=self._settings.ridge,
+            # Nothing reads them after the criterion, and with the factors they would be the most
+            # memory that a search holds.
             takes_grams=True,
         )
 
@@ -172,6 +174,7 @@ class Pruner:
         )
 
     def _reestimate_norms_(self, compact: nn.Module) -> None:
+        # As precise as the rewards that the episode is about to be paid by, and no slower.
         device = self._norm_samples.device
         with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16_units(device)):
             reestimate_norms_(compact, [self._norm_samples])
