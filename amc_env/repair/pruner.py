@@ -174,7 +174,8 @@ class Pruner:
         )
 
     def _reestimate_norms_(self, compact: nn.Module) -> None:
-        # As precise as the rewards that the episode is about to be paid by, and no slower.
+        # bfloat16 is precise enough to rank policies; the network that a search keeps in the end is
+        # repaired sequentially instead, in full precision.
         device = self._norm_samples.device
         with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16_units(device)):
             reestimate_norms_(compact, [self._norm_samples])
