@@ -1,4 +1,4 @@
-"""The criterion that asks the repair itself: what a layer loses when a channel goes."""
+"""A criterion that uses the repair: the least-squares error once a channel is removed."""
 
 from dataclasses import dataclass
 
@@ -10,23 +10,23 @@ from amc_env.calibration import Calibration
 from amc_env.criteria.criterion import Criterion, read_by
 from amc_env.structure import ChannelGroup, Member
 
-# Rows that one product takes out of an inverse together.
+# How many rows of the inverse are updated by one product.
 _WAITING_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionLoss(Criterion):
-    r"""Least-squares error with a channel gone, by backward elimination on the Gram matrix.
+    r"""Least-squares error without a channel, by backward elimination on the Gram matrix.
 
-    Again and again the channel goes whose loss raises the error least, after the rest has been
-    solved for again. With ``H`` the Gram matrix plus a ridge, ``W`` the weights and ``c`` the
-    columns of a channel, going costs
+    One channel after the other is removed, each time the one whose removal raises the error least,
+    and the weights of the others are solved for again. With ``H`` the Gram matrix plus a ridge,
+    ``W`` the weights and ``c`` the columns of a channel, its removal costs
 
     .. math:: \Delta_c = \mathrm{tr}\; W_c' \left[(H^{-1})_{cc}\right]^{-1} W_c
 
-    (optimal brain surgeon, for blocks). A channel's score is the error once it has gone, relative
-    to the outputs and summed over the layers that read the group; the last channel's is infinite in
-    principle and is set above the others. ``ridge`` is relative to the mean of the diagonal.
+    (the optimal brain surgeon of Hassibi and Stork, 1993, for blocks of weights). A channel's score
+    is the error after its removal, relative to the outputs and summed over the layers that read the
+    group. ``ridge`` is relative to the mean of the diagonal.
     """
 
     name = "reconstruction"
@@ -54,7 +54,7 @@ class ReconstructionLoss(Criterion):
         for _ in range(group.channels):
             costs = torch.stack([reader.costs(left) for reader in readers]).sum(0)
             channel = int(costs.argmin())
-            # Rounding may give a cost just below 0; the error never falls.
+            # A removal never lowers the error, but rounding may give a cost just below 0.
             lost += max(float(costs[channel]), 0.0)
             scores[channel] = lost
             left[channel] = False
@@ -65,11 +65,13 @@ class ReconstructionLoss(Criterion):
 
 
 class _Reader:
-    """One least squares problem that loses blocks of columns.
+    """One least squares problem, from which blocks of columns are removed.
 
-    Taking columns out of the inverse is a product of few rows with all; such rows wait until there
-    are enough for one fast product. What costs are made of, the blocks on the diagonal and the
-    weights, is always up to date.
+    Inverting the Gram matrix anew after every removal would take a cubic number of operations each
+    time. Removing a block instead subtracts a product of a few rows from the inverse. That update
+    touches the whole matrix, so it is put off until enough rows have come together for one fast
+    product. The costs only need the blocks on the diagonal and the weights, which are updated at
+    once.
     """
 
     def __init__(self, gram: Tensor, weight: Tensor, blocks: Tensor, ridge: float) -> None:
@@ -89,7 +91,7 @@ class _Reader:
         self._waiting = 0
 
     def costs(self, left: Tensor) -> Tensor:
-        """What each channel left costs when it goes; infinity for those that have gone."""
+        """What the removal of each remaining channel costs; infinity for removed ones."""
         weight = self._weight[self._blocks[left]]
         solved = torch.linalg.solve(self._diagonal[left], weight)
         costs = torch.full((len(left),), float("inf"), dtype=torch.float64)
@@ -97,11 +99,12 @@ class _Reader:
         return costs
 
     def eliminate_(self, channel: int) -> None:
-        """Solve the rest again without a channel."""
+        """Remove a channel and solve for the others again."""
         block = self._blocks[channel]
         wait = self._waiting
+        # The inverse lacks the updates that wait; only this channel's rows get them now.
         rows = self._inverse[block] - self._out[:wait, block].mT @ self._solved[:wait]
-        # What has gone is never read again; 0 keeps rounding from growing there.
+        # Removed columns are never read again; zeros keep rounding errors from growing there.
         rows[:, self._is_gone] = 0.0
         both = torch.linalg.solve(rows[:, block], torch.cat([rows, self._weight[block]], 1))
         solved, weights = both[:, : len(self._inverse)], both[:, len(self._inverse) :]

@@ -76,6 +76,8 @@ class Survey:
         names = [name for name, _ in self.calls]
         jobs = []
         for name in names:
+            # The second call of a layer reads what the first has made with the old weights, so that
+            # no single least squares problem has both as its rows.
             if names.count(name) > 1:
                 continue
             # A depthwise convolution follows its group and loses the same outputs.

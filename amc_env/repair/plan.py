@@ -125,6 +125,8 @@ class Reconstruction:
         """
         modules = dict(compact.named_modules())
         writes: list[tuple[Tensor, Tensor]] = []
+        # All shapes are checked before the first weight is written, so that a network is never left
+        # half repaired.
         for name, weight in self.weights(keep).items():
             target = modules[name].weight if name in modules else None
             if not isinstance(target, Tensor) or target.shape != weight.shape:

@@ -123,6 +123,8 @@ class Pruner:
             self.calibration,
             self._orders,
             ridge=self._settings.ridge,
+            # Nothing reads them after the criterion, and with the factors they would be the most
+            # memory that a search holds.
             takes_grams=True,
         )
 
@@ -172,6 +174,8 @@ class Pruner:
         )
 
     def _reestimate_norms_(self, compact: nn.Module) -> None:
+        # bfloat16 is precise enough to rank policies; the network that a search keeps in the end is
+        # repaired sequentially instead, in full precision.
         device = self._norm_samples.device
         with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16_units(device)):
             reestimate_norms_(compact, [self._norm_samples])

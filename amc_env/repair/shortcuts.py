@@ -90,6 +90,7 @@ class _Watcher(TorchFunctionMode):
     ) -> Any:
         given = kwargs or {}
         values = [*args, *given.values()]
+        # Tensors have no names here; a function reads a trail if it gets the very same object.
         met = [trail for trail in self._trails if any(value is trail.value for value in values)]
         if not met or not _is_a_value(func):
             return func(*args, **given)
@@ -112,6 +113,7 @@ class _Watcher(TorchFunctionMode):
     ) -> None:
         for trail in met:
             others = [v for v in values if isinstance(v, Tensor) and v is not trail.value]
+            # A term of another shape is broadcast: a bias, not a shortcut with a map of its own.
             fits = [other for other in others if other.shape == trail.value.shape]
             if func in _SUMS and len(fits) == len(others) == 1:
                 other, scale = self._keep(trail.layer, fits[0]), trail.scale

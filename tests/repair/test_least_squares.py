@@ -9,6 +9,7 @@ from torch import Tensor
 
 from amc_env.repair.least_squares import (
     DirectSolver,
+    FactoredSolver,
     NormalEquations,
     Solver,
     make_solver,
@@ -103,6 +104,37 @@ def test_any_blocks_of_a_problem_without_a_factor_are_solved_too() -> None:
     assert torch.allclose(
         x[:, columns] @ factored.weights_of(blocks), x[:, columns] @ oracle, atol=1e-6
     )
+
+
+def test_blocks_whose_own_factor_fails_are_solved_without_one() -> None:
+    # All pivots of this matrix are 1, and whole numbers are factored exactly; but its condition is
+    # about 4^40, so that in another order the Cholesky factorisation breaks off.
+    factor = torch.eye(40).double() - torch.ones(40, 40).double().tril(-1)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(40, 2, dtype=torch.float64, generator=generator)
+    problem_ = NormalEquations.of_layer(factor @ factor.mT, weight)
+    solver = make_solver(problem_, list(torch.arange(40)[:, None]), ridge=0.0)
+    assert isinstance(solver, FactoredSolver)
+    blocks = torch.arange(39).flip(0)
+    got = solver.weights_of(blocks)
+    assert got.norm() < 2 * weight.norm()
+    best = problem_.residual(blocks, problem_.solve(blocks, ridge=0.0))
+    assert torch.allclose(problem_.residual(blocks, got), best, rtol=1e-6)
+    for output in range(2):
+        some = solver.weights_of(blocks, torch.tensor([output]))
+        assert torch.allclose(some, got[:, [output]], atol=1e-6)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-13, 2e-14])
+def test_twins_among_any_blocks_share_their_work(ridge: float) -> None:
+    x, weight, order = problem(1)
+    x[:, order[1]] = x[:, order[0]]
+    solver = make_solver(equations(x, weight), order, ridge=ridge)
+    got = solver.weights_of(torch.tensor([0, 1, 3]))
+    columns = order[[0, 1, 3]].flatten()
+    best = torch.linalg.lstsq(x[:, columns], x @ weight, driver="gelsd").solution
+    assert got.norm() < 10 * weight.norm()
+    assert torch.allclose(x[:, columns] @ got, x[:, columns] @ best, atol=1e-4)
 
 
 @MANY
