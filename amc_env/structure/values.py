@@ -8,7 +8,7 @@ wherever a layer reads them, and must agree with the network from which they are
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -133,7 +133,8 @@ class _Proof:
     def run(self, model: nn.Module, silenced: Tensor | None = None) -> list[tuple[str, Tensor]]:
         """The values of every layer in the order of execution, then those of the outputs."""
         watch = _Watch(model, self.structure, silenced)
-        with watch:
+        silence = nullcontext() if silenced is None else _silence(model, self.structure, silenced)
+        with silence, watch:
             outputs = model(*self.inputs)
         rest = [("", out.detach().flatten()[None]) for out in tensors_in(outputs)]
         return [*watch.seen, *rest]
@@ -224,17 +225,37 @@ def _is_close(expected: Tensor, got: Tensor, tolerance: float) -> bool:
     return bool((one - other).norm() <= tolerance * one.norm())
 
 
+@contextmanager
+def _silence(model: nn.Module, structure: Structure, kept: Tensor) -> Iterator[None]:
+    """Zero the weights that read channels outside the mask over labels, and restore them."""
+    tensors = dict(named_tensors(model))
+    labels = {(axis.tensor, axis.dim): axis.labels for axis in structure.axes}
+    # A depthwise convolution has no axis of inputs: it passes each channel on, for others to read.
+    read = {(x.weight, 1 - x.output_dim) for x in structure.layers if x.weight is not None}
+    saved: list[tuple[Tensor, Tensor]] = []
+    try:
+        for name, dim in sorted(read & labels.keys()):
+            gone = (~kept[labels[name, dim]]).nonzero().flatten()
+            if len(gone):
+                saved.append((tensors[name], tensors[name].clone()))
+                tensors[name].index_fill_(dim, gone.to(tensors[name].device), 0.0)
+        yield
+    finally:
+        for weight, values in saved:
+            weight.copy_(values)
+
+
 _LAYERS = frozenset(
     {"linear", *(f"conv{d}d" for d in (1, 2, 3)), *(f"conv_transpose{d}d" for d in (1, 2, 3))}
 )
 
 
 class _Watch(TorchFunctionMode):
-    """Notes the output of every conv and linear layer, and silences channels on the way.
+    """Notes the output of every conv and linear layer.
 
     Args:
-        silenced: Mask over labels, false for channels whose readers get zero weights; None for a
-            network that is run as it is.
+        silenced: Mask over labels, false for channels that are silenced and so not compared; None
+            for a network that is run as it is.
     """
 
     def __init__(self, model: nn.Module, structure: Structure, silenced: Tensor | None) -> None:
@@ -254,33 +275,19 @@ class _Watch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = dict(kwargs or {})
+        given = kwargs or {}
+        out = func(*args, **given)
         call = getattr(func, "__name__", "")
-        weight = args[1] if len(args) > 1 else kwargs.get("weight")
+        weight = args[1] if len(args) > 1 else given.get("weight")
         name = self._names.get(id(weight)) if call in _LAYERS else None
         if name is None or not isinstance(weight, Tensor):
-            return func(*args, **kwargs)
+            return out
         transposed = "transpose" in call
-        if self._mask is not None:
-            weight = self._silenced(name, weight, self._mask, transposed=transposed)
-            if len(args) > 1:
-                args = (args[0], weight, *args[2:])
-            else:
-                kwargs["weight"] = weight
-        out = func(*args, **kwargs)
         # A linear layer's channels lie along the last dimension, and so do those of a weight of
         # two dimensions in general; a convolution's lie before the dimensions of its kernel.
         rows = out.movedim(1 - weight.dim(), 0).flatten(1)
         self.seen.append((name, self._kept_rows(name, _sampled(rows), transposed=transposed)))
         return out
-
-    def _silenced(self, name: str, weight: Tensor, mask: Tensor, *, transposed: bool) -> Tensor:
-        # A depthwise convolution reads each channel for itself and passes it on.
-        if (name, 1) not in self._labels:
-            return weight
-        dim = 0 if transposed else 1
-        gone = (~mask[self._labels[name, dim]]).nonzero().flatten()
-        return weight.index_fill(dim, gone.to(weight.device), 0.0) if len(gone) else weight
 
     def _kept_rows(self, name: str, rows: Tensor, *, transposed: bool) -> Tensor:
         """The rows of channels that stay, of a network in which nothing is cut."""
