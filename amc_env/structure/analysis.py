@@ -193,7 +193,7 @@ def _with_training_branches(
 ) -> Discovery | None:
     """What was found, and layers that only training runs, such as auxiliary heads; None if none."""
     reached = {tensor for layer in found.layers.values() for tensor in layer.use.tensors}
-    reached |= {tensor for tensor, _ in found.axes}
+    reached |= {tensor for tensor, _ in found.axes} | set(found.parameters)
     if all(name in reached or p.dim() < 2 for name, p in model.named_parameters()):
         return None
     more = copy.deepcopy(found)

@@ -77,7 +77,7 @@ def _smallest_connected(labels: Tensor, edges: Tensor) -> Tensor:
     labels = labels.clone()
     while True:
         ends = labels[edges]
-        low = ends.amin(0)
+        low = torch.minimum(ends[0], ends[1])
         if torch.equal(ends[0], ends[1]):
             return labels
         labels.scatter_reduce_(0, ends[0], low, "amin")

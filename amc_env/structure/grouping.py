@@ -111,6 +111,9 @@ def _cut_axes(found: Discovery) -> tuple[CutAxis, ...]:
     """Axes of layer weights, and of bare parameters whose channels lie along one axis."""
     axes = dict(found.axes)
     for name, ids in found.parameters.items():
+        if ids.dim() > 1 and _is_unmet(found, ids):
+            # A layer's weight that was only transposed on its way to the layer.
+            continue
         known = found.classes.canonical(ids)
         varying = [d for d in range(ids.dim()) if not (known == known.narrow(d, 0, 1)).all()]
         layer_axes = [own for (tensor, _), own in found.axes.items() if tensor == name]
@@ -130,6 +133,14 @@ def _cut_axes(found: Discovery) -> tuple[CutAxis, ...]:
     return tuple(
         CutAxis(tensor=tensor, dim=dim, labels=labels[ids]) for (tensor, dim), ids in axes.items()
     )
+
+
+def _is_unmet(found: Discovery, ids: Tensor) -> bool:
+    """Whether no operation has united these ids with others, or said that they must stay."""
+    labels = found.classes.labels()
+    is_single = labels.bincount()[labels[ids]] == 1
+    frozen = [other for other, _ in found.frozen]
+    return bool(is_single.all()) and not any(torch.isin(ids, other).any() for other in frozen)
 
 
 def _reasons(found: Discovery, labels: Tensor) -> dict[int, str]:

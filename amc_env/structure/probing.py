@@ -115,7 +115,10 @@ class Prober:
             for number, group in enumerate(self.structure.groups)
             if group.name in chosen
         }
-        if all(len(kept[g.name]) == g.channels for g in self.structure.groups if g.name in kept):
+        whole = all(
+            len(kept[g.name]) == g.channels for g in self.structure.groups if g.name in kept
+        )
+        if names and whole:
             return None
         mask = keep_mask(self.structure, kept)
         compact = cut_channels(self.model, self.structure, mask)
@@ -133,18 +136,13 @@ class Prober:
         except Exception as error:  # noqa: BLE001 (a user's forward may raise anything)
             name, _ = tracer.current_module()
             reason = f"{_first_line(error)} (in {name or 'the model'})"
-            return Failure(reason=reason, suspects=self._groups_in(name) & chosen)
+            near = self._groups_of(tracer.labels_at_failure())
+            return Failure(reason=reason, suspects=near & chosen)
         return None
 
-    def _groups_in(self, module: str) -> frozenset[str]:
-        """The groups that lie on the tensors of a module itself, not of those inside it."""
-        inside = [a.labels for a in self.structure.axes if a.tensor.rpartition(".")[0] == module]
-        near = set(torch.cat(inside).tolist()) if inside else set()
-        return frozenset(
-            name
-            for name, own in self.structure.classes.items()
-            if not near.isdisjoint(own.tolist())
-        )
+    def _groups_of(self, labels: set[int]) -> frozenset[str]:
+        classes = self.structure.classes.items()
+        return frozenset(name for name, own in classes if not labels.isdisjoint(own.tolist()))
 
 
 def _first_line(error: Exception) -> str:

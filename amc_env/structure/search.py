@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _LOG = logging.getLogger(__name__)
+# More suspects than this take longer to try one by one than a search among all groups.
+_FEW = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +29,15 @@ def failing_groups(names: Sequence[str], trial: Trial, *, what: str) -> dict[str
         what: What the trial is, for the progress messages in the log.
     """
     found = _Search(names, trial, what)
-    while found.todo and (failure := found.fail(found.todo)) is not None:
+    failure = found.fail(found.todo) if names else None
+    # A trial that fails even with no group at all says nothing about any of them, as in a detector
+    # whose regions depend on values. Searching it would take two trials for every group.
+    if failure is not None and (nothing := found.fail([])) is not None:
+        return dict.fromkeys(names, nothing.reason)
+    while failure is not None:
         if not found.refuse_suspects(failure):
             found.refuse_first(failure)
+        failure = found.fail(found.todo) if found.todo else None
     return found.reasons
 
 
@@ -60,7 +68,7 @@ class _Search:
         # The place of a failure usually names its cause, which spares the search through all
         # groups. It is not a proof: a layer that reads two groups may fail because of one.
         suspects = [name for name in self.todo if name in failure.suspects]
-        if len(suspects) == len(self.todo) > 1:
+        if len(suspects) > _FEW:
             return False
         for name in suspects:
             alone = self.fail([name])

@@ -88,6 +88,7 @@ class Tracer(TorchFunctionMode):
         # The tensor is kept beside its ids so that its id() is not given to another.
         self._ids: dict[int, tuple[Tensor, Tensor]] = {}
         self._stack: list[str] = []
+        self.failed_on: list[Tensor] = []
 
     def owner(self, tensor: Any) -> str | None:
         """Name of a parameter or buffer in the model, None for any other object."""
@@ -119,6 +120,11 @@ class Tracer(TorchFunctionMode):
             )
         self.assign(tensor, ids)
         return ids
+
+    def labels_at_failure(self) -> set[int]:
+        """The ids that lay in the operands of the operation that failed."""
+        known = [self._ids[id(t)][1] for t in self.failed_on if id(t) in self._ids]
+        return {label for ids in known for label in narrow_repeats(ids)[0].unique().tolist()}
 
     def knows(self, tensor: Tensor) -> bool:
         """Whether channels can lie in this tensor: it was traced, or it belongs to the model."""
@@ -191,6 +197,16 @@ class Tracer(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        try:
+            return self._call(func, args, kwargs)
+        except Exception:
+            # What an operation was given when it failed tells which channels do not fit.
+            self.failed_on = list(tensors_in([*args, *kwargs.values()]))
+            raise
+
+    def _call(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
         name = _plain_name(func)
         if _keeps_meta_shape(name, args):
             in_place = func.__name__.endswith("_") or kwargs.get("inplace", False)

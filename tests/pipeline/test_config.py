@@ -47,7 +47,7 @@ class Middle(Criterion):
 @dataclass(frozen=True, kw_only=True)
 class Idle(Searcher):
     patience: int = 3
-    def _run(self, recorder, *, episodes, seed):
+    def run(self, recorder, *, episodes, seed):
         raise NotImplementedError
 """
 
@@ -233,7 +233,7 @@ def test_installed_parts_come_by_name() -> None:
         ("env.ridge=-1", "ridge is -1"),
         ("env.round_to=0", "round_to is 0"),
         ("env.min_keep=2", "min_keep is 2"),
-        ("finetune.batch=0", "^finetune: epochs is 6, batch 0"),
+        ("finetune.batch=0", "^finetune: batch is 0; it must be at least 1"),
     ],
 )
 def test_values_out_of_range_are_refused(override: str, message: str) -> None:
