@@ -134,6 +134,8 @@ class Pruner:
         Values are the number of best-ranked channels to keep, or explicit channel indices. Groups
         not named keep all channels.
         """
+        # Phases are timed here, where they are known, so that a run can show what an episode
+        # spends.
         marks = [time.perf_counter()]
         kept = self.plan.kept(keep)
         marks.append(time.perf_counter())
@@ -156,6 +158,8 @@ class Pruner:
         """As ``prune``, but each layer is repaired on the pruned network's activations: slower."""
         kept = self.plan.kept(keep)
         compact = self.graph.compact(kept)
+        # The plain repair first: the ridge of the sequential one pulls towards the weights it
+        # finds.
         self.plan.apply_(compact, kept)
         self._repair_sequentially_(compact, kept)
         return compact

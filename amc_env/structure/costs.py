@@ -78,6 +78,8 @@ class CostPoint:
             ValueError: There is no such group, or it does not have that many channels.
         """
         _check_counts(self._tables.widths, kept)
+        # Names that keep their number are left out, so a walk may pass all its decisions every
+        # time.
         changed = [name for name, count in kept.items() if count != self.counts[name]]
         counts = {**self.counts, **kept}
         numel, params = dict(self._numel), self.cost.params
@@ -101,6 +103,8 @@ class CostPoint:
         They are the groups that run along a tensor together with it, and the group itself. With
         all other groups, the saving adds up.
         """
+        # A weight between two groups has as many entries as the product of their channels, so what
+        # one saves depends on the other; groups without a common tensor save independently.
         mine = self._tables.tensors_of[group]
         return frozenset(
             name for name, tensors in self._tables.tensors_of.items() if tensors & mine
@@ -153,6 +157,8 @@ def _union(sets: Mapping[str, frozenset[_T]], names: Iterable[str]) -> frozenset
 
 
 def _layer_cost(layer: LayerUse, numel: Mapping[str, int]) -> LayerCost:
+    # A computed weight is no tensor of the model; what it multiplies is frozen, so its size is
+    # fixed.
     weights = prod(layer.shape) if layer.weight is None else numel[layer.weight]
     return LayerCost(
         name=layer.name,
@@ -174,6 +180,7 @@ def _tensors_by_group(
 
 
 def _shapes(model: nn.Module, structure: Structure) -> dict[str, _Shape]:
+    # Axes speak of channel classes; costs need the number of channels of the groups instead.
     group_of = {
         int(label): name for name, labels in structure.classes.items() for label in labels.tolist()
     }

@@ -38,6 +38,7 @@ def cut_channels(model: nn.Module, structure: Structure, mask: Tensor) -> nn.Mod
         index = indices.of(count.labels)
         if index is not None:
             number = len(index)
+            # LayerNorm stores a tuple of sizes where other modules store a number.
             is_shape = count.attribute == "normalized_shape"
             setattr(modules[count.module], count.attribute, (number,) if is_shape else number)
     return compact
@@ -48,6 +49,8 @@ class _Indices:
 
     def __init__(self, mask: Tensor) -> None:
         self._mask = mask
+        # By identity: equal label vectors are one object (see grouping), and comparing values would
+        # cost as much as the look-up that this saves.
         self._known: dict[int, Tensor | None] = {}
 
     def of(self, labels: Tensor) -> Tensor | None:
@@ -65,17 +68,21 @@ def kept_labels(axes: tuple[CutAxis, ...], mask: Tensor) -> dict[tuple[str, int]
 
 def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Parameters and buffers; one with several names goes by its first."""
+    # Buffers too, because running means and variances have channels as weights do.
     return [*model.named_parameters(), *model.named_buffers()]
 
 
 def _selected(tensor: Tensor, where: list[tuple[int, Tensor]]) -> Tensor:
     chosen = tensor.detach()
     where = sorted(((dim, index.to(tensor.device)) for dim, index in where), key=lambda cut: cut[0])
+    # Two selections one after the other would copy the channels that the second one drops.
     if [dim for dim, _ in where] == [0, 1] and tensor[0, 0].numel() > 3 and tensor.is_contiguous():
         chosen = _selected_kernels(chosen, where[0][1], where[1][1])
     else:
         for dim, index in where:
             chosen = chosen.index_select(dim, index)
+    # A compact network is to run as fast as its original, whose layout may have been chosen for
+    # speed.
     if _is_channels_last(tensor):
         chosen = chosen.contiguous(memory_format=torch.channels_last)
     if isinstance(tensor, nn.Parameter):

@@ -52,6 +52,7 @@ class ChannelGraph:
         ignored = _checked_ignore(model, self.ignore)
         self.round_to = round_to
         self._structure = analyse(model, self.inputs, ignored=ignored, rounding=rounding)
+        # A graph without groups would make every later step a special case.
         if not self._structure.groups:
             raise ValueError(_nothing_to_cut(model, self._structure.frozen))
         self._groups = {group.name: group for group in self._structure.groups}
@@ -121,6 +122,7 @@ class ChannelGraph:
             ValueError: There is no such group.
         """
         self.group(name)
+        # A group without channels cannot run, but its cost is still arithmetic.
         full, without = self._full_cost.cost, self._full_cost.with_counts({name: 0}).cost
         return Share(flops=full.flops - without.flops, params=full.params - without.params)
 
@@ -154,6 +156,8 @@ class ChannelGraph:
                 f"group {name!r} was given {kept!r}; give the indices of the channels to keep"
             ) from error
         if indices.dim() != 1 or indices.is_floating_point() or indices.dtype == torch.bool:
+            # An empty list becomes a tensor of floats; it is refused for keeping nothing, not for
+            # its type.
             if indices.numel():
                 raise ValueError(
                     f"group {name!r} was given indices of shape {tuple(indices.shape)} and type "
@@ -198,6 +202,7 @@ def _check_model(model: object) -> None:
             "model is a ScriptModule, whose forward cannot be followed; give the "
             "Python module it was made from"
         )
+    # The wrapper's parameters carry other names than those of the network that is saved and pruned.
     if hasattr(model, "_orig_mod"):
         raise ValueError("model is compiled; give the module that was passed to torch.compile")
     for name, parameter in model.named_parameters():
@@ -230,6 +235,8 @@ def _checked_ignore(model: nn.Module, ignore: tuple[str, ...]) -> frozenset[str]
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
             raise ValueError(f"ignore names no module {name!r}; the nearest is {near[0]!r}")
+    # Ignoring a block is meant to ignore the layers in it, whose outputs do not leave it
+    # themselves.
     inside = tuple(f"{name}." for name in ignored)
     return ignored | {name for name in names if name.startswith(inside)} if inside else ignored
 

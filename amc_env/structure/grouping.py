@@ -69,15 +69,20 @@ def structure_of(
     vectors = _Vectors()
     reasons = _reasons(found, labels) | dict(refused)
     sides = _sides(found, axes, model)
+    # Where a class of channels lies, as counts by side. Classes are compared by this and not by
+    # name,
+    # because channels of one layer can part ways later, as the slices of a concatenation do.
     signatures: defaultdict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
     for label, places in _places(sides).items():
         if label not in reasons:
             signatures[tuple(sorted(places.items()))].append(label)
+    # Norms over channels are marked here, because cutting then differs from silencing by nature.
     normed = _mask(labels, found.normed)
     groups: list[ChannelGroup] = []
     classes: dict[str, Tensor] = {}
     for signature, members in signatures.items():
         producers = [n for n, _ in signature if sides[n].role == "producer"]
+        # A group never loses its last channel, so a single one offers no choice.
         if len(members) < 2 or not producers:
             reasons.update(dict.fromkeys(members, _SINGLE if producers else _NO_PRODUCER))
             continue
@@ -115,6 +120,9 @@ def _cut_axes(found: Discovery) -> tuple[CutAxis, ...]:
             # A layer's weight that was only transposed on its way to the layer.
             continue
         known = found.classes.canonical(ids)
+        # A parameter starts with one id per entry; where it met channels, broadcasting has united
+        # the
+        # ids along all axes but the one that the channels lie on.
         varying = [d for d in range(ids.dim()) if not (known == known.narrow(d, 0, 1)).all()]
         layer_axes = [own for (tensor, _), own in found.axes.items() if tensor == name]
         if ids.dim() > 1 and layer_axes:
@@ -124,6 +132,8 @@ def _cut_axes(found: Discovery) -> tuple[CutAxis, ...]:
         elif len(varying) == 1:
             if (name, varying[0]) in axes:
                 found.classes.unite(axes[name, varying[0]], known)
+            # All entries along the other axes are the same channel now, so the first stands for
+            # them.
             axes[name, varying[0]] = known.movedim(varying[0], 0).reshape(
                 ids.shape[varying[0]], -1
             )[:, 0]
@@ -146,6 +156,7 @@ def _is_unmet(found: Discovery, ids: Tensor) -> bool:
 def _reasons(found: Discovery, labels: Tensor) -> dict[int, str]:
     reasons = {NEUTRAL: "no layer makes them"}
     for ids, reason in found.frozen:
+        # The first reason found is the one nearest to the input, which explains most.
         for label in labels[ids].unique().tolist():
             reasons.setdefault(label, reason)
     return reasons
@@ -158,6 +169,7 @@ def _sides(found: Discovery, axes: Iterable[CutAxis], model: nn.Module) -> list[
     modules = dict(model.named_modules())
     followers: dict[str, _Side] = {}
     for axis in axes:
+        # Weight and bias of a norm are two axes of one follower; the first of them describes it.
         if axis.tensor not in layer_tensors:
             module = axis.tensor.rpartition(".")[0]
             kind = _kind(modules[module])
@@ -169,6 +181,7 @@ def _sides(found: Discovery, axes: Iterable[CutAxis], model: nn.Module) -> list[
 
 def _layer_sides(seen: LayerSeen, labels: Tensor) -> Iterable[_Side]:
     name, kind = seen.use.name, seen.use.kind
+    # A depthwise convolution makes no channels of its own: each output is one of its inputs.
     if kind == "depthwise":
         yield _Side(
             module=name, kind=kind, role="follower", labels=labels[seen.outputs], layer=seen.use
@@ -220,6 +233,9 @@ def _members(sides: list[_Side], labels: Tensor) -> dict[str, tuple[Member, ...]
 
 def _positions(axis: Tensor, labels: Tensor) -> Tensor:
     """(channels, places): where each of ``labels`` stands along ``axis``."""
+    # Every label occurs equally often on an axis, or the classes would have other signatures; so
+    # the
+    # sorted axis holds each label's places in one run of known length.
     order = torch.argsort(axis, stable=True)
     start = torch.searchsorted(axis[order], labels)
     places = int((axis == labels[0]).sum())
@@ -228,6 +244,7 @@ def _positions(axis: Tensor, labels: Tensor) -> Tensor:
 
 def _frozen(found: Discovery, labels: Tensor, reasons: Mapping[int, str]) -> Iterable[FrozenGroup]:
     for seen in found.layers.values():
+        # Its channels are reported with the layer that makes them.
         if seen.use.kind == "depthwise":
             continue
         by_reason: Counter[str] = Counter()

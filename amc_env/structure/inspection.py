@@ -92,6 +92,7 @@ def _frozen_table(graph: ChannelGraph) -> Table:
     table.add_column("first layer", overflow="fold")
     table.add_column("why", overflow="fold")
     layers = Counter(f.reason for f in graph.frozen)
+    # A network can have hundreds of frozen layers, for a handful of reasons.
     for reason, count in layers.items():
         same = [f for f in graph.frozen if f.reason == reason]
         channels = sum(f.channels for f in same)

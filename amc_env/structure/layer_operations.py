@@ -188,6 +188,8 @@ def _einsum_product(trace: Tracer, call: Call) -> _Product | None:
         new = [letter for letter in letters[own] if letter not in letters[other]]
         if found is None or len(shared) != 1 or len(new) != 1:
             continue
+        # A plain linear layer leaves all other axes as they are; anything else sums or repeats
+        # channels.
         rest = letters[other].replace(shared[0], "")
         if sorted(result) != sorted(rest + new[0]) or "*" in letters[other][1:] + result[1:]:
             continue
@@ -209,6 +211,8 @@ def _mix(trace: Tracer, call: Call) -> None:
 def _computed(trace: Tracer, call: Call, use: LayerUse, channel_dim: int) -> None:
     """Count a layer whose weight no parameter is, and keep all channels around it."""
     trace.freeze_inputs(call, _COMPUTED_WEIGHT.format(where=trace.where(call)))
+    # The parameters behind a computed weight are not known; those of the module that computes it
+    # and of its parametrizations are counted as the layer's.
     outputs = trace.axis_ids(trace.ids(call.out), channel_dim)
     module = trace.modules[trace.current_module()[0]]
     owners = [
@@ -246,10 +250,12 @@ def group_norm(trace: Tracer, call: Call) -> None:
     attributes = {"num_channels": ids}
     if groups == len(ids):
         attributes["num_groups"] = ids
+    # A cut takes the same number of channels from each part, or the parts would be unequal.
     elif groups > 1:
         _tie_parts(trace, ids, groups)
     if groups != len(ids):
         trace.ledger.channel_norm(ids)
+    # Scale and shift lose the same channels as the map.
     for tensor in call.tensors()[1:]:
         _follow_vector(trace, tensor, ids)
     _store(trace, None, (nn.GroupNorm,), attributes)
@@ -279,6 +285,7 @@ def layer_norm(trace: Tracer, call: Call) -> None:
 
 def attention(trace: Tracer, call: Call) -> None:
     """Keep all channels around an attention, and count its projections."""
+    # Heads have a fixed width, so that cutting within them would need a rule for every variant.
     tokens = prod(call.subject.shape[:-1])
     for tensor in call.tensors():
         name = trace.owner(tensor)

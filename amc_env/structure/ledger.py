@@ -96,12 +96,15 @@ class Discovery(Ledger):
 
     @override
     def produce(self, tensor: str, dim: int, size: int) -> Tensor:
+        # A layer that runs twice makes the same channels twice: its second run gets the ids of the
+        # first.
         if (tensor, dim) not in self.axes:
             self.axes[tensor, dim] = self.classes.fresh(size)
         return self.axes[tensor, dim]
 
     @override
     def consume(self, tensor: str, dim: int, ids: Tensor) -> None:
+        # A weight that is read with other channels later, in a second use, unites both sets.
         known = self.axes.setdefault((tensor, dim), ids)
         self._meet(known, ids, tensor)
 
@@ -111,6 +114,7 @@ class Discovery(Ledger):
 
     @override
     def parameter(self, tensor: str, shape: tuple[int, ...]) -> Tensor:
+        # One id for every entry: along which axis channels lie shows when the parameter meets some.
         if tensor not in self.parameters:
             count = torch.Size(shape).numel()
             self.parameters[tensor] = self.classes.fresh(count).view(shape)
@@ -132,6 +136,7 @@ class Discovery(Ledger):
 
     @override
     def constant(self, shape: tuple[int, ...], reason: str) -> Tensor:
+        # A single id for all places: whatever they meet has to stay, and need not be told apart.
         ids = self.classes.fresh(1)
         self.freeze(ids, reason)
         return ids.view([1] * len(shape)).expand(shape)
@@ -170,6 +175,8 @@ class Discovery(Ledger):
 
     def _meet(self, known: Tensor, ids: Tensor, where: str) -> None:
         self.unite(known, ids)
+        # Places without channels, such as padding, cannot shrink with channels that stand there in
+        # another use of the same weight.
         fixed = (known == NEUTRAL) != (ids == NEUTRAL)
         if fixed.any():
             reason = f"{where} is used on these channels and elsewhere on none"

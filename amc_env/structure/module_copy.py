@@ -68,6 +68,7 @@ def _copy_table(table: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
 
 
 def _copy_tensor(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    # The memo holds the cut tensors, and shared parameters must stay shared.
     known = memo.get(id(tensor))
     if isinstance(known, Tensor):
         return known
@@ -86,6 +87,7 @@ def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
         return value
     if id(value) in memo:
         return memo[id(value)]
+    # Settings such as a kernel size are tuples of numbers, of which a network has thousands.
     if kind in (tuple, set) and all(type(item) in _IMMUTABLE for item in value):
         return memo.setdefault(id(value), kind(value))
     if isinstance(value, dict) and not value:

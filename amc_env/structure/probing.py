@@ -118,10 +118,12 @@ class Prober:
         whole = all(
             len(kept[g.name]) == g.channels for g in self.structure.groups if g.name in kept
         )
+        # With nothing to cut, the network itself would be tried, which has already run.
         if names and whole:
             return None
         mask = keep_mask(self.structure, kept)
         compact = cut_channels(self.model, self.structure, mask)
+        # Channels of no group are whole in every trial, so any place may stand for them.
         fixed = torch.ones(self.structure.n_labels, dtype=torch.bool)
         for labels in self.structure.classes.values():
             fixed[labels] = False
@@ -130,6 +132,7 @@ class Prober:
         )
         tracer = Tracer(compact, ledger=ledger, handlers=HANDLERS, batch=self.inputs[0].shape[0])
         try:
+            # Auxiliary heads run in training alone, and have to fit the cut channels too.
             for training in self.runs:
                 with training_flags(compact, on=training):
                     follow(tracer, compact, self.inputs)

@@ -163,6 +163,7 @@ class Structure:
 
     groups: tuple[ChannelGroup, ...]
     frozen: tuple[FrozenGroup, ...]
+    # No tensor of the model is held, so that a structure outlives the network that it was found in.
     classes: Mapping[str, Tensor]
     n_labels: int
     facts: tuple[bool, ...]

@@ -26,6 +26,7 @@ def reshape(trace: Tracer, call: Call) -> None:
 
 def move(trace: Tracer, call: Call) -> None:
     """Apply the movement to the ids themselves."""
+    # The operation itself is run on the ids, so no rule has to be written for any of them.
     moved = call.func(*_as_ids(trace, call.args), **_as_ids(trace, dict(call.kwargs)))
     for out, ids in zip(call.outputs(), tensors_in(moved), strict=True):
         trace.assign(out, _respread(ids))
@@ -57,6 +58,8 @@ def pad(trace: Tracer, call: Call) -> None:
         if not before and not after:
             continue
         size = ids.shape[dim] + before + after
+        # Whether an axis holds channels or pixels shows in the ids alone: along pixels they are
+        # equal.
         if not trace.ledger.settle(partial(_varies, trace.ledger.canonical(ids), dim)):
             ids = ids.narrow(dim, 0, 1).expand(_resized(ids, dim, size))
             continue
@@ -79,6 +82,8 @@ def pool(*, spatial: int | None) -> _Handler:
     def handle(trace: Tracer, call: Call) -> None:
         x = call.subject
         count = x.dim() - 2 if spatial is None else spatial
+        # Ids that differ within a map, as behind a reshape of channels into space, are mixed by the
+        # pooling and so become one channel.
         ids = trace.collapse(trace.ids(x), list(range(x.dim() - count, x.dim())))
         for out in call.outputs():
             trace.assign(out, ids)
@@ -141,6 +146,7 @@ def elementwise(trace: Tracer, call: Call) -> None:
         trace.freeze_inputs(call, f"{trace.where(call)} returns several tensors")
         return
     shape = call.out.shape
+    # A number without a place in the model carries no channels and spreads over any.
     operands = [t for t in call.tensors() if t.numel() > 1 or trace.knows(t)]
     spread = [_aligned(trace.ids(t), shape) for t in operands]
     result = torch.zeros((), dtype=torch.long).expand(shape)
@@ -152,6 +158,7 @@ def elementwise(trace: Tracer, call: Call) -> None:
             continue
         trace.ledger.unite(result, ids)
         known, new = narrow_repeats(result, ids)
+        # Neutral places, such as zero padding in a shortcut, take the id of what is added to them.
         result = torch.where(known == NEUTRAL, new, known).expand(shape)
     trace.assign(call.out, result)
 
@@ -198,6 +205,8 @@ def _respread(ids: Tensor) -> Tensor:
     narrow = ids
     for dim in range(ids.dim()):
         if narrow.shape[dim] > 1:
+            # A copy of the ids of a large image would cost as much as the image; a stride of 0
+            # costs nothing.
             first = narrow.narrow(dim, 0, 1)
             if narrow.stride(dim) == 0 or bool((narrow == first).all()):
                 narrow = first

@@ -110,6 +110,7 @@ class Tracer(TorchFunctionMode):
         if known is not None:
             return known[1]
         name = self.owner(tensor)
+        # A single number, such as a learned scale, holds no channel and may meet any.
         if tensor.numel() == 1:
             ids = torch.zeros(tensor.shape, dtype=torch.long)
         elif name is not None:
@@ -154,6 +155,8 @@ class Tracer(TorchFunctionMode):
     def axis_ids(self, ids: Tensor, dim: int) -> Tensor:
         """One id for every index along ``dim``."""
         dim %= ids.dim()
+        # A weight has one entry per channel along this axis, so what differs along other axes is
+        # united.
         others = [d for d in range(ids.dim()) if d != dim]
         return self.collapse(ids, others).reshape(-1)
 
@@ -162,6 +165,8 @@ class Tracer(TorchFunctionMode):
         for tensor in call.tensors():
             if id(tensor) in self._ids:
                 self.ledger.freeze(self.ids(tensor), reason)
+            # A parameter that nothing was known of yet meets the operation first, and is frozen
+            # with it.
             elif self.owner(tensor) is not None:
                 self.assign(tensor, self.ledger.constant(tuple(tensor.shape), reason))
         for tensor in call.outputs():
@@ -180,6 +185,8 @@ class Tracer(TorchFunctionMode):
             leave.remove()
 
     def _enter(self, module: nn.Module, _args: Any) -> None:
+        # Modules that a forward makes on the fly have no name; what they do counts for their
+        # caller.
         self._stack.append(self._names.get(id(module), self._stack[-1] if self._stack else ""))
 
     def _leave(self, _module: nn.Module, _args: Any, out: Any) -> None:
@@ -259,6 +266,7 @@ def _plain_name(func: Callable[..., Any]) -> str:
     if name == "__get__":
         prop: str = getattr(getattr(func, "__self__", None), "__name__", "")
         return f"property {prop}" if prop in _SHORT_PROPERTIES else "property"
+    # In-place and reflected forms do the same to channels as the plain operation.
     name = name.strip("_")
     return _IN_PLACE.get(name) or _REFLECTED.get(name) or name
 
