@@ -16,7 +16,6 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy.typing as npt
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -25,10 +24,10 @@ from agents.amc_settings import AMCSettings
 from agents.episode_buffer import EpisodeBuffer
 from amc_env import ChannelPruningEnv
 from amc_env.env.environment import Action, Observation
-from pipeline import stages
+from pipeline import CONFIGS, stages
 from pipeline.config import RunConfig
+from pipeline.overrides import Settings
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 LAST = 20
 
 
@@ -168,8 +167,7 @@ VARIANTS = {
 
 def quickstart() -> tuple[ChannelPruningEnv, AMCSettings, int]:
     """The quickstart's environment, its agent's settings and its number of episodes."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = RunConfig.of(compose("config"))
+    config = RunConfig.of(Settings(CONFIGS).compose([]))
     with TemporaryDirectory() as folder:
         run = stages.start(config, Path(folder))
         model, data = stages.base_model(run)

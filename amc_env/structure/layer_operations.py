@@ -211,8 +211,7 @@ def _mix(trace: Tracer, call: Call) -> None:
 def _computed(trace: Tracer, call: Call, use: LayerUse, channel_dim: int) -> None:
     """Count a layer whose weight no parameter is, and keep all channels around it."""
     trace.freeze_inputs(call, _COMPUTED_WEIGHT.format(where=trace.where(call)))
-    # The parameters behind a computed weight are not known; those of the module that computes it
-    # and of its parametrizations are counted as the layer's.
+    # What a weight is computed from is not known, so all parameters of its module count as its own.
     outputs = trace.axis_ids(trace.ids(call.out), channel_dim)
     module = trace.modules[trace.current_module()[0]]
     owners = [
