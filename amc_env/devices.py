@@ -16,6 +16,11 @@ def has_bfloat16_units(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001
 
 
+def with_float64(tensor: Tensor) -> Tensor:
+    """The tensor where float64 exists: on its own device, or else on the CPU."""
+    return tensor.to(solving_device(tensor.device))
+
+
 def solving_device(device: torch.device) -> torch.device:
     """Where tensors of ``device`` are summed up and solved in float64: there, or on the CPU."""
     if device.type in ("cpu", "cuda"):

@@ -64,7 +64,7 @@ class Evaluator:
 
 def accuracy_of(logits: Tensor, labels: Tensor) -> float:
     """Share of the samples whose highest score is that of their own class."""
-    return float((logits.argmax(1) == labels).double().mean())
+    return int((logits.argmax(1) == labels).sum()) / len(labels)
 
 
 def _scores(output: object) -> Tensor:

@@ -109,6 +109,23 @@ def test_repair_on_a_device_without_float64() -> None:
         assert torch.allclose(there.data.cpu(), here, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", [name for name in CRITERIA if name != "bn_scale"])
+def test_criteria_on_a_device_without_float64(name: str) -> None:
+    arguments = {"criterion": make_criterion(name), "reward": "accuracy"}
+    _, expected = outcome("cpu", **arguments)
+    MISSING.add(torch.float64)
+    _, kept = outcome(DEVICE, **arguments)
+    assert kept == expected
+
+
+@pytest.mark.parametrize("name", [name for name in REWARDS if name != "weighted"])
+def test_rewards_on_a_device_without_float64(name: str) -> None:
+    expected, _ = outcome("cpu", reward=name)
+    MISSING.add(torch.float64)
+    reward, _ = outcome(DEVICE, reward=name)
+    assert reward == pytest.approx(expected, rel=1e-5)
+
+
 def trained(device: torch.device | str) -> list[Tensor]:
     model: nn.Module = tiny().to(device)
     data: Split = tiny_data().validation.to(device)

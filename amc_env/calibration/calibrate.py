@@ -26,6 +26,7 @@ from amc_env.calibration.rows import (
     draw_positions,
     row_chunks,
 )
+from amc_env.devices import with_float64
 from amc_env.structure import Member
 
 
@@ -66,7 +67,7 @@ class Calibration:
         self._check_samples()
         if self.labels is None:
             raise ValueError("the calibration samples have no labels; pass them to calibrate()")
-        return self.labels
+        return with_float64(self.labels)
 
     def maps(self, producer: Member) -> Tensor:
         """Maps (samples, channels, H, W) of a group's channels, after norm and activation.
@@ -83,7 +84,7 @@ class Calibration:
                 _places(producer, feature_maps(self.model, [producer.module], x)[producer.module])
                 for x in self.batches
             ]
-        return torch.cat(maps)
+        return with_float64(torch.cat(maps))
 
     def maps_and_gradients(self, producer: Member) -> Iterator[tuple[Tensor, Tensor]]:
         """For each batch the ``maps``, and the gradient of the summed cross-entropy there.
@@ -96,7 +97,8 @@ class Calibration:
             with evaluating(self.model), torch.enable_grad():
                 loss = partial(_cross_entropy, labels=y)
                 maps, gradients = map_gradients(self.model, producer.module, x, loss)
-            yield _places(producer, maps), _places(producer, gradients)
+            pair = (_places(producer, maps), _places(producer, gradients))
+            yield with_float64(pair[0]), with_float64(pair[1])
 
     def _check_samples(self) -> None:
         if not self.batches:

@@ -117,7 +117,7 @@ class NormScale(Criterion):
         for member in group.followers:
             scale = getattr(_module(calibration.model, member.module), "weight", None)
             if isinstance(scale, Tensor) and "norm" in member.kind:
-                sizes = scale.detach().abs().double().cpu()
+                sizes = scale.detach().abs().cpu().double()
                 found.append(sizes[member.positions].mean(1))
         if not found:
             raise ValueError("no norm with a scale follows it; choose l2")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from amc_env.calibration import Calibration
+from amc_env.devices import with_float64
 from amc_env.structure import ChannelGroup, LayerUse, Member
 
 
@@ -102,4 +103,4 @@ def _layer_and_weight(model: nn.Module, member: Member) -> tuple[LayerUse, Tenso
     # A weight that is a bare parameter belongs to no layer's module, so its full name is used.
     module, _, attribute = layer.weight.rpartition(".")
     weight: Tensor = getattr(model.get_submodule(module), attribute)
-    return layer, weight.detach()
+    return layer, with_float64(weight.detach())

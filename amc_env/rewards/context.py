@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from amc_env.calibration.feature_maps import feature_maps
 from amc_env.calibration.hooks import evaluating
 from amc_env.data import Split
+from amc_env.devices import with_float64
 from amc_env.evaluation import Evaluator, accuracy_of
 from amc_env.structure import Cost
 
@@ -61,7 +62,7 @@ class RewardContext:
         """Feature maps of each of ``layers`` on the first ``samples`` calibration samples."""
         with evaluating(self.compact), torch.no_grad():
             maps = feature_maps(self.compact, self.layers, self.calibration.inputs[:samples])
-        return list(maps.values())
+        return [with_float64(x) for x in maps.values()]
 
 
 Reward = Callable[[RewardContext], float]

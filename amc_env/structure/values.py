@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from amc_env.devices import solving_device
 from amc_env.structure.cutting import cut_channels, keep_mask, named_tensors
 from amc_env.structure.records import Structure
 from amc_env.structure.search import Failure, failing_groups
@@ -51,6 +52,9 @@ def value_refusals(
     names = [group.name for group in structure.groups if not group.has_channel_norm]
     if not names or any(tensor.is_meta for _, tensor in named_tensors(model)):
         return {}
+    # Both precisions run in the same place, which on mps can only be the CPU.
+    device = solving_device(inputs[0].device)
+    model, inputs = model.to(device), tuple(x.to(device) for x in inputs)
     with torch.no_grad():
         # Single precision is several times faster and nearly always enough to pass.
         proof = _prepared(model, inputs, structure, torch.float32)
