@@ -63,7 +63,7 @@ class FlopsCounter(TorchFunctionMode):
             self.total += grid.numel() * weight[0].numel()
         elif name in {"matmul", "__matmul__", "einsum"}:
             factors = [a for a in args if isinstance(a, Tensor)]
-            if any(isinstance(a, nn.Parameter) or a._base is not None for a in factors):
+            if any(isinstance(t, nn.Parameter) for a in factors for t in (a, a._base)):
                 # Of rows times inputs and inputs times outputs over rows times outputs.
                 entries = factors[0].numel() * factors[1].numel() // out.numel()
                 self.total += out.numel() * isqrt(entries)

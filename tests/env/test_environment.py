@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +20,7 @@ from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, RepairS
 
 SETTINGS = EnvSettings(repair=RepairSettings(calibration_batch=24), precision="float32")
 HALF = Budget(flops=0.5)
+HERE = Path(__file__).parent
 
 
 def run(env: Any, actions: list[float], *, seed: int | None = None) -> list[tuple[Any, ...]]:
@@ -124,7 +126,7 @@ def test_the_same_seed_gives_the_same_trajectory() -> None:
 @pytest.mark.slow
 def test_a_fresh_process_gives_the_same_trajectory() -> None:
     code = (
-        "from pruning import tiny_env; from amc_env import Budget; from test_env import run; "
+        "from pruning import tiny_env; from amc_env import Budget; from test_environment import run; "
         "import torch; torch.set_num_threads(1); "
         "s = run(tiny_env(budget=Budget(flops=0.5)), [0.3, 0.7, 0.1], seed=3); "
         "print(s[-1][1], s[-1][4]['counts'])"
@@ -132,7 +134,10 @@ def test_a_fresh_process_gives_the_same_trajectory() -> None:
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code],
-            env={"PYTHONPATH": ":".join(p for p in sys.path if p), "PYTHONHASHSEED": seed},
+            env={
+                "PYTHONPATH": ":".join([str(HERE), *filter(None, sys.path)]),
+                "PYTHONHASHSEED": seed,
+            },
             capture_output=True,
             text=True,
             check=True,
