@@ -126,8 +126,8 @@ def test_the_same_seed_gives_the_same_trajectory() -> None:
 @pytest.mark.slow
 def test_a_fresh_process_gives_the_same_trajectory() -> None:
     code = (
-        "from pruning import tiny_env; from amc_env import Budget; from test_environment import run; "
-        "import torch; torch.set_num_threads(1); "
+        "from pruning import tiny_env; from amc_env import Budget; "
+        "from test_environment import run; import torch; torch.set_num_threads(1); "
         "s = run(tiny_env(budget=Budget(flops=0.5)), [0.3, 0.7, 0.1], seed=3); "
         "print(s[-1][1], s[-1][4]['counts'])"
     )
