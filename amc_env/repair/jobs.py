@@ -12,9 +12,24 @@ from amc_env.calibration.rows import (
     can_be_repaired,
     count_positions,
     draw_positions,
+    pixels_under,
 )
 from amc_env.repair.layer_plan import output_sides, staying
 from amc_env.structure import ChannelGraph
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Places:
+    """Which rows of a layer count, in one batch.
+
+    Attributes:
+        positions: Positions of the output map; None for all.
+        pixels: Pixels of the input map under the kernel there, (positions, kernel); None where the
+            layer has no kernel.
+    """
+
+    positions: Tensor | None
+    pixels: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,15 +40,11 @@ class Job:
         name: Its name in both networks.
         layer: The layer in the compact network.
         outputs: Indices of the outputs of the original layer that stay.
-        positions: For every batch the positions of the map that count; None for all.
-        numbers: How many numbers of targets one sample has.
     """
 
     name: str
     layer: nn.Module
     outputs: Tensor
-    positions: tuple[Tensor | None, ...]
-    numbers: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,69 +53,77 @@ class Survey:
 
     Attributes:
         calls: Name of every call of a layer, in execution order, and the positions of its output.
+        layers: Of each layer the module, and one sample of its inputs.
         rows: How many rows of outputs each layer gives for one sample.
         largest: How many numbers the largest map has for one sample.
     """
 
     calls: tuple[tuple[str, int | None], ...]
+    layers: Mapping[str, tuple[nn.Module, Tensor]]
     rows: Mapping[str, int]
     largest: int
 
-    def drawn_positions(
-        self, sampling: RowSampling, *, batches: int
-    ) -> list[dict[str, Tensor | None]]:
-        """For every batch the positions that count, by layer."""
+    def solvable(self) -> list[str]:
+        """Names of the layers that run once for a sample, in execution order."""
+        # The second call of a layer reads what the first has made with the old weights, so that no
+        # single least squares problem has both as its rows.
+        names = [name for name, _ in self.calls]
+        return [name for name in names if names.count(name) == 1]
+
+    def places(self, sampling: RowSampling, *, batches: int) -> list[dict[str, Places]]:
+        """For every batch the rows that count, by layer."""
         # Drawn for all layers and batches at once: layers are solved in an order of their own, and
         # which positions a seed draws must not depend on how many samples fit into memory.
         generator = torch.Generator().manual_seed(sampling.seed)
-        return [
-            {
+        every = {name: self._places(name, None) for name, _ in self.calls}
+        drawn = []
+        for _ in range(batches):
+            positions = {
                 name: draw_positions(total, sampling.positions, generator)
                 for name, total in self.calls
             }
-            for _ in range(batches)
-        ]
-
-    def jobs(
-        self,
-        compact: nn.Module,
-        graph: ChannelGraph,
-        kept: Mapping[str, Tensor],
-        draws: Sequence[Mapping[str, Tensor | None]],
-    ) -> list[Job]:
-        """The layers that run once for a sample, in execution order."""
-        names = [name for name, _ in self.calls]
-        jobs = []
-        for name in names:
-            # The second call of a layer reads what the first has made with the old weights, so that
-            # no single least squares problem has both as its rows.
-            if names.count(name) > 1:
-                continue
-            # A depthwise convolution follows its group and loses the same outputs.
-            sides = output_sides(graph, name, with_followers=True)
-            size = len(graph.model.get_submodule(name).get_parameter("weight"))
-            outputs = staying(size, sides, kept).nonzero().flatten()
-            positions = tuple(drawn[name] for drawn in draws)
-            rows = self.rows[name] if positions[0] is None else len(positions[0])
-            job = Job(
-                name=name,
-                layer=compact.get_submodule(name),
-                outputs=outputs,
-                positions=positions,
-                numbers=rows * len(outputs),
+            drawn.append(
+                {
+                    name: every[name] if chosen is None else self._places(name, chosen)
+                    for name, chosen in positions.items()
+                }
             )
-            jobs.append(job)
-        return jobs
+        return drawn
+
+    def numbers(self, name: str, places: Places) -> int:
+        """How many numbers the outputs of a layer are, for one sample, in the rows that count."""
+        layer, _ = self.layers[name]
+        rows = self.rows[name] if places.positions is None else len(places.positions)
+        return rows * len(layer.get_parameter("weight"))
+
+    def _places(self, name: str, positions: Tensor | None) -> Places:
+        return Places(positions=positions, pixels=pixels_under(*self.layers[name], positions))
+
+
+def jobs(
+    names: Sequence[str], compact: nn.Module, graph: ChannelGraph, kept: Mapping[str, Tensor]
+) -> dict[str, Job]:
+    """The layers of a compact network to solve, in the order of their names."""
+    found = {}
+    for name in names:
+        # A depthwise convolution follows its group and loses the same outputs.
+        sides = output_sides(graph, name, with_followers=True)
+        size = len(graph.model.get_submodule(name).get_parameter("weight"))
+        outputs = staying(size, sides, kept).nonzero().flatten()
+        found[name] = Job(name=name, layer=compact.get_submodule(name), outputs=outputs)
+    return found
 
 
 def look_at(graph: ChannelGraph, batch: Tensor) -> Survey:
     """Run one batch through the original network and note calls and sizes."""
     calls: list[tuple[str, int | None]] = []
+    layers: dict[str, tuple[nn.Module, Tensor]] = {}
     rows: dict[str, int] = {}
     sizes = [0]
 
     def before(name: str, layer: nn.Module, x: Tensor) -> None:
         calls.append((name, count_positions(layer, x)))
+        layers[name] = layer, x[:1].clone()
         sizes.append(x.numel())
 
     def after(name: str, layer: nn.Module, output: Tensor) -> None:
@@ -114,7 +133,7 @@ def look_at(graph: ChannelGraph, batch: Tensor) -> Survey:
 
     with listening(_layers_to_solve(graph), before=before, after=after):
         graph.model(batch)
-    return Survey(calls=tuple(calls), rows=rows, largest=max(sizes) // len(batch))
+    return Survey(calls=tuple(calls), layers=layers, rows=rows, largest=max(sizes) // len(batch))
 
 
 def _layers_to_solve(graph: ChannelGraph) -> dict[str, nn.Module]:
