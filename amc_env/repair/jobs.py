@@ -1,10 +1,16 @@
 """Which layers a sequential repair solves, and which of their rows count."""
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from amc_env.calibration.hooks import listening
 from amc_env.calibration.rows import (
@@ -15,6 +21,7 @@ from amc_env.calibration.rows import (
     pixels_under,
 )
 from amc_env.repair.layer_plan import output_sides, staying
+from amc_env.repair.shortcuts import is_a_value
 from amc_env.structure import ChannelGraph
 
 
@@ -24,12 +31,19 @@ class Places:
 
     Attributes:
         positions: Positions of the output map; None for all.
-        pixels: Pixels of the input map under the kernel there, (positions, kernel); None where the
-            layer has no kernel.
+        table: Pixels of the input map under the kernel, for every position of the output map,
+            (positions, kernel); None where the layer has no kernel.
     """
 
     positions: Tensor | None
-    pixels: Tensor | None
+    table: Tensor | None
+
+    @property
+    def pixels(self) -> Tensor | None:
+        """Pixels of the input map under the kernel at the positions that count."""
+        if self.table is None or self.positions is None:
+            return self.table
+        return self.table[self.positions]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,11 +54,25 @@ class Job:
         name: Its name in both networks.
         layer: The layer in the compact network.
         outputs: Indices of the outputs of the original layer that stay.
+        mean: The mean that a batch norm takes off its outputs; None if they go elsewhere.
     """
 
     name: str
     layer: nn.Module
     outputs: Tensor
+    mean: Tensor | None = None
+
+    @property
+    def can_shift(self) -> bool:
+        """Whether constants can be added to the outputs."""
+        return isinstance(self.layer.bias, Tensor) or self.mean is not None
+
+    def shift_(self, by: Tensor) -> None:
+        """Add a constant to each output: to its bias or, without one, in the norm behind it."""
+        if isinstance(self.layer.bias, Tensor):
+            self.layer.bias += by.to(self.layer.bias)
+        elif self.mean is not None:
+            self.mean.sub_(by.to(self.mean))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,12 +83,14 @@ class Survey:
         calls: Name of every call of a layer, in execution order, and the positions of its output.
         layers: Of each layer the module, and one sample of its inputs.
         rows: How many rows of outputs each layer gives for one sample.
+        means: Name of the mean that a batch norm takes off a layer's outputs, by the layer's.
         largest: How many numbers the largest map has for one sample.
     """
 
     calls: tuple[tuple[str, int | None], ...]
     layers: Mapping[str, tuple[nn.Module, Tensor]]
     rows: Mapping[str, int]
+    means: Mapping[str, str]
     largest: int
 
     def solvable(self) -> list[str]:
@@ -75,20 +105,17 @@ class Survey:
         # Drawn for all layers and batches at once: layers are solved in an order of their own, and
         # which positions a seed draws must not depend on how many samples fit into memory.
         generator = torch.Generator().manual_seed(sampling.seed)
-        every = {name: self._places(name, None) for name, _ in self.calls}
-        drawn = []
-        for _ in range(batches):
-            positions = {
-                name: draw_positions(total, sampling.positions, generator)
+        tables = {name: pixels_under(layer, x, None) for name, (layer, x) in self.layers.items()}
+        return [
+            {
+                name: Places(
+                    positions=draw_positions(total, sampling.positions, generator),
+                    table=tables[name],
+                )
                 for name, total in self.calls
             }
-            drawn.append(
-                {
-                    name: every[name] if chosen is None else self._places(name, chosen)
-                    for name, chosen in positions.items()
-                }
-            )
-        return drawn
+            for _ in range(batches)
+        ]
 
     def numbers(self, name: str, places: Places) -> int:
         """How many numbers the outputs of a layer are, for one sample, in the rows that count."""
@@ -96,21 +123,22 @@ class Survey:
         rows = self.rows[name] if places.positions is None else len(places.positions)
         return rows * len(layer.get_parameter("weight"))
 
-    def _places(self, name: str, positions: Tensor | None) -> Places:
-        return Places(positions=positions, pixels=pixels_under(*self.layers[name], positions))
-
 
 def jobs(
-    names: Sequence[str], compact: nn.Module, graph: ChannelGraph, kept: Mapping[str, Tensor]
+    survey: Survey, compact: nn.Module, graph: ChannelGraph, kept: Mapping[str, Tensor]
 ) -> dict[str, Job]:
-    """The layers of a compact network to solve, in the order of their names."""
+    """The layers of a compact network to solve, in execution order."""
     found = {}
-    for name in names:
+    for name in survey.solvable():
         # A depthwise convolution follows its group and loses the same outputs.
         sides = output_sides(graph, name, with_followers=True)
         size = len(graph.model.get_submodule(name).get_parameter("weight"))
-        outputs = staying(size, sides, kept).nonzero().flatten()
-        found[name] = Job(name=name, layer=compact.get_submodule(name), outputs=outputs)
+        found[name] = Job(
+            name=name,
+            layer=compact.get_submodule(name),
+            outputs=staying(size, sides, kept).nonzero().flatten(),
+            mean=compact.get_buffer(survey.means[name]) if name in survey.means else None,
+        )
     return found
 
 
@@ -130,10 +158,60 @@ def look_at(graph: ChannelGraph, batch: Tensor) -> Survey:
         channels = output.shape[-1] if isinstance(layer, nn.Linear) else output.shape[1]
         rows[name] = output.numel() // channels // len(batch)
         sizes.append(output.numel())
+        readers.note(name, output)
 
-    with listening(_layers_to_solve(graph), before=before, after=after):
+    readers = _Readers()
+    with listening(_layers_to_solve(graph), before=before, after=after), readers:
         graph.model(batch)
-    return Survey(calls=tuple(calls), layers=layers, rows=rows, largest=max(sizes) // len(batch))
+    return Survey(
+        calls=tuple(calls),
+        layers=layers,
+        rows=rows,
+        means=readers.means(graph.model),
+        largest=max(sizes) // len(batch),
+    )
+
+
+class _Readers(TorchFunctionMode):
+    """Notes which functions read the outputs of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Weak, as the maps of all layers would fill the memory.
+        self._outputs: dict[str, weakref.ref[Tensor]] = {}
+        self._means: dict[str, list[Tensor | None]] = {}
+
+    def note(self, name: str, output: Tensor) -> None:
+        """Watch for readers of a layer's output."""
+        self._outputs[name] = weakref.ref(output)
+
+    def means(self, model: nn.Module) -> dict[str, str]:
+        """By layer the buffer with the mean of the one batch norm that is all that reads it."""
+        names = {id(buffer): name for name, buffer in model.named_buffers()}
+        # Of a norm behind two layers, what is added for one would be added for the other.
+        met = Counter(id(mean) for means in self._means.values() for mean in means)
+        return {
+            layer: names[id(means[0])]
+            for layer, means in self._means.items()
+            if len(means) == 1 and met[id(means[0])] == 1 and id(means[0]) in names
+        }
+
+    @override
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if is_a_value(func):
+            read = [*args, *given.values()]
+            for name, output in self._outputs.items():
+                if any(value is output() for value in read if isinstance(value, Tensor)):
+                    mean = args[1] if func is F.batch_norm else None
+                    self._means.setdefault(name, []).append(mean)
+        return func(*args, **given)
 
 
 def _layers_to_solve(graph: ChannelGraph) -> dict[str, nn.Module]:

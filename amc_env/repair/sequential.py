@@ -16,8 +16,11 @@ start up to that layer, batch by batch. The targets are held from one repair to 
 **Memory.** The samples that run together are so many that neither their largest map nor the targets
 held for them exceed 2**28 numbers, 1 GiB in float32, but one batch at least; a network keeps three
 or four maps alive at a time. Targets that do not fit are computed in rounds of consecutive layers.
-Rows are unfolded as in calibration, at most 2**25 numbers at a time. Everything else is what a run of one batch takes. Nothing
-else grows with the number of samples.
+Rows are unfolded as in calibration, at most 2**25 numbers at a time. Everything else is what a run
+of one batch takes. Nothing else grows with the number of samples.
+
+**Constants.** Where a layer has a bias, or a batch norm reads its outputs, a constant for each
+output is solved for besides the weights: it makes up for the mean of what removed channels gave.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,8 +84,7 @@ class SequentialRepair:
         self._settings = settings or SequentialSettings()
         self._batches = batches
         with evaluating(graph.model):
-            survey = look_at(graph, batches[0])
-        self._names = survey.solvable()
+            self._survey = survey = look_at(graph, batches[0])
         self._places = survey.places(self._settings.sampling, batches=len(batches))
         self._targets = Targets(
             graph.model,
@@ -100,7 +102,7 @@ class SequentialRepair:
         towards the weights that it has. Layers that run several times for one sample keep the
         weights that they have.
         """
-        found = jobs(self._names, compact, self._graph, kept)
+        found = jobs(self._survey, compact, self._graph, kept)
         with evaluating(self._graph.model), evaluating(compact):
             _Run(
                 compact,
@@ -127,7 +129,7 @@ def repair_sequentially_(
 class _Run:
     """One run of the compact network in which every layer is solved just before it is needed."""
 
-    def __init__(  # noqa: PLR0913 (what one repair consists of)
+    def __init__(
         self,
         compact: nn.Module,
         jobs_: Mapping[str, Job],
@@ -193,7 +195,7 @@ class _Run:
 
     def _solve_(self, job: Job, x: Tensor, beside: Shortcut | None) -> None:
         """Solve a layer for its inputs, and the shortcut beside it, in the run of held samples."""
-        sums = _NormalSums(job.layer)
+        sums = _NormalSums(job)
         others = [None] * self._targets.together if beside is None else self._split(beside.other)
         for number, (inputs, target, other) in enumerate(
             zip(self._split(x), self._targets.held(job.name), others, strict=True)
@@ -214,7 +216,7 @@ class _Run:
         each = len(maps) // sum(sizes)
         return list(maps.split([each * size for size in sizes]))
 
-    def _add(  # noqa: PLR0913 (what one batch consists of)
+    def _add(
         self,
         sums: "_NormalSums",
         job: Job,
@@ -251,33 +253,40 @@ class _Run:
 
 
 class _NormalSums:
-    """The normal equations of a layer, summed over batches."""
+    """The normal equations of a layer with a constant for each output, summed over batches."""
 
-    def __init__(self, layer: nn.Module) -> None:
-        weight = layer.weight
+    def __init__(self, job: Job) -> None:
+        weight = job.layer.weight
         if not isinstance(weight, Tensor):
-            raise ValueError(f"{type(layer).__name__} has no weight")
-        self._layer = layer
+            raise ValueError(f"{type(job.layer).__name__} has no weight")
+        self._job = job
         self._weight = weight
         self._device = solving_device(weight.device)
         # Anchors are (columns, outputs) for each convolution group.
         anchors = kernel_first(weight.detach()).to(self._device).double()
-        self._anchors = torch.stack(anchors.chunk(int(getattr(layer, "groups", 1)))).mT
+        self._anchors = torch.stack(anchors.chunk(int(getattr(job.layer, "groups", 1)))).mT
         parts, columns, outputs = self._anchors.shape
         self._gram = self._anchors.new_zeros(parts, columns, columns)
         self._cross = self._anchors.new_zeros(parts, columns, outputs)
+        self._sum = self._anchors.new_zeros(parts, columns, 1)
+        self._wanted = self._anchors.new_zeros(parts, outputs, 1)
+        self._rows = 0
 
     def add(self, x: Tensor, aim: Tensor, places: Places) -> None:
         """Add the layer's inputs on one batch, and the rows of outputs that they are to give."""
-        count = samples_at_once(self._layer, x, places.positions, outputs=aim.shape[1])
+        layer = self._job.layer
+        count = samples_at_once(layer, x, places.positions, outputs=aim.shape[1])
         each = len(aim) // len(x)
         for samples, wanted in zip(x.split(count), aim.split(count * each), strict=True):
-            rows = rows_at(self._layer, samples, places.pixels)
+            rows = rows_at(layer, samples, places.pixels)
             y = torch.stack(wanted.chunk(len(rows), dim=1))
             # Products in the precision of the network, which in float32 is twice as fast and exact
             # enough for the rows of one batch; their sum over batches in float64.
             self._gram += (rows.mT @ rows).to(self._device)
             self._cross += (rows.mT @ y).to(self._device)
+            self._sum += rows.sum(1)[..., None].to(self._device)
+            self._wanted += y.sum(1)[..., None].to(self._device)
+            self._rows += rows.shape[1]
             # Otherwise these rows would still be held while the next ones are unfolded.
             del rows, y
 
@@ -285,9 +294,16 @@ class _NormalSums:
         """Write the solution into the layer."""
         scale = self._gram.diagonal(dim1=-2, dim2=-1).mean(-1)
         penalty = torch.where(scale > 0, ridge * scale, 1.0)
-        solved = nearest(self._gram, self._cross, self._anchors, penalty).mT.flatten(0, 1)
+        gram, cross = self._gram, self._cross
+        if self._job.can_shift:
+            # With a constant, the least squares problem is that of the rows less their mean.
+            gram = gram - self._sum @ self._sum.mT / self._rows
+            cross = cross - self._sum @ self._wanted.mT / self._rows
+        solved = nearest(gram, cross, self._anchors, penalty).mT
+        if self._job.can_shift:
+            self._job.shift_(((self._wanted - solved @ self._sum) / self._rows).flatten())
         shape = self._weight.shape
-        by_input = solved.view(shape[0], -1, shape[1]).mT.reshape(shape)
+        by_input = solved.flatten(0, 1).view(shape[0], -1, shape[1]).mT.reshape(shape)
         # Converted before it is copied, as the layer's device may have no float64.
         self._weight.copy_(by_input.to(self._weight.dtype))
 

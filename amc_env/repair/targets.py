@@ -8,7 +8,6 @@ runs again for every round.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
 from amc_env.calibration.hooks import EnoughError, listening, run_until_enough
@@ -80,7 +79,8 @@ class Targets:
 
         def keep(name: str, layer: nn.Module, output: Tensor) -> None:
             rows = map_rows(layer, output, places[name].positions)
-            found[name] = Target(rows=rows if layer.bias is None else rows - layer.bias)
+            bias = layer.bias
+            found[name] = Target(rows=rows - bias if isinstance(bias, Tensor) else rows)
             if len(found) == len(names):
                 raise EnoughError
 
@@ -103,7 +103,7 @@ class Targets:
 
 
 def map_rows(layer: nn.Module, maps: Tensor, positions: Tensor | None) -> Tensor:
-    """A layer's output, or a map of its shape, as a copy in rows (samples and positions, channels)."""
+    """A layer's output, or a map of its shape, copied as (samples and positions, channels)."""
     if isinstance(layer, nn.Linear):
         return maps.reshape(-1, maps.shape[-1]).clone()
     pixels = maps.flatten(2).mT
