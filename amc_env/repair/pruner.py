@@ -34,28 +34,27 @@ class RepairSettings:
         ridge: Pull towards the original weights, relative to the mean square of an input.
         calibration_batch: Calibration samples that run together.
         sequential: Whether every episode repairs layer by layer on the activations of the pruned
-            network itself: much better on narrow networks, and slower.
+            network itself, as the network that is kept in the end is repaired.
         episode_samples: Calibration samples that the sequential repair of an episode reads; all if
             None. The network that is kept in the end is repaired on all.
         match_residual_sums: Whether the sequential repair aims at the original sums of residual
             blocks.
         norm_samples: Calibration samples on which the statistics of batch norms are estimated again
-            after the plain repair; none if 0. Episodes then rank policies more like the sequential
-            repair, which corrects these statistics by itself, does at the end of a search.
+            after the plain repair; none if 0. The sequential repair corrects them by itself.
         seed: The seed of the positions, and of criteria that draw at random.
     """
 
-    sampled_positions: int | None = 64
+    sampled_positions: int | None = 16
     ridge: float = DEFAULT_RIDGE
-    calibration_batch: int = 50
-    sequential: bool = False
-    episode_samples: int | None = None
-    match_residual_sums: bool = False
+    calibration_batch: int = 64
+    sequential: bool = True
+    episode_samples: int | None = 128
+    match_residual_sums: bool = True
     norm_samples: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("sampled_positions", "calibration_batch"):
+        for name in ("sampled_positions", "calibration_batch", "episode_samples"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"{name} is {number}; give 1 or more")
@@ -63,8 +62,8 @@ class RepairSettings:
             raise ValueError(f"ridge is {self.ridge}; give 0 or more")
         if self.norm_samples < 0 or (self.sequential and self.norm_samples):
             raise ValueError(
-                f"norm_samples is {self.norm_samples}; give 0 or more, and 0 where "
-                "every repair is sequential"
+                f"norm_samples is {self.norm_samples} and sequential is {self.sequential}; give "
+                "0 or more, and 0 unless sequential is false"
             )
 
 

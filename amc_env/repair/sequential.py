@@ -33,10 +33,11 @@ from torch import Tensor, nn
 from amc_env.calibration.hooks import EnoughError, evaluating, listening, run_until_enough
 from amc_env.calibration.rows import RowSampling, kernel_first, rows_at, samples_at_once
 from amc_env.devices import fastest_layout, solving_device
-from amc_env.repair.jobs import Job, Places, jobs, look_at
+from amc_env.repair.jobs import Job, jobs
 from amc_env.repair.least_squares import nearest
 from amc_env.repair.plan import DEFAULT_RIDGE
 from amc_env.repair.shortcuts import Follower, Shortcut, Trail, shortcuts
+from amc_env.repair.survey import Places, look_at
 from amc_env.repair.targets import Target, Targets, map_rows
 from amc_env.structure import ChannelGraph
 
@@ -155,6 +156,7 @@ class _Run:
         with listening(layers, before=self._arrive, after=self._leave), self._follower:
             together = torch.cat(list(self._batches[: self._targets.together]))
             self._compact(fastest_layout(together))
+            # Outputs of the network itself are read by no function.
             self._follower.end()
 
     def _arrive(self, name: str, _layer: nn.Module, x: Tensor) -> None:
@@ -162,6 +164,7 @@ class _Run:
         if self._is_solving:
             return
         if self._is_of_sum(name):
+            # What its sum lacks is not known before the shortcut has been computed.
             self._inputs[name] = x
             return
         with self._solving():

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from amc_env.calibration.hooks import EnoughError, listening, run_until_enough
 from amc_env.devices import fastest_layout
-from amc_env.repair.jobs import Places, Survey
 from amc_env.repair.shortcuts import shortcuts
+from amc_env.repair.survey import Places, Survey
 
 # How many numbers of one map, and of targets, are held for samples that run together.
 _LIMIT = 2**28
@@ -66,6 +66,8 @@ class Targets:
     def held(self, name: str) -> list[Target]:
         """Targets of a layer on the batches that run together."""
         if name not in self._held:
+            # The rounds are the same for every policy: one that holds all layers is computed once,
+            # and several follow one another as the layers of a repair do.
             names = next(names for names in self._rounds if name in names)
             self._held = {}
             found = [self.on_batch(names, number) for number in range(self.together)]
@@ -107,6 +109,7 @@ def map_rows(layer: nn.Module, maps: Tensor, positions: Tensor | None) -> Tensor
     if isinstance(layer, nn.Linear):
         return maps.reshape(-1, maps.shape[-1]).clone()
     pixels = maps.flatten(2).mT
+    # Copies, as a view would keep the whole map in memory.
     if positions is None:
         return pixels.reshape(-1, maps.shape[1]).clone()
     return pixels.index_select(1, positions.to(maps.device)).flatten(0, 1)
