@@ -67,6 +67,41 @@ def layer_rows(layer: nn.Module, x: Tensor, sampling: Tensor | None = None) -> T
     return parts.permute(1, 0, 3, 2).flatten(1, 2)
 
 
+def pixels_under(layer: nn.Module, x: Tensor, positions: Tensor | None) -> Tensor | None:
+    """The flat index of every pixel under the kernel: (positions, kernel); None for linear layers.
+
+    ``positions`` are those of the output map that count; all if None. Pixels of the padding that
+    hold zero are -1.
+    """
+    if not isinstance(layer, _CONVOLUTIONS):
+        return None
+    # The layer pads a map of numbers as it pads its inputs, whatever its way of padding.
+    numbers = torch.arange(1, prod(x.shape[2:]) + 1, dtype=torch.float64).view(1, 1, *x.shape[2:])
+    return _patches_at(layer, _padded(layer, numbers), positions)[0].mT.long() - 1
+
+
+def rows_at(layer: nn.Module, x: Tensor, pixels: Tensor | None) -> Tensor:
+    """``layer_rows`` at some pixels, columns with the channel last: (parts, rows, columns).
+
+    ``pixels`` is ``pixels_under`` the layer at the positions that count. Of images whose channels
+    are last in memory, all channels of a pixel are read in one piece. ``kernel_first`` brings
+    weights into the order of these columns.
+    """
+    if pixels is None:
+        return x.reshape(1, -1, x.shape[-1])
+    flat = pixels.flatten()
+    read = x.flatten(2).mT.index_select(1, flat.clamp_min(0).to(x.device))
+    read.index_fill_(1, (flat < 0).nonzero().flatten().to(x.device), 0.0)
+    parts = int(getattr(layer, "groups", 1))
+    by_part = read.view(-1, pixels.shape[1], parts, x.shape[1] // parts)
+    return by_part.permute(2, 0, 1, 3).flatten(2)
+
+
+def kernel_first(weight: Tensor) -> Tensor:
+    """A layer's weight with one row for each output, its columns in the order of ``rows_at``."""
+    return weight.flatten(2).mT.flatten(1) if weight.dim() > 2 else weight
+
+
 def row_chunks(
     layer: nn.Module, x: Tensor, positions: Tensor | None, *, outputs: int = 0
 ) -> Iterator[Tensor]:

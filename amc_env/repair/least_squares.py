@@ -84,7 +84,7 @@ class NormalEquations:
         if self.is_own and len(columns) == len(self.anchor):
             return anchor
         gram = self.gram[columns][:, columns]
-        return _nearest(gram, self.cross[columns][:, chosen], anchor, self.penalty(ridge))
+        return nearest(gram, self.cross[columns][:, chosen], anchor, self.penalty(ridge))
 
     def residual(self, columns: Tensor, weight: Tensor) -> Tensor:
         """``|X W - Y|^2`` of each output, (outputs,)."""
@@ -240,7 +240,7 @@ class FactoredSolver(Solver):
             return torch.cholesky_solve(wanted, factor)
         anchor = self._anchor[places][:, chosen]
         ridged.diagonal().sub_(self._penalty)
-        return _nearest(ridged, wanted - self._penalty * anchor, anchor, self._penalty)
+        return nearest(ridged, wanted - self._penalty * anchor, anchor, self._penalty)
 
     @override
     def errors(self) -> Tensor:
@@ -295,31 +295,40 @@ def _solve_back(factor: Tensor, solved: Tensor) -> Tensor:
     return weight
 
 
-def _nearest(gram: Tensor, cross: Tensor, anchor: Tensor, penalty: float) -> Tensor:
-    """The ridge solution or, where it cannot be computed, the least squares solution nearest W0."""
+def nearest(gram: Tensor, cross: Tensor, anchor: Tensor, penalty: Tensor | float) -> Tensor:
+    """The ridge solution or, where it cannot be computed, the least squares solution nearest W0.
+
+    All may be stacks of problems, (..., columns, columns) and so on, with a penalty each.
+    """
     # Solving for the change from W0 instead of W: the ridge then drops out of the right side, and
     # the pseudoinverse, which finds the smallest solution, finds the smallest change.
     wanted = cross - gram @ anchor
     ridged = gram.clone()
-    ridged.diagonal().add_(penalty)
-    factor = _factored(ridged)
-    if factor is None:
-        change: Tensor = torch.linalg.pinv(gram, hermitian=True, rtol=1e-12) @ wanted
-    else:
-        change = torch.cholesky_solve(wanted, factor)
+    added = torch.as_tensor(penalty, dtype=gram.dtype, device=gram.device)
+    ridged.diagonal(dim1=-2, dim2=-1).add_(added[..., None])
+    factor, failed = torch.linalg.cholesky_ex(ridged)
+    singular = _are_singular(factor, failed)
+    change = torch.cholesky_solve(wanted, factor)
+    if singular.any():
+        inverse = torch.linalg.pinv(gram[singular], hermitian=True, rtol=1e-12)
+        change[singular] = inverse @ wanted[singular]
     return anchor + change
 
 
 def _factored(gram: Tensor) -> Tensor | None:
     """The Cholesky factor; None where the matrix is singular but for rounding."""
-    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(gram)
-    diagonal = factor.diagonal()
+    return None if _are_singular(factor, failed) else factor
+
+
+def _are_singular(factor: Tensor, failed: Tensor) -> Tensor:
+    """Which matrices are singular but for rounding, by their factors."""
+    if not factor.shape[-1]:
+        return failed != 0
+    pivots = factor.diagonal(dim1=-2, dim2=-1)
     # A failed factor may hold anything. Most singular matrices do not fail, as rounding leaves tiny
     # pivots above zero, and weights divided by these would be huge.
-    if failed or (len(diagonal) and not diagonal.min() > _SMALLEST_PIVOT * diagonal.max()):
-        return None
-    return factor
+    return (failed != 0) | ~(pivots.amin(-1) > _SMALLEST_PIVOT * pivots.amax(-1))
 
 
 def _positive(total: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Makes a compact, repaired network from the channels that each group keeps."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from amc_env.repair.plan import (
     Reconstruction,
     repaired_layers,
 )
-from amc_env.repair.sequential import SequentialSettings, repair_sequentially_
+from amc_env.repair.sequential import SequentialRepair, SequentialSettings
 from amc_env.structure import ChannelGraph
 
 
@@ -33,25 +34,27 @@ class RepairSettings:
         ridge: Pull towards the original weights, relative to the mean square of an input.
         calibration_batch: Calibration samples that run together.
         sequential: Whether every episode repairs layer by layer on the activations of the pruned
-            network itself: much better on narrow networks, and slower.
+            network itself, as the network that is kept in the end is repaired.
+        episode_samples: Calibration samples that the sequential repair of an episode reads; all if
+            None. The network that is kept in the end is repaired on all.
         match_residual_sums: Whether the sequential repair aims at the original sums of residual
             blocks.
         norm_samples: Calibration samples on which the statistics of batch norms are estimated again
-            after the plain repair; none if 0. Episodes then rank policies more like the sequential
-            repair, which corrects these statistics by itself, does at the end of a search.
+            after the plain repair; none if 0. The sequential repair corrects them by itself.
         seed: The seed of the positions, and of criteria that draw at random.
     """
 
-    sampled_positions: int | None = 64
+    sampled_positions: int | None = 16
     ridge: float = DEFAULT_RIDGE
-    calibration_batch: int = 50
-    sequential: bool = False
-    match_residual_sums: bool = False
+    calibration_batch: int = 64
+    sequential: bool = True
+    episode_samples: int | None = 128
+    match_residual_sums: bool = True
     norm_samples: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("sampled_positions", "calibration_batch"):
+        for name in ("sampled_positions", "calibration_batch", "episode_samples"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"{name} is {number}; give 1 or more")
@@ -59,8 +62,8 @@ class RepairSettings:
             raise ValueError(f"ridge is {self.ridge}; give 0 or more")
         if self.norm_samples < 0 or (self.sequential and self.norm_samples):
             raise ValueError(
-                f"norm_samples is {self.norm_samples}; give 0 or more, and 0 where "
-                "every repair is sequential"
+                f"norm_samples is {self.norm_samples} and sequential is {self.sequential}; give "
+                "0 or more, and 0 unless sequential is false"
             )
 
 
@@ -143,7 +146,7 @@ class Pruner:
         marks.append(time.perf_counter())
         self.plan.apply_(compact, kept)
         if self._settings.sequential:
-            self._repair_sequentially_(compact, kept)
+            self._episode_repair.repair_(compact, kept)
         elif self._settings.norm_samples:
             self._reestimate_norms_(compact)
         marks.append(time.perf_counter())
@@ -161,21 +164,28 @@ class Pruner:
         # The plain repair first: the ridge of the sequential one pulls towards the weights it
         # finds.
         self.plan.apply_(compact, kept)
-        self._repair_sequentially_(compact, kept)
+        self._final_repair.repair_(compact, kept)
         return compact
 
-    def _repair_sequentially_(self, compact: nn.Module, kept: Mapping[str, Tensor]) -> None:
-        repair_sequentially_(
-            compact,
-            self.graph,
-            kept,
-            self.calibration.batches,
-            settings=SequentialSettings(
-                sampling=self._sampling,
-                ridge=self._settings.ridge,
-                match_residual_sums=self._settings.match_residual_sums,
-            ),
+    @cached_property
+    def _final_repair(self) -> SequentialRepair:
+        return self._sequential_repair(self.calibration.batches)
+
+    @cached_property
+    def _episode_repair(self) -> SequentialRepair:
+        count = self._settings.episode_samples
+        if count is None or count >= self.calibration.samples:
+            return self._final_repair
+        batch = self._settings.calibration_batch
+        return self._sequential_repair(torch.cat(self.calibration.batches)[:count].split(batch))
+
+    def _sequential_repair(self, batches: Sequence[Tensor]) -> SequentialRepair:
+        settings = SequentialSettings(
+            sampling=self._sampling,
+            ridge=self._settings.ridge,
+            match_residual_sums=self._settings.match_residual_sums,
         )
+        return SequentialRepair(self.graph, batches, settings=settings)
 
     def _reestimate_norms_(self, compact: nn.Module) -> None:
         # bfloat16 is precise enough to rank policies; the network that a search keeps in the end is

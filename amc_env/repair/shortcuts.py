@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,101 @@ class Shortcut:
     scale: Tensor
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trail:
+    """A layer's output on its way through batch norms.
+
+    Attributes:
+        layer: Name of the layer.
+        values: Its output, and what each norm made of it.
+        scale: What the norms have multiplied each channel by, (channels,).
+        norms: The norms, each to be called again.
+    """
+
+    layer: str
+    values: tuple[Tensor, ...]
+    scale: Tensor
+    norms: tuple[Callable[[], Tensor], ...] = ()
+
+    def behind(self, norm: Callable[[], Tensor], output: Tensor, by: Tensor | None) -> "Trail":
+        """The trail behind another norm, which has multiplied the channels by ``by``."""
+        scale = self.scale if by is None else self.scale * by
+        values, norms = (*self.values, output), (*self.norms, norm)
+        return replace(self, values=values, scale=scale, norms=norms)
+
+    def redo_(self, output: Tensor) -> None:
+        """Write another output of the layer, and what the norms make of it, over the first ones."""
+        # In place, so that whoever holds one of these tensors goes on with the new numbers.
+        self.values[0].copy_(output)
+        for value, norm in zip(self.values[1:], self.norms, strict=True):
+            value.copy_(norm())
+
+
+class Follower(TorchFunctionMode):
+    """Follows outputs of layers through batch norms to their sums.
+
+    Modules do not show sums, which are plain functions in most networks; this mode sees every
+    function that runs. A trail goes on with each batch norm and ends at the first other function,
+    just before that runs.
+
+    Args:
+        layers: Names of the layers whose first outputs are followed.
+        on_end: Called with every trail that ends and, if it ends in a sum, the other term.
+    """
+
+    def __init__(
+        self, layers: Iterable[str], on_end: Callable[[Trail, Tensor | None], None]
+    ) -> None:
+        super().__init__()
+        self._waiting = set(layers)
+        self._on_end = on_end
+        self._trails: list[Trail] = []
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all trails have ended."""
+        return not self._waiting and not self._trails
+
+    def begin(self, name: str, layer: nn.Module, output: Tensor) -> None:
+        """Follow a layer's output, the first time that it runs."""
+        if name in self._waiting:
+            self._waiting.remove(name)
+            channels = output.shape[-1] if isinstance(layer, nn.Linear) else output.shape[1]
+            scale = torch.ones(channels).to(output)
+            self._trails.append(Trail(layer=name, values=(output,), scale=scale))
+
+    def end(self) -> None:
+        """End the trails that no function has met."""
+        while self._trails:
+            self._on_end(self._trails.pop(0), None)
+
+    @override
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        read = [*args, *given.values()]
+        # Tensors have no names here; a function reads a trail if it gets the very same object.
+        met = [trail for trail in self._trails if any(v is trail.values[-1] for v in read)]
+        if not met or not is_a_value(func):
+            return func(*args, **given)
+        call = partial(func, *args, **given)
+        by = _multiplier(*args, **given) if func is F.batch_norm else None
+        going = [trail for trail in met if by is not None and by.shape == trail.scale.shape]
+        # Before the function runs: a sum in place would overwrite the other term.
+        for trail in met:
+            self._trails.remove(trail)
+            if trail not in going:
+                self._on_end(*_ended(trail, func, read, alpha=given.get("alpha", 1)))
+        output = call()
+        self._trails += [trail.behind(call, output, by) for trail in going]
+        return output
+
+
 def shortcuts(
     model: nn.Module,
     layers: Iterable[str],
@@ -42,92 +138,39 @@ def shortcuts(
     no further than the last of the sums. ``keep`` gets the name of a layer and the whole map that
     is added, and returns a new tensor with what is needed of it.
     """
-    watcher = _Watcher(layers, keep)
-    modules = {name: model.get_submodule(name) for name in watcher.waiting}
-    with listening(modules, after=watcher.begin), watcher:
-        run_until_enough(model, batch)
-    return watcher.found
+    names = list(layers)
+    found: dict[str, Shortcut] = {}
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Trail:
-    """A layer's output on its way, and the factor that norms have multiplied it by so far."""
-
-    layer: str
-    value: Tensor
-    scale: Tensor
-
-
-class _Watcher(TorchFunctionMode):
-    """Follows outputs of layers through batch norms to their sums.
-
-    Modules do not show sums, which are plain functions in most networks; this mode sees every
-    function that runs. A trail goes on with each batch norm and ends at the first other function.
-    """
-
-    def __init__(self, layers: Iterable[str], keep: Callable[[str, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.waiting = set(layers)
-        self.found: dict[str, Shortcut] = {}
-        self._keep = keep
-        self._trails: list[_Trail] = []
-
-    def begin(self, name: str, layer: nn.Module, output: Tensor) -> None:
-        """Follow a layer's output, the first time that it runs."""
-        if name in self.waiting:
-            self.waiting.remove(name)
-            channels = output.shape[-1] if isinstance(layer, nn.Linear) else output.shape[1]
-            scale = torch.ones(channels).to(output)
-            self._trails.append(_Trail(layer=name, value=output, scale=scale))
-
-    @override
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        given = kwargs or {}
-        values = [*args, *given.values()]
-        # Tensors have no names here; a function reads a trail if it gets the very same object.
-        met = [trail for trail in self._trails if any(value is trail.value for value in values)]
-        if not met or not _is_a_value(func):
-            return func(*args, **given)
-        self._trails = [trail for trail in self._trails if trail not in met]
-        if func is not F.batch_norm:
-            # Before the function runs: a sum in place would overwrite the other term.
-            self._end(func, met, values, alpha=given.get("alpha", 1))
-            return func(*args, **given)
-        output = func(*args, **given)
-        by = _multiplier(*args, **given)
-        self._trails += [
-            replace(trail, value=output, scale=trail.scale * by)
-            for trail in met
-            if trail.scale.shape == by.shape
-        ]
-        return output
-
-    def _end(
-        self, func: Callable[..., Any], met: list[_Trail], values: list[Any], *, alpha: float
-    ) -> None:
-        for trail in met:
-            others = [v for v in values if isinstance(v, Tensor) and v is not trail.value]
-            # A term of another shape is broadcast: a bias, not a shortcut with a map of its own.
-            fits = [other for other in others if other.shape == trail.value.shape]
-            if func in _SUMS and len(fits) == len(others) == 1:
-                other, scale = self._keep(trail.layer, fits[0]), trail.scale
-                # torch.add(first, second, alpha=alpha) is first + alpha * second.
-                if values[0] is trail.value:
-                    other = other * alpha
-                else:
-                    scale = scale * alpha
-                self.found[trail.layer] = Shortcut(other=other, scale=scale)
-        if not self.waiting and not self._trails:
+    def note(trail: Trail, other: Tensor | None) -> None:
+        if other is not None:
+            found[trail.layer] = Shortcut(other=keep(trail.layer, other), scale=trail.scale)
+        if follower.is_done:
             raise EnoughError
 
+    follower = Follower(names, note)
+    modules = {name: model.get_submodule(name) for name in names}
+    with listening(modules, after=follower.begin), follower:
+        run_until_enough(model, batch)
+    return found
 
-def _is_a_value(func: Callable[..., Any]) -> bool:
+
+def _ended(
+    trail: Trail, func: Callable[..., Any], read: list[Any], *, alpha: float
+) -> tuple[Trail, Tensor | None]:
+    """A trail that a function has ended, and the other term if the function is a sum."""
+    value = trail.values[-1]
+    others = [v for v in read if isinstance(v, Tensor) and v is not value]
+    # A term of another shape is broadcast: a bias, not a shortcut with a map of its own.
+    is_sum = func in _SUMS and len(others) == 1 and others[0].shape == value.shape
+    if not is_sum:
+        return trail, None
+    # torch.add(first, second, alpha=alpha) is first + alpha * second.
+    if read[0] is value:
+        return trail, others[0] if alpha == 1 else others[0] * alpha
+    return replace(trail, scale=trail.scale * alpha), others[0]
+
+
+def is_a_value(func: Callable[..., Any]) -> bool:
     """Whether a function computes, and does not just read a property such as the shape."""
     return getattr(func, "__name__", "") not in ("__get__", "size", "dim", "__len__")
 

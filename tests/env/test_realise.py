@@ -5,6 +5,7 @@ import torch
 from pruning import tiny_env
 from torch import nn
 
+from amc_env import EnvSettings, RepairSettings
 from amc_env.env.realise import realise
 
 
@@ -55,7 +56,8 @@ def test_without_a_candidate_there_is_nothing_to_realise() -> None:
 
 
 def test_what_is_paid_is_the_network_that_is_given() -> None:
-    env = tiny_env(reward="loss")
+    settings = EnvSettings(repair=RepairSettings(sequential=False))
+    env = tiny_env(reward="loss", settings=settings)
     counts = {"stem": 4, "wide": 6, "last": 5}
     plain, sequential = env.pruner.prune(counts).model, env.pruner.prune_sequentially(counts)
     assert env.pay(plain, counts) == env.evaluate(counts)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from amc_env import ChannelGraph
 from amc_env.calibration import Calibration, calibrate
+from amc_env.calibration.hooks import listening
 from amc_env.calibration.rows import layer_rows
 from amc_env.repair.norms import reestimate_norms_
 from amc_env.repair.plan import (
@@ -251,13 +252,45 @@ def test_sequential_repair_solves_every_layer_on_its_own_inputs(name: str) -> No
         rows = layer_rows(layer, inputs_of(compact, layer_name, x))
         anchors = before[layer_name].weight.detach().flatten(1).chunk(len(rows))
         solved = weight.detach().flatten(1).chunk(len(rows))
-        for part, anchor, got, y in zip(
-            rows, anchors, solved, wanted.chunk(len(rows), dim=1), strict=True
+        added = constants(compact, before, layer_name, x)
+        shifts = torch.zeros(len(weight)) if added is None else added
+        for part, anchor, got, y, shift in zip(
+            rows,
+            anchors,
+            solved,
+            wanted.chunk(len(rows), dim=1),
+            shifts.chunk(len(rows)),
+            strict=True,
         ):
-            gram = part.mT @ part
-            ridge = DEFAULT_RIDGE * gram.diagonal().mean() * torch.eye(len(gram)).double()
-            best = torch.linalg.solve(gram + ridge, part.mT @ y + ridge @ anchor.mT)
+            ridge = DEFAULT_RIDGE * part.square().sum(0).mean() * torch.eye(part.shape[1]).double()
+            columns, aim = part, y
+            if added is not None:
+                columns, aim = part - part.mean(0), y - y.mean(0)
+                assert torch.allclose(shift, (y - part @ got.mT).mean(0), rtol=1e-6, atol=1e-8)
+            best = torch.linalg.solve(
+                columns.mT @ columns + ridge, columns.mT @ aim + ridge @ anchor.mT
+            )
             assert torch.allclose(got.mT, best, rtol=1e-6, atol=1e-8)
+
+
+def constants(
+    compact: nn.Module, before: dict[str, nn.Module], name: str, x: Tensor
+) -> Tensor | None:
+    """What a repair has added to a layer's outputs; None where it could not add anything."""
+    layer = compact.get_submodule(name)
+    if layer.bias is not None:
+        return layer.bias.detach() - before[name].bias.detach()
+    outputs, readers = [], []
+    norms = {n: m for n, m in compact.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    with (
+        listening({name: layer}, after=lambda _n, _l, output: outputs.append(output)),
+        listening(
+            norms, before=lambda n, _l, read: readers.extend([n] * any(read is y for y in outputs))
+        ),
+        torch.no_grad(),
+    ):
+        compact(x)
+    return before[readers[0]].running_mean - norms[readers[0]].running_mean if readers else None
 
 
 def output_rows(layer: nn.Module, x: Tensor) -> Tensor:

@@ -6,14 +6,16 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from amc_env import ChannelGraph, RepairSettings
+from amc_env.calibration.rows import RowSampling
 from amc_env.criteria import make_criterion
 from amc_env.repair.plan import repaired_layers, unrepaired_layers
 from amc_env.repair.pruner import Pruner
+from amc_env.repair.sequential import SequentialSettings, repair_sequentially_
 
 COUNTS = {"stem": 5, "wide": 7}
 
 
-def pruner(**settings: int) -> Pruner:
+def pruner(**settings: int | None) -> Pruner:
     split = samples(24)
     return Pruner(
         ChannelGraph(tiny(), split.inputs[:2]),
@@ -28,7 +30,7 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_norms_are_estimated_again_on_the_first_calibration_samples() -> None:
-    plain, settled = pruner().prune(COUNTS).model, pruner(norm_samples=10).prune(COUNTS).model
+    plain, settled = (pruner(sequential=False, norm_samples=n).prune(COUNTS).model for n in (0, 10))
     with torch.no_grad():
         mean, variance = statistics(settled.stem(samples(24).inputs[:10]))
     # Machines with units for it do this in bfloat16.
@@ -39,9 +41,24 @@ def test_norms_are_estimated_again_on_the_first_calibration_samples() -> None:
 
 def test_the_sequential_repair_does_without_them() -> None:
     plain, settled = (
-        pruner(norm_samples=n).prune_sequentially(COUNTS).state_dict() for n in (0, 10)
+        pruner(sequential=False, norm_samples=n).prune_sequentially(COUNTS).state_dict()
+        for n in (0, 10)
     )
     assert all(torch.equal(plain[name], settled[name]) for name in plain)
+
+
+def test_an_episode_reads_its_own_share_of_the_samples() -> None:
+    few, every = pruner(episode_samples=8), pruner(episode_samples=None)
+    repaired = [made.prune(COUNTS).model.last.weight for made in (few, every)]
+    assert not torch.equal(*repaired)
+    for made in (few, every):
+        assert torch.equal(made.prune_sequentially(COUNTS).last.weight, repaired[1])
+    compact = few.graph.compact(few.plan.kept(COUNTS))
+    few.plan.apply_(compact, COUNTS)
+    settings = SequentialSettings(sampling=RowSampling(positions=16), match_residual_sums=True)
+    first = [samples(24).inputs[:8]]
+    repair_sequentially_(compact, few.graph, few.plan.kept(COUNTS), first, settings=settings)
+    assert torch.equal(compact.last.weight, repaired[0])
 
 
 def test_indices_are_kept_as_well_as_numbers() -> None:
@@ -73,8 +90,9 @@ class Counting(nn.Sequential):
 def test_norms_that_a_network_does_not_have_are_refused_before_it_runs() -> None:
     model, split = Counting().eval(), samples(24)
     graph, runs = ChannelGraph(model, split.inputs[:2]), model.runs
+    settings = RepairSettings(norm_samples=5, sequential=False)
     with pytest.raises(ValueError, match=r"norm_samples is 5, but the network has no batch norm"):
-        Pruner(graph, split, make_criterion("l2"), repair=RepairSettings(norm_samples=5))
+        Pruner(graph, split, make_criterion("l2"), repair=settings)
     assert model.runs == runs
 
 
@@ -105,5 +123,5 @@ def test_bare_parameters_are_listed_as_unrepaired_and_keep_their_weights() -> No
     "settings", [{"norm_samples": -1}, {"norm_samples": 5, "sequential": True}]
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="give 0 or more, and 0 where every repair is sequential"):
+    with pytest.raises(ValueError, match="give 0 or more, and 0 unless sequential is false"):
         RepairSettings(**settings)

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from amc_env import ChannelGraph
 from amc_env.calibration import rows as unfolding
 from amc_env.calibration.rows import RowSampling
-from amc_env.repair import sequential
+from amc_env.repair import targets
 from amc_env.repair.sequential import SequentialSettings, repair_sequentially_
 
 
@@ -79,7 +79,7 @@ def test_what_fits_into_memory_does_not_change_the_weights(
     together = repaired(name, settings)
     # Two batches run together, then one; what a round may hold of targets is as little.
     for limit in (11 * 8 * 64, 1):
-        monkeypatch.setattr(sequential, "_LIMIT", limit)
+        monkeypatch.setattr(targets, "_LIMIT", limit)
         monkeypatch.setattr(unfolding, "_CHUNK", 1)
         in_parts = repaired(name, settings)
         for key, value in together.items():
@@ -149,7 +149,7 @@ def test_memory_does_not_grow_with_the_samples(
 ) -> None:
     settings = SequentialSettings(sampling=sampling)
     # One batch of maps at a time, and the rows of one sample.
-    monkeypatch.setattr(sequential, "_LIMIT", BATCH * MAP)
+    monkeypatch.setattr(targets, "_LIMIT", BATCH * MAP)
     monkeypatch.setattr(unfolding, "_CHUNK", 9 * MAP)
     few, many = peak(3, settings), peak(24, settings)
     assert many.largest == few.largest <= 9 * MAP
