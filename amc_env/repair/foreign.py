@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +36,10 @@ def repair(
     little. Which channels were kept is found by comparing weights. Then the layers are solved for
     one after the other by least squares (``amc_env.repair.sequential``).
 
-    One sample in five is held out of the solve. If the repaired network's outputs on these are not
-    nearer to the original's, in squares, than those of ``small``, a copy of ``small`` as it is
-    is returned. Labels are not needed, and accuracy is not measured. Neither network is changed.
+    One sample in five is held out of the solve. The repaired network is returned only if on these
+    its outputs are nearer to the original's, in squares, than those of ``small``, and if no more
+    samples have another largest score than in the original; otherwise a copy of ``small`` as it is
+    is returned. Labels are not needed. Neither network is changed.
 
     Args:
         small: The cut network.
@@ -71,7 +73,7 @@ def repair(
         settings=_sequential(settings),
     )
     batches = samples[is_held_out].split(settings.calibration_batch)
-    return _nearer(small, compact, original, batches)
+    return _better(small, compact, original, batches)
 
 
 def _check_arguments(small: object, samples: object, settings: RepairSettings) -> None:
@@ -105,36 +107,48 @@ def _copy_tensors_(source: nn.Module, target: nn.Module) -> None:
 
 def _check_equal(compact: nn.Module, small: nn.Module, batch: Tensor) -> None:
     """Refuse a cut network that computes something else than the original without its channels."""
-    wanted, given = _outputs(compact, batch), _outputs(small, batch)
-    if wanted.shape != given.shape or (wanted - given).abs().max() > _TOLERANCE * wanted.abs().max():
-        raise ValueError(
-            "the cut network does not compute what the original without the same channels does, "
-            "though all shapes fit: layers whose outputs are added or concatenated may have lost "
-            "different channels, or its forward was changed; cut whole groups of channels"
-        )
+    for wanted, given in zip(_outputs(compact, batch), _outputs(small, batch), strict=True):
+        if wanted.shape != given.shape or not _is_close(given, wanted):
+            raise ValueError(
+                "the cut network does not compute what the original without the same channels "
+                "does, though all shapes fit: layers whose outputs are added or concatenated may "
+                "have lost different channels, or its forward was changed; cut whole groups of "
+                "channels"
+            )
 
 
-def _nearer(
-    small: nn.Module, compact: nn.Module, original: nn.Module, batches: tuple[Tensor, ...]
+def _is_close(given: Tensor, wanted: Tensor) -> bool:
+    return bool((given - wanted).abs().max() <= _TOLERANCE * wanted.abs().max())
+
+
+def _better(
+    small: nn.Module, compact: nn.Module, original: nn.Module, batches: Sequence[Tensor]
 ) -> nn.Module:
-    """A copy of ``small``, with the weights of ``compact`` if its outputs are nearer."""
-    given, repaired = _distance(small, original, batches), _distance(compact, original, batches)
-    _LOG.info("squared distance to the original's outputs: given %g, repaired %g", given, repaired)
+    """A copy of ``small``, with the weights of ``compact`` if these are better on some samples."""
+    errors = torch.zeros(2, 2, dtype=torch.float64)
+    for x in batches:
+        wanted = _outputs(original, x)
+        errors += torch.tensor(
+            [_errors(_outputs(network, x), wanted) for network in (small, compact)]
+        )
+    given, repaired = errors
+    _LOG.info("squared distance and changed decisions: given %s, repaired %s", *errors.tolist())
     result = copy.deepcopy(small)
-    if repaired < given:
+    if (repaired <= given).all() and (repaired < given).any():
         _copy_tensors_(compact, result)
     return result
 
 
-def _distance(model: nn.Module, original: nn.Module, batches: tuple[Tensor, ...]) -> float:
-    """Sum of squared differences of the outputs of two networks."""
-    return sum(
-        float((_outputs(model, x) - _outputs(original, x)).square().sum()) for x in batches
-    )
+def _errors(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float, float]:
+    """Squared distance to the wanted outputs, and how many samples have another largest score."""
+    pairs = list(zip(outputs, wanted, strict=True))
+    squares = sum(float((own - other).square().sum()) for own, other in pairs)
+    # A fine-tuned network has scores of its own: far from the original's, but for the same classes.
+    changed = sum(int((a.argmax(1) != b.argmax(1)).sum()) for a, b in pairs if a.dim() == 2)
+    return squares, float(changed)
 
 
-def _outputs(model: nn.Module, batch: Tensor) -> Tensor:
-    """All numbers that a network gives for a batch, in one vector."""
+def _outputs(model: nn.Module, batch: Tensor) -> list[Tensor]:
+    """All tensors that a network gives for a batch."""
     with evaluating(model):
-        parts = [part.double().flatten() for part in tensors_in(run(model, batch))]
-    return torch.cat(parts)
+        return [output.double() for output in tensors_in(run(model, batch))]

@@ -213,8 +213,9 @@ def _check_tensor(networks: _Networks, name: str, left: Tensor) -> None:
     ):
         raise ValueError(
             f"{name!r} of the cut network, of shape {tuple(small.shape)}, matches no channels of "
-            f"the original, of shape {tuple(networks.original[name].shape)}; give the network that "
-            "it was cut from, and cut it in a way that leaves weights and their order as they are"
+            f"the original, of shape {tuple(networks.original[name].shape)}: either that is not the "
+            "network that it was cut from, or channels were put into another order, or layers whose "
+            "outputs are added lost different ones"
         )
 
 
