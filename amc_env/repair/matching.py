@@ -109,6 +109,8 @@ class _Networks:
         pairs = []
         for axis in kind.axes:
             others = [d for d in range(self.original[axis.tensor].dim()) if d != axis.dim]
+            if self.small[axis.tensor].shape[axis.dim] != self.size(kind):
+                raise ValueError(self.mismatch(axis.tensor))
             if not self._are_comparable(axis.tensor, others, found):
                 continue
             small, whole = self.small[axis.tensor], self.left(axis.tensor, others, found)
@@ -198,9 +200,14 @@ def _check(networks: _Networks, found: _Found) -> None:
             )
     for name, small in networks.small.items():
         _check_tensor(networks, name, networks.left(name, range(small.dim()), found))
+    # Only the first axes on which channels lie were matched by similarity. Others follow, and the
+    # similarities along a flattened axis of many thousands would not fit into memory.
+    is_settled = torch.zeros(networks.graph.structure.n_labels, dtype=torch.bool)
     for kind in networks.kinds:
-        if len(found[kind.number]) < len(kind.labels):
-            _check_margin(kind, networks.pairs(kind, found), found[kind.number])
+        chosen = found[kind.number]
+        if len(chosen) < len(kind.labels) and not is_settled[kind.labels].all():
+            _check_margin(kind, networks.pairs(kind, found), chosen)
+        is_settled[kind.labels] = True
 
 
 def _check_tensor(networks: _Networks, name: str, left: Tensor) -> None:
@@ -213,9 +220,9 @@ def _check_tensor(networks: _Networks, name: str, left: Tensor) -> None:
     ):
         raise ValueError(
             f"{name!r} of the cut network, of shape {tuple(small.shape)}, matches no channels of "
-            f"the original, of shape {tuple(networks.original[name].shape)}: either that is not the "
-            "network that it was cut from, or channels were put into another order, or layers whose "
-            "outputs are added lost different ones"
+            f"the original, of shape {tuple(networks.original[name].shape)}: either that is not "
+            "the network that it was cut from, or channels were put into another order, or layers "
+            "whose outputs are added lost different ones"
         )
 
 
@@ -232,9 +239,9 @@ def _check_margin(kind: _Kind, pairs: _Pairs, chosen: Tensor) -> None:
     if unsure.any():
         place = int(unsure.nonzero()[0])
         raise ValueError(
-            f"channel {place} of {kind.axes[0].tensor!r} in the cut network could be several of the "
-            f"original's: {int(chosen[place])} and another are equally like it; repair a network "
-            "before it is fine-tuned for long"
+            f"channel {place} of {kind.axes[0].tensor!r} in the cut network is nearly as much like "
+            f"a channel of the original that would be gone as like channel {int(chosen[place])}; "
+            "give weights that are nearer to the original's, as before a long fine-tuning"
         )
 
 
