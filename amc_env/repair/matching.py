@@ -48,6 +48,9 @@ def kept_channels(graph: ChannelGraph, small: nn.Module) -> dict[str, Tensor]:
     """
     _check_names(graph.model, small)
     networks = _Networks(graph, small)
+    for name, tensor in networks.small.items():
+        if tensor.dim() != networks.original[name].dim():
+            raise ValueError(networks.mismatch(name))
     state, found = _settled(networks)
     _check(networks, found)
     kept = {

@@ -155,6 +155,12 @@ def test_outputs_that_cannot_be_cut_are_refused_with_the_reason() -> None:
     assert "because they are the network's output" in message
 
 
+def test_a_layer_of_another_type_is_refused_by_shapes() -> None:
+    small = chain()
+    small[2] = nn.Linear(6, 5)
+    assert "'2.weight' has the shape (5, 6) in the cut network and (5, 6, 3, 3)" in refusal(small)
+
+
 def test_weights_of_another_network_are_refused_by_name() -> None:
     torch.manual_seed(7)
     small = cut_by_hand(chain(), [0, 1, 2], [0, 1, 2])
