@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from amc_env.data import PruningData, Split
     from amc_env.env import Budget, ChannelPruningEnv, EnvSettings
     from amc_env.policy import Policy
-    from amc_env.repair import RepairSettings
+    from amc_env.repair import CallablePackage, RepairSettings
     from amc_env.structure import (
         ChannelGraph,
         ChannelGroup,
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         Member,
         Share,
     )
+
+    repair: CallablePackage
 else:
     _HOMES = {
         "amc_env.data": ("PruningData", "Split"),
@@ -42,6 +44,9 @@ else:
     }
 
     def __getattr__(name: str) -> object:
+        if name == "repair":
+            # The package itself, which can be called.
+            return importlib.import_module("amc_env.repair")
         for home, names in _HOMES.items():
             if name in names:
                 return getattr(importlib.import_module(home), name)
@@ -63,6 +68,7 @@ __all__ = [
     "RepairSettings",
     "Share",
     "Split",
+    "repair",
 ]
 
 gymnasium.register(

@@ -10,7 +10,14 @@ from amc_env.structure.analysis import analyse
 from amc_env.structure.costs import CostPoint, full_cost
 from amc_env.structure.cutting import cut_channels, keep_mask
 from amc_env.structure.grouping import Rounding
-from amc_env.structure.records import ChannelGroup, Cost, FrozenGroup, LayerUse, Share
+from amc_env.structure.records import (
+    ChannelGroup,
+    Cost,
+    FrozenGroup,
+    LayerUse,
+    Share,
+    Structure,
+)
 
 _OPAQUE = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -57,6 +64,11 @@ class ChannelGraph:
             raise ValueError(_nothing_to_cut(model, self._structure.frozen))
         self._groups = {group.name: group for group in self._structure.groups}
         self._full_cost = full_cost(model, self._structure)
+
+    @property
+    def structure(self) -> Structure:
+        """The plain record of all that the analysis found, down to the axes of every tensor."""
+        return self._structure
 
     @property
     def groups(self) -> tuple[ChannelGroup, ...]:

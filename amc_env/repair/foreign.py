@@ -1,0 +1,154 @@
+"""Repairs a network that another tool has cut, or that was cut by hand."""
+
+import copy
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from amc_env.calibration.hooks import checked_batch, evaluating, run
+from amc_env.calibration.rows import RowSampling
+from amc_env.repair.matching import kept_channels
+from amc_env.repair.pruner import RepairSettings
+from amc_env.repair.sequential import SequentialSettings, repair_sequentially_
+from amc_env.structure import ChannelGraph
+from amc_env.structure.tracer import tensors_in
+
+_LOG = logging.getLogger(__name__)
+# One sample in so many is held out of the solve, to judge the repair on.
+_JUDGES = 5
+# How far outputs may be apart, relative to the largest, for two networks to count as equal.
+_TOLERANCE = 1e-3
+
+
+def repair(
+    small: nn.Module,
+    original: nn.Module,
+    samples: Tensor,
+    *,
+    settings: RepairSettings | None = None,
+) -> nn.Module:
+    """A copy of ``small`` with new weights, which bring its outputs nearer to the original's.
+
+    ``small`` is ``original`` without some channels, cut by any tool: modules and parameters have
+    the same names in both, and its weights are slices of the original's, perhaps fine-tuned a
+    little. Which channels were kept is found by comparing weights. Then the layers are solved for
+    one after the other by least squares (``amc_env.repair.sequential``).
+
+    One sample in five is held out of the solve. The repaired network is returned only if on these
+    its outputs are nearer to the original's, in squares, than those of ``small``, and if no more
+    samples have another largest score than in the original; otherwise a copy of ``small`` as it is
+    is returned. Labels are not needed. Neither network is changed.
+
+    Args:
+        small: The cut network.
+        original: The trained network that it was cut from.
+        samples: A few hundred samples of the training data, as the networks read them.
+        settings: How weights are repaired; every repair here is sequential, and norms are not
+            estimated again. By default the sums of residual blocks are aimed at.
+
+    Raises:
+        ValueError: The networks do not belong together, nothing was cut, or an argument does not
+            fit. The message names the layer, the shapes and what would do.
+    """
+    settings = settings or RepairSettings(match_residual_sums=True)
+    _check_arguments(small, samples, settings)
+    graph = ChannelGraph(original, samples[:2])
+    kept = kept_channels(graph, small)
+    if not kept:
+        raise ValueError(
+            "the cut network has all channels of the original, so that there is nothing to repair; "
+            "remove channels, as a mask of zeros does not"
+        )
+    compact = graph.compact(kept)
+    _copy_tensors_(small, compact)
+    _check_equal(compact, small, samples[:2])
+    is_held_out = torch.arange(len(samples)) % _JUDGES == min(_JUDGES, len(samples)) - 1
+    repair_sequentially_(
+        compact,
+        graph,
+        kept,
+        samples[~is_held_out].split(settings.calibration_batch),
+        settings=_sequential(settings),
+    )
+    batches = samples[is_held_out].split(settings.calibration_batch)
+    return _better(small, compact, original, batches)
+
+
+def _check_arguments(small: object, samples: object, settings: RepairSettings) -> None:
+    if not isinstance(small, nn.Module):
+        raise ValueError(f"the cut network is a {type(small).__name__}; give a torch.nn.Module")
+    if len(checked_batch(samples)) < 2:
+        raise ValueError("there is one sample; give at least two, and better a few hundred")
+    if settings.norm_samples:
+        raise ValueError(
+            f"norm_samples is {settings.norm_samples}, but the repair is sequential, after which "
+            "norms are not estimated again; give 0"
+        )
+
+
+def _sequential(settings: RepairSettings) -> SequentialSettings:
+    return SequentialSettings(
+        sampling=RowSampling(positions=settings.sampled_positions, seed=settings.seed),
+        ridge=settings.ridge,
+        match_residual_sums=settings.match_residual_sums,
+    )
+
+
+@torch.no_grad()
+def _copy_tensors_(source: nn.Module, target: nn.Module) -> None:
+    """Write all parameters and buffers of a network into one of the same shapes."""
+    tensors = {**dict(source.named_parameters()), **dict(source.named_buffers())}
+    for name, tensor in (*target.named_parameters(), *target.named_buffers()):
+        # Converted before it is copied, as the target's device may have no float64.
+        tensor.copy_(tensors[name].to(tensor.dtype))
+
+
+def _check_equal(compact: nn.Module, small: nn.Module, batch: Tensor) -> None:
+    """Refuse a cut network that computes something else than the original without its channels."""
+    for wanted, given in zip(_outputs(compact, batch), _outputs(small, batch), strict=True):
+        if wanted.shape != given.shape or not _is_close(given, wanted):
+            raise ValueError(
+                "the cut network does not compute what the original without the same channels "
+                "does, though all shapes fit: layers whose outputs are added or concatenated may "
+                "have lost different channels, or its forward was changed; cut whole groups of "
+                "channels"
+            )
+
+
+def _is_close(given: Tensor, wanted: Tensor) -> bool:
+    return bool((given - wanted).abs().max() <= _TOLERANCE * wanted.abs().max())
+
+
+def _better(
+    small: nn.Module, compact: nn.Module, original: nn.Module, batches: Sequence[Tensor]
+) -> nn.Module:
+    """A copy of ``small``, with the weights of ``compact`` if these are better on some samples."""
+    errors = torch.zeros(2, 2, dtype=torch.float64)
+    for x in batches:
+        wanted = _outputs(original, x)
+        errors += torch.tensor(
+            [_errors(_outputs(network, x), wanted) for network in (small, compact)]
+        )
+    given, repaired = errors
+    _LOG.info("squared distance and changed decisions: given %s, repaired %s", *errors.tolist())
+    result = copy.deepcopy(small)
+    if (repaired <= given).all() and (repaired < given).any():
+        _copy_tensors_(compact, result)
+    return result
+
+
+def _errors(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float, float]:
+    """Squared distance to the wanted outputs, and how many samples have another largest score."""
+    pairs = list(zip(outputs, wanted, strict=True))
+    squares = sum(float((own - other).square().sum()) for own, other in pairs)
+    # A fine-tuned network has scores of its own: far from the original's, but for the same classes.
+    changed = sum(int((a.argmax(1) != b.argmax(1)).sum()) for a, b in pairs if a.dim() == 2)
+    return squares, float(changed)
+
+
+def _outputs(model: nn.Module, batch: Tensor) -> list[Tensor]:
+    """All tensors that a network gives for a batch."""
+    with evaluating(model):
+        return [output.double() for output in tensors_in(run(model, batch))]
