@@ -1,5 +1,6 @@
 """Runs every repair on every allocation and keeps which test images each network gets right."""
 
+import copy
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -93,12 +94,14 @@ class _Line:
         allocation: How the budget was divided.
         method: The repair.
         make: Makes the network.
+        before: Seconds that were spent before on what ``make`` uses.
         key: What the network follows from, if no calibration image is among it.
     """
 
     allocation: str
     method: Method
     make: Callable[[], nn.Module]
+    before: float = 0.0
     key: Hashable = None
 
 
@@ -110,12 +113,13 @@ class _Comparison:
         self._settings = settings
         self._evaluator = Evaluator(subject.test, precision="float32")
         self._known: dict[Hashable, Run] = {}
+        self._outside: dict[str, tuple[nn.Module, float]] = {}
 
     def draw(self, seed: int) -> Iterator[Run]:
         """All runs on one draw of calibration images."""
         env, preparing = _timed(partial(self._environment, seed))
-        for line in chain(self._repaired(env), self._outside(env)):
-            run = self._known.get(line.key) or self._run(env, line, preparing)
+        for line in chain(self._repaired(env, preparing), self._pruned_outside(env)):
+            run = self._known.get(line.key) or self._run(env, line)
             if line.key is not None:
                 self._known[line.key] = run
             yield replace(run, seed=seed)
@@ -136,7 +140,7 @@ class _Comparison:
             settings=EnvSettings(ignore=self._subject.ignore),
         )
 
-    def _repaired(self, env: ChannelPruningEnv) -> Iterator[_Line]:
+    def _repaired(self, env: ChannelPruningEnv, preparing: float) -> Iterator[_Line]:
         """Every repair on both allocations."""
         for allocation, counts in self._allocations(env).items():
             task = Task(pruner=env.pruner, counts=counts, images=env.data.calibration.inputs)
@@ -145,6 +149,7 @@ class _Comparison:
                     allocation=allocation,
                     method=method,
                     make=partial(method.repair, task),
+                    before=preparing if method.is_planned else 0.0,
                     key=None if method.reads_data else (allocation, name, *sorted(counts.items())),
                 )
 
@@ -154,18 +159,19 @@ class _Comparison:
         second = Policy.load(path).counts if path else allocate(env)
         return {UNIFORM: uniform_counts(env), path.name if path else "error_curves": second}
 
-    def _outside(self, env: ChannelPruningEnv) -> Iterator[_Line]:
+    def _pruned_outside(self, env: ChannelPruningEnv) -> Iterator[_Line]:
         """torch-pruning's networks as they are, and with norms estimated again."""
-        images = env.data.calibration.inputs
-        for allocation, score in SCORES.items():
-            prune = partial(
-                globally_pruned, env.graph, score=score, macs_ratio=self._settings.budget
-            )
-            yield _Line(allocation=allocation, method=METHODS["none"], make=prune, key=allocation)
-            adapted = partial(_adapted, prune, images)
-            yield _Line(allocation=allocation, method=METHODS["norms"], make=adapted)
+        for name, score in SCORES.items():
+            if name not in self._outside:
+                prune = partial(globally_pruned, env.graph, score=score)
+                self._outside[name] = _timed(partial(prune, macs_ratio=self._settings.budget))
+            model, before = self._outside[name]
+            line = partial(_Line, allocation=name, before=before)
+            yield line(method=METHODS["none"], make=partial(copy.deepcopy, model), key=name)
+            adapted = partial(_adapted, model, env.data.calibration.inputs)
+            yield line(method=METHODS["norms"], make=adapted)
 
-    def _run(self, env: ChannelPruningEnv, line: _Line, preparing: float) -> Run:
+    def _run(self, env: ChannelPruningEnv, line: _Line) -> Run:
         model, seconds = _timed(line.make)
         cost = env.graph.cost(widths_of(env.graph, model))
         return Run(
@@ -173,13 +179,13 @@ class _Comparison:
             method=line.method.label,
             seed=0,
             macs_ratio=cost.flops / env.graph.cost().flops,
-            seconds=seconds + (preparing if line.method.is_planned else 0.0),
+            seconds=line.before + seconds,
             is_right=self._evaluator.logits(model).argmax(1) == self._subject.test.labels,
         )
 
 
-def _adapted(prune: Callable[[], nn.Module], images: Tensor) -> nn.Module:
-    return with_norms_(prune(), images)
+def _adapted(model: nn.Module, images: Tensor) -> nn.Module:
+    return with_norms_(copy.deepcopy(model), images)
 
 
 def _timed(function: Callable[[], _T]) -> tuple[_T, float]:

@@ -21,7 +21,8 @@ Score = Literal["layer", "group"]
 # What tables call an allocation, and the score that it comes from.
 SCORES: Mapping[str, Score] = {"torch-pruning, L1": "layer", "torch-pruning, group L1": "group"}
 
-_HALVINGS = 12
+# To a thousandth of all channels.
+_HALVINGS = 10
 
 
 def globally_pruned(graph: ChannelGraph, *, score: Score, macs_ratio: float) -> nn.Module:
