@@ -43,13 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.folder
         else trained_digits()
     )
-    runs = compare(subject, settings, on_run=_show)
+    runs: list[Run] = []
+    for run in compare(subject, settings):
+        runs.append(run)
+        _show(run)
+        # After every run, so that one that is ended early leaves its rows.
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)
+            rows = options.out / f"rivals_{subject.name}.csv"
+            write_rows(rows, runs, _image_sets(subject))
     page = _page(subject, settings, runs)
     print(page)
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
         (options.out / f"rivals_{subject.name}.md").write_text(page + "\n", encoding="utf-8")
-        write_rows(options.out / f"rivals_{subject.name}.csv", runs, _image_sets(subject))
 
 
 def _parser() -> argparse.ArgumentParser:

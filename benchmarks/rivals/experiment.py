@@ -69,21 +69,11 @@ class Run:
     is_right: Tensor
 
 
-def compare(
-    subject: Subject, settings: Settings, *, on_run: Callable[[Run], None] | None = None
-) -> list[Run]:
-    """Every repair on both allocations, and torch-pruning's networks, for every draw of images.
-
-    ``on_run`` receives every run as soon as it is finished.
-    """
-    runs: list[Run] = []
+def compare(subject: Subject, settings: Settings) -> Iterator[Run]:
+    """Every repair on both allocations, and torch-pruning's networks, for every draw of images."""
     comparison = _Comparison(subject, settings)
     for seed in settings.seeds:
-        for run in comparison.draw(seed):
-            runs.append(run)
-            if on_run is not None:
-                on_run(run)
-    return runs
+        yield from comparison.draw(seed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
