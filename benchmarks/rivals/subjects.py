@@ -1,0 +1,82 @@
+"""The networks that are pruned: trained, and with data to calibrate and to test them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amc_env import Split
+from amc_env.data.datasets import arrays, digits
+from amc_env.models import build_model, load_checkpoint_
+from amc_env.training import TrainingSettings, fit_
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """A trained network and its data.
+
+    Attributes:
+        name: What tables call it.
+        model: The network.
+        train: Calibration images are drawn from these samples.
+        test: Accuracy is measured on these samples.
+        is_original: For each test image whether it is as the network's training had it.
+        ignore: Modules whose output channels stay.
+    """
+
+    name: str
+    model: nn.Module
+    train: Split
+    test: Split
+    is_original: Tensor
+    ignore: tuple[str, ...] = ()
+
+
+def published(folder: Path, name: str, *, data: Path | None = None) -> Subject:
+    """A ResNet for CIFAR-10 with published weights.
+
+    Args:
+        folder: Holds ``models/cifar10_resnet56.th`` and the like, and the data if none is given.
+        name: Name of the network, such as ``cifar_resnet56``.
+        data: An ``.npz`` with ``train_x``, ``train_y``, ``test_x`` and ``test_y`` and, where some
+            images are re-encoded, with ``train_lossless`` and ``test_lossless``, which say which
+            are not. Calibration images are drawn from those that are not.
+
+    Raises:
+        ValueError: The data or the weights are not there, or do not fit.
+    """
+    path = data or folder / "data" / "cifar10_lossless.npz"
+    found = arrays(path=str(path))
+    model = build_model(name)
+    load_checkpoint_(model, folder / "models" / f"{name.replace('cifar_', 'cifar10_')}.th")
+    are_original = _are_original(path, "train", len(found.train))
+    return Subject(
+        name=name,
+        model=model.eval(),
+        train=found.train.take(are_original.nonzero().flatten()),
+        test=found.test,
+        is_original=_are_original(path, "test", len(found.test)),
+        # The channels of the residual stream stay, as in He et al. (2018).
+        ignore=("conv1",),
+    )
+
+
+def trained_digits(*, epochs: int = 5) -> Subject:
+    """A small CNN, trained here on scikit-learn's digits: it shows in seconds that all runs."""
+    data = digits()
+    model = build_model("digits_cnn", seed=0)
+    fit_(model, data.train, TrainingSettings(epochs=epochs), seed=0)
+    are_original = torch.ones(len(data.test), dtype=torch.bool)
+    return Subject(
+        name="digits_cnn", model=model, train=data.train, test=data.test, is_original=are_original
+    )
+
+
+def _are_original(path: Path, part: str, count: int) -> Tensor:
+    """Which images of the training or test data are not re-encoded; all where nothing says so."""
+    with np.load(path) as file:
+        if f"{part}_lossless" in file.files:
+            return torch.from_numpy(file[f"{part}_lossless"])
+    return torch.ones(count, dtype=torch.bool)
