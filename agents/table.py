@@ -7,9 +7,11 @@ from typing import Any
 
 from agents.amc_settings import AMCSettings
 from agents.error_curves import ErrorCurves
+from agents.evopress import EvoPress
 from agents.learners import Ddpg, Learner
 from agents.searcher import Searcher
 from agents.searchers import CmaEs, RandomSearch, Tpe, Uniform
+from agents.spdy import Spdy
 from amc_env.names import Kind, check_options
 
 
@@ -51,6 +53,8 @@ AGENTS: Mapping[str, Callable[..., Searcher]] = {
     "cma_es": CmaEs,
     "tpe": Tpe,
     "error_curves": ErrorCurves,
+    "spdy": Spdy,
+    "evopress": EvoPress,
 }
 
 AGENT: Kind[Searcher] = Kind(
