@@ -59,9 +59,7 @@ class Division:
 
     def __init__(self, env: ChannelPruningEnv) -> None:
         self.curves: Curves = {group.name: squared_errors(env, group) for group in env.graph.groups}
-        self.levels = {
-            group.name: _thinned(env.keeper.between(group)) for group in env.graph.groups
-        }
+        self.levels = levels_of(env)
         self._env = env
         self._start = allocate(env)
         self._known: dict[tuple[object, ...], Values] = {}
@@ -176,6 +174,11 @@ def fill_budget(
 def total_error(curves: Curves, counts: Mapping[str, int]) -> float:
     """The sum of the groups' errors."""
     return float(sum(curve[counts[name] - 1] for name, curve in curves.items()))
+
+
+def levels_of(env: ChannelPruningEnv) -> dict[str, NDArray[np.int64]]:
+    """The numbers of channels among which every group chooses, ascending."""
+    return {group.name: _thinned(env.keeper.between(group)) for group in env.graph.groups}
 
 
 def _thinned(counts: Sequence[int]) -> NDArray[np.int64]:

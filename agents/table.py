@@ -9,6 +9,7 @@ from agents.amc_settings import AMCSettings
 from agents.error_curves import ErrorCurves
 from agents.evopress import EvoPress
 from agents.learners import Ddpg, Learner
+from agents.milp import Milp
 from agents.searcher import Searcher
 from agents.searchers import CmaEs, RandomSearch, Tpe, Uniform
 from agents.spdy import Spdy
@@ -55,6 +56,7 @@ AGENTS: Mapping[str, Callable[..., Searcher]] = {
     "error_curves": ErrorCurves,
     "spdy": Spdy,
     "evopress": EvoPress,
+    "milp": Milp,
 }
 
 AGENT: Kind[Searcher] = Kind(
