@@ -150,12 +150,15 @@ class Programme:
 
     def _over(self, name: str) -> Values:
         """By how many channels each level exceeds the fewest."""
-        return (self._levels[name] - self._levels[name][0]).astype(np.float64)
+        levels = self._levels[name]
+        over: Values = (levels - levels[0]).astype(np.float64)
+        return over
 
     def _used(self, counts: Mapping[str, int]) -> Values:
         """The cost relative to the limits if all other groups keep their fewest channels."""
         kept = {**self._env.keeper.min_counts, **counts}
-        return np.array(self._env.keeper.used(self._env.graph.cost(kept)))
+        used: Values = np.array(self._env.keeper.used(self._env.graph.cost(kept)))
+        return used
 
     def _solved(self, errors: Values) -> Values:
         # SciPy's optimizers take long to import.

@@ -40,7 +40,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sac": {"learning_starts": 6},
     "tqc": {"learning_starts": 6},
 }
-WITHOUT_CHANCE = ("uniform", "error_curves")
+WITHOUT_CHANCE = ("uniform", "error_curves", "milp")
 BY_CHANCE = [name for name in AGENTS if name not in WITHOUT_CHANCE]
 
 every_agent = pytest.mark.parametrize("name", AGENTS)
