@@ -20,11 +20,11 @@ from amc_env.env import Trial
 Counts = dict[str, int]
 
 # So often is a mutation drawn again when it leads to a policy that was tried before.
-_REDRAWS = 50
+_REDRAWS = 10
 
 _START: Rule = (lambda x: x in ("error_curves", "uniform"), "'error_curves' or 'uniform'")
 _STAGES: Rule = (
-    lambda x: all(_is_stage(each) for each in x) and _narrows(x),
+    lambda x: isinstance(x, Sequence) and all(_is_stage(s) for s in x) and _narrows(x),
     "pairs of a rising share of the samples and a falling number, such as [[0.1, 8], [0.3, 3]]",
 )
 

@@ -14,7 +14,7 @@ from agents.options import FRACTION, SHARE, check_values, whole
 from agents.searcher import Searcher
 
 # So often are coefficients drawn again when they lead to a policy that was played before.
-_REDRAWS = 50
+_REDRAWS = 10
 
 
 @dataclass(frozen=True, kw_only=True)

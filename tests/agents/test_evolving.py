@@ -1,24 +1,38 @@
 """The searchers that refine a division of the budget by rewards."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-from pruning import tiny_env
+from torch import nn
 
 from agents import SearchResult, make_agent
 from agents.error_curves import allocate
 from agents.searchers import uniform_counts
-from amc_env import Budget, ChannelPruningEnv, EnvSettings
+from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData
+from amc_env.data.datasets import digits
+from amc_env.models import build_model
+from amc_env.training import TrainingSettings, fit_
 
-HALF = Budget(flops=0.5)
-# 40 validation samples in batches of 4: stages of 4 and 12 samples.
-SETTINGS = EnvSettings(evaluation_batch=4, precision="float32")
-WIDTHS = {group.name: group.channels for group in tiny_env().graph.groups}
+VALIDATION = 200
 
 
-def env_of(reward: Any = "loss", **options: Any) -> ChannelPruningEnv:
-    return tiny_env(budget=HALF, reward=reward, settings=SETTINGS, **options)
+@cache
+def trained() -> tuple[nn.Module, PruningData]:
+    """The small network of the quickstart after three epochs on the digits, and its samples."""
+    train = digits().train
+    model = build_model("digits_cnn", seed=0)
+    fit_(model, train, TrainingSettings(epochs=3))
+    return model, PruningData.of_training(train, calibration=100, validation=VALIDATION)
+
+
+def env_of(reward: Any = "loss") -> ChannelPruningEnv:
+    model, data = trained()
+    settings = EnvSettings(evaluation_batch=20, precision="float32")
+    return ChannelPruningEnv(
+        model=model, data=data, reward=reward, budget=Budget(flops=0.3), settings=settings
+    )
 
 
 def search(
@@ -45,7 +59,7 @@ def test_spdy_begins_with_the_curves_as_they_are_and_ends_no_worse() -> None:
 
 def test_spdy_walks_towards_the_reward() -> None:
     target = {"stem": 8, "wide": 4, "last": 4}
-    found = search("spdy", {}, reward=towards(target), episodes=40)
+    found = search("spdy", {}, reward=towards(target), episodes=25)
     assert found.best.reward > found.episodes[0].reward
     assert found.best.reward >= -4
 
@@ -73,14 +87,14 @@ def test_the_first_parent_is_the_one_asked_for_and_filled() -> None:
     )
     env = env_of()
     for counts, start in ((curves, allocate(env)), (uniform, uniform_counts(env))):
-        assert all(counts[name] >= start[name] for name in WIDTHS)
+        assert all(counts[name] >= start[name] for name in counts)
         assert env.keeper.fits(counts)
 
 
 def test_screening_counts_as_the_part_that_it_is() -> None:
     found = search("evopress", {"stages": [[0.1, 5], [0.3, 2]]}, episodes=12)
-    # A generation: 5 networks on 4 samples, 2 on 8 more, 1 on 28 more, of 40 samples.
-    price = (5 * 4 + 2 * 8 + 28) / 40
+    # A generation: 5 networks on 20 samples, 2 on 40 more, 1 on 140 more, of 200 samples.
+    price = (5 * 20 + 2 * 40 + 140) / 200
     generations = int(11 / price)
     rest = int(11 - generations * price)
     assert len(found.episodes) == 1 + generations + rest
@@ -112,7 +126,7 @@ def test_every_child_is_new_and_fills_the_budget() -> None:
 
 def test_evolution_walks_towards_the_reward() -> None:
     target = {"stem": 8, "wide": 4, "last": 4}
-    found = search("evopress", {"stages": []}, reward=towards(target), episodes=40)
+    found = search("evopress", {"stages": []}, reward=towards(target), episodes=25)
     assert found.best.reward > found.episodes[0].reward
     assert found.best.reward >= -4
 
@@ -165,17 +179,17 @@ def test_a_raced_search_finds_the_same_policy_with_fewer_samples(
     assert raced.best.counts == plain.best.counts
     assert raced.best.reward == plain.best.reward
     assert [e.counts for e in raced.episodes] == [e.counts for e in plain.episodes]
-    stopped = [e for e in raced.episodes if e.samples < 40]
+    stopped = [e for e in raced.episodes if e.samples < VALIDATION]
     assert raced.evaluations < plain.evaluations
     assert all(e.reward < raced.best.reward for e in stopped)
 
 
 def test_stopped_episodes_are_no_finalists() -> None:
     raced = search("random", {"race": True})
-    whole = sum(e.samples == 40 for e in raced.episodes)
+    whole = sum(e.samples == VALIDATION for e in raced.episodes)
     assert 0 < whole < 20
     assert len(raced._best(20)) <= whole
-    assert all(e.samples == 40 for e in raced._best(20))
+    assert all(e.samples == VALIDATION for e in raced._best(20))
 
 
 @pytest.mark.parametrize("name", ["random", "evopress"])
