@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.error_curves import allocate, cut_to_budget, squared_errors
-from amc_env import ChannelPruningEnv
+from amc_env import ChannelGroup, ChannelPruningEnv
 from amc_env.structure.costs import CostPoint
 
 Values = NDArray[np.float64]
@@ -151,24 +151,33 @@ def fill_budget(
 ) -> dict[str, int]:
     """Spend what is left of a budget, always where the error falls most for the cost."""
     point = env.graph.cost_point(counts)
-    open_groups = {group.name: group for group in env.graph.groups}
+    open_groups = list(env.graph.groups)
     while open_groups:
-        now = sum(env.keeper.used(point.cost))
-        gains = {}
-        for name, group in list(open_groups.items()):
-            count = point.counts[name]
-            more = next((c for c in env.keeper.between(group) if c > count), None)
-            then = point.with_counts({name: more}) if more else None
-            # Costs only rise here, so what does not fit now never will.
-            if then is None or not env.keeper.is_met(then.cost):
-                del open_groups[name]
-                continue
-            spent = sum(env.keeper.used(then.cost)) - now
-            gain = curves[name][count - 1] - curves[name][then.counts[name] - 1]
-            gains[name] = (gain / spent if spent > 0.0 else np.inf, then)
+        grown = [(group, _grown(env, group, point)) for group in open_groups]
+        fitting = [(group, more) for group, more in grown if more is not None]
+        # Costs only rise here, so what does not fit now never will.
+        open_groups = [group for group, _ in fitting]
+        gains = [_gain(env, curves[group.name], group, (point, more)) for group, more in fitting]
         if gains:
-            point = max(gains.values(), key=lambda pair: pair[0])[1]
+            point = fitting[int(np.argmax(gains))][1]
     return dict(point.counts)
+
+
+def _grown(env: ChannelPruningEnv, group: ChannelGroup, point: CostPoint) -> CostPoint | None:
+    """The network in which the group keeps its next number of channels, if it meets the budget."""
+    more = next((c for c in env.keeper.between(group) if c > point.counts[group.name]), None)
+    grown = point.with_counts({group.name: more}) if more is not None else None
+    return grown if grown is not None and env.keeper.is_met(grown.cost) else None
+
+
+def _gain(
+    env: ChannelPruningEnv, curve: Values, group: ChannelGroup, change: tuple[CostPoint, CostPoint]
+) -> float:
+    """By how much the error falls for the cost; infinite where nothing is paid."""
+    before, after = change
+    spent = sum(env.keeper.used(after.cost)) - sum(env.keeper.used(before.cost))
+    fallen = curve[before.counts[group.name] - 1] - curve[after.counts[group.name] - 1]
+    return float(fallen / spent) if spent > 0.0 else float("inf")
 
 
 def total_error(curves: Curves, counts: Mapping[str, int]) -> float:

@@ -103,11 +103,12 @@ class Trial:
         In the second case the outcome's ``samples`` are fewer than all, and its reward is the
         greatest that all of them could still have given, which is less than ``floor``.
         """
-        while self.samples < self._all and self._all not in self._known:
-            size = self._evaluator.whole_batches(self.samples + 1)
+        size = self._evaluator.whole_batches(max(1, self.samples))
+        while size < self._all and self._all not in self._known:
             bound = self._evaluated(self._bound, size)
             if bound < floor - _ROUNDING * max(1.0, abs(floor)):
                 return replace(self._evaluated(self._pay, size), reward=bound)
+            size = self._evaluator.whole_batches(size + 1)
         return self.outcome()
 
     @property
