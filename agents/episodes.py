@@ -22,13 +22,15 @@ class Episode:
 
     Attributes:
         number: Number of the episode in its search, counted from 1.
-        reward: The reward of the compact, repaired network.
-        accuracy: Top-1 accuracy of that network on the validation split.
+        reward: The reward of the compact, repaired network. If the evaluation was stopped early,
+            it is an upper bound, which is less than the greatest reward until then.
+        accuracy: Top-1 accuracy of that network on the validation samples that were evaluated.
         flops_ratio: Its multiply-accumulates, relative to the original network's.
         params_ratio: Its parameters, relative to the original network's.
         counts: How many channels each group keeps.
         sparsities: The executed sparsity of each group, in order.
         seconds: Duration of each phase; zeros if an earlier episode had the same policy.
+        samples: How many validation samples were evaluated.
         reward_parts: The rewards that a weighted sum is made of, by name.
         at_seconds: Seconds from the start of the search to the end of the episode.
     """
@@ -41,6 +43,7 @@ class Episode:
     counts: dict[str, int]
     sparsities: tuple[float, ...]
     seconds: dict[str, float]
+    samples: int
     reward_parts: dict[str, float]
     at_seconds: float
 
@@ -54,6 +57,8 @@ class SearchResult:
         compact: The compact network of that policy, repaired.
         best: The episode that found the policy.
         episodes: All finished episodes in order.
+        evaluations: What the search spent, in evaluations of all validation samples: an evaluation
+            of a part of them counts as that part.
         seconds: Duration of the search.
         is_complete: Whether the search ran to its end; False if it was interrupted or failed.
     """
@@ -62,6 +67,7 @@ class SearchResult:
     compact: nn.Module
     best: Episode
     episodes: tuple[Episode, ...]
+    evaluations: float
     seconds: float
     is_complete: bool
 
@@ -86,8 +92,9 @@ class SearchResult:
         return replace(self, policy=policy, compact=compact, best=best)
 
     def _best(self, count: int) -> list[Episode]:
-        """Episodes of different policies, the greatest reward first."""
-        ordered = sorted(self.episodes, key=lambda episode: -episode.reward)
+        """Wholly evaluated episodes of different policies, the greatest reward first."""
+        whole = [episode for episode in self.episodes if episode.samples == self.best.samples]
+        ordered = sorted(whole, key=lambda episode: -episode.reward)
         distinct = {tuple(sorted(e.counts.items())): e for e in reversed(ordered)}
         return sorted(distinct.values(), key=lambda e: (-e.reward, e.number))[:count]
 
@@ -106,6 +113,8 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
     Attributes:
         pruning: The environment, without this wrapper.
         episodes: The finished episodes in order.
+        screened: How many validation samples were evaluated for networks that became no episode. A
+            searcher that screens adds to it.
         log: The folder; None if no curves are wanted.
     """
 
@@ -120,6 +129,7 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
         self.pruning = env
         self.log = log
         self.episodes: list[Episode] = []
+        self.screened = 0
         self._listener = on_episode
         self._sparsities: list[float] = []
         self._started = time.perf_counter()
@@ -139,16 +149,26 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
             self._note(float(reward), info)
         return seen, reward, terminated, truncated, info
 
-    def play(self, actions: Sequence[float]) -> Episode:
-        """Play one episode with one action for each group, and return it."""
-        self.reset()
+    def play(self, actions: Sequence[float], *, floor: float | None = None) -> Episode:
+        """Play one episode with one action for each group, and return it.
+
+        With ``floor``, the evaluation stops as soon as the reward cannot reach it any more.
+
+        Raises:
+            ValueError: A floor is given, but the reward has no upper bound.
+        """
+        self.reset(options=None if floor is None else {"floor": floor})
         for action in actions:
             self.step(np.array([action], dtype=np.float32))
         return self.episodes[-1]
 
-    def play_counts(self, counts: Mapping[str, int]) -> Episode:
+    def play_counts(self, counts: Mapping[str, int], *, floor: float | None = None) -> Episode:
         """Play one episode that keeps these numbers of channels, as far as the budget allows."""
-        return self.play(self.actions_for(counts))
+        return self.play(self.actions_for(counts), floor=floor)
+
+    def best(self) -> Episode | None:
+        """The episode of the greatest reward, of equal rewards the first; None before any."""
+        return max(self.episodes, key=lambda episode: episode.reward, default=None)
 
     def actions_for(self, counts: Mapping[str, int]) -> list[float]:
         """The actions that ask for these numbers of channels."""
@@ -168,14 +188,16 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
         Raises:
             ValueError: There is no episode.
         """
-        if not self.episodes:
+        best = self.best()
+        if best is None:
             raise ValueError("the search ended before its first episode; there is no policy")
-        best = max(self.episodes, key=lambda episode: episode.reward)
+        samples = self.screened + sum(episode.samples for episode in self.episodes)
         return SearchResult(
             policy=self.pruning.policy(best.counts, seed=seed),
             compact=self.pruning.pruner.prune(best.counts).model,
             best=best,
             episodes=tuple(self.episodes),
+            evaluations=samples / len(self.pruning.data.validation),
             seconds=self.seconds,
             is_complete=is_complete,
         )
@@ -190,6 +212,7 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
             counts=info["counts"],
             sparsities=tuple(self._sparsities),
             seconds=info["seconds"],
+            samples=info["samples"],
             reward_parts=info["reward_parts"],
             at_seconds=self.seconds,
         )

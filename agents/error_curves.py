@@ -46,10 +46,23 @@ class ErrorCurves(Searcher):
 
 def allocate(env: ChannelPruningEnv) -> dict[str, int]:
     """How many channels each group keeps when the error curves divide the budget."""
-    ladders = {group.name: _ladder(env, group) for group in env.graph.groups}
     curves = {group.name: _convex_errors(env, group) for group in env.graph.groups}
+    return cut_to_budget(env, env.keeper.max_counts, curves)
+
+
+def cut_to_budget(
+    env: ChannelPruningEnv, counts: Mapping[str, int], curves: Mapping[str, NDArray[np.float64]]
+) -> dict[str, int]:
+    """Cut these numbers of channels until the budget is met, always where the least error is paid.
+
+    Args:
+        env: The environment.
+        counts: How many channels each group keeps at the start.
+        curves: The error of each group when it keeps 1, 2, ... of its channels.
+    """
+    ladders = {group.name: _ladder_below(env, group, counts) for group in env.graph.groups}
     steps = dict.fromkeys(ladders, 0)
-    costs = _Costs(env, {name: ladder[0] for name, ladder in ladders.items()})
+    costs = _Costs(env, counts)
     while not env.keeper.is_met(costs.now):
         now = env.keeper.used(costs.now)
         best, best_price = "", float("inf")
@@ -111,14 +124,28 @@ def _ladder(env: ChannelPruningEnv, group: ChannelGroup) -> list[int]:
     return steps if steps[-1] == allowed[-1] else [*steps, allowed[-1]]
 
 
-def _convex_errors(env: ChannelPruningEnv, group: ChannelGroup) -> NDArray[np.float64]:
-    """The lower convex hull of the squared residuals for 1, 2, ... channels kept."""
+def _ladder_below(
+    env: ChannelPruningEnv, group: ChannelGroup, counts: Mapping[str, int]
+) -> list[int]:
+    """The ladder from the number of channels that the group keeps already."""
+    most = counts[group.name]
+    return [most, *(count for count in _ladder(env, group) if count < most)]
+
+
+def squared_errors(env: ChannelPruningEnv, group: ChannelGroup) -> NDArray[np.float64]:
+    """The squared residuals for 1, 2, ... channels kept, summed over the layers that read them."""
     try:
         each = list(env.pruner.plan.layer_errors(group.name).values())
-        errors: NDArray[np.float64] = torch.stack(each).square().sum(0).numpy()
     except ValueError:
         # No layer that reads the group is repaired, so nothing tells its channels apart.
-        errors = np.linspace(1.0, 0.0, group.channels)
+        return np.linspace(1.0, 0.0, group.channels)
+    errors: NDArray[np.float64] = torch.stack(each).square().sum(0).numpy()
+    return errors
+
+
+def _convex_errors(env: ChannelPruningEnv, group: ChannelGroup) -> NDArray[np.float64]:
+    """The lower convex hull of the squared residuals for 1, 2, ... channels kept."""
+    errors = squared_errors(env, group)
     hull: list[int] = []
     for point in range(len(errors)):
         while len(hull) > 1 and _is_above(errors, hull[-2], hull[-1], point):

@@ -10,6 +10,7 @@ import numpy as np
 from typing_extensions import override
 
 from agents.episodes import Recorder
+from agents.options import YES_OR_NO, check_values
 from agents.searcher import Searcher
 from amc_env import ChannelPruningEnv
 from amc_env.structure.sparsity import kept_count
@@ -37,15 +38,27 @@ class Uniform(Searcher):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSearch(Searcher):
-    """Uniform random actions."""
+    """Uniform random actions.
+
+    Attributes:
+        race: Whether an episode stops when its reward can no longer be the greatest. The search
+            finds the same policy.
+    """
 
     name: ClassVar[str] = "random"
+
+    race: bool = False
+
+    def __post_init__(self) -> None:
+        check_values("agent 'random'", vars(self), {"race": YES_OR_NO})
 
     @override
     def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
         generator = np.random.default_rng(seed)
         for _ in range(episodes):
-            recorder.play(generator.random(len(recorder.pruning.graph.groups)).tolist())
+            actions = generator.random(len(recorder.pruning.graph.groups)).tolist()
+            best = recorder.best() if self.race else None
+            recorder.play(actions, floor=best.reward if best else None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,12 @@ from typing import Any
 
 from agents.amc_settings import AMCSettings
 from agents.error_curves import ErrorCurves
+from agents.evopress import EvoPress
 from agents.learners import Ddpg, Learner
+from agents.milp import Milp
 from agents.searcher import Searcher
 from agents.searchers import CmaEs, RandomSearch, Tpe, Uniform
+from agents.spdy import Spdy
 from amc_env.names import Kind, check_options
 
 
@@ -51,6 +54,9 @@ AGENTS: Mapping[str, Callable[..., Searcher]] = {
     "cma_es": CmaEs,
     "tpe": Tpe,
     "error_curves": ErrorCurves,
+    "spdy": Spdy,
+    "evopress": EvoPress,
+    "milp": Milp,
 }
 
 AGENT: Kind[Searcher] = Kind(

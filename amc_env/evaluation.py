@@ -1,5 +1,6 @@
 """Class scores and accuracy on a fixed split: fast for rewards, exact for reports."""
 
+from math import ceil
 from typing import Literal, get_args
 
 import torch
@@ -38,7 +39,28 @@ class Evaluator:
             if precision == "auto"
             else precision != "float32"
         )
-        self._batches = fastest_layout(split.inputs).split(batch)
+        self._batch = batch
+        self._inputs = fastest_layout(split.inputs)
+
+    def whole_batches(self, samples: int) -> int:
+        """The least number of first samples that is whole batches and at least ``samples``.
+
+        Raises:
+            ValueError: ``samples`` is less than 1.
+        """
+        if samples < 1:
+            raise ValueError(f"samples is {samples}; give at least 1")
+        return min(ceil(samples / self._batch) * self._batch, len(self.split))
+
+    def part(self, start: int, stop: int) -> "Evaluator":
+        """An evaluator on the samples from ``start`` to before ``stop``.
+
+        Where both are whole batches, its batches are some of this one's, so the class scores are
+        the same to the last bit.
+        """
+        part = Split(inputs=self._inputs[start:stop], labels=self.split.labels[start:stop])
+        precision: Precision = "bfloat16" if self._is_fast else "float32"
+        return Evaluator(part, batch=self._batch, precision=precision)
 
     def logits(self, model: nn.Module) -> Tensor:
         """Class scores (samples, classes), float32.
@@ -46,9 +68,9 @@ class Evaluator:
         Raises:
             ValueError: The output is not a matrix of class scores, or has too few classes.
         """
-        device = self._batches[0].device.type
+        device = self._inputs.device.type
         with evaluating(model), torch.autocast(device, torch.bfloat16, enabled=self._is_fast):
-            scores = torch.cat([_scores(model(x)) for x in self._batches]).float()
+            scores = torch.cat([_scores(model(x)) for x in self._inputs.split(self._batch)]).float()
         classes = int(self.split.labels.max()) + 1
         if scores.shape[1] < classes:
             raise ValueError(

@@ -17,7 +17,7 @@ from amc_env.files import write_text
 from amc_env.policy import POLICY_FILE
 from pipeline.output import check_output
 
-_COLUMNS = ("number", "reward", "accuracy", "flops_ratio", "params_ratio", "at_seconds")
+_COLUMNS = ("number", "reward", "accuracy", "samples", "flops_ratio", "params_ratio", "at_seconds")
 
 
 class RunFolder:

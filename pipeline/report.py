@@ -137,6 +137,7 @@ def _figures(
         "reward_name": names["reward"],
         "criterion": names["criterion"],
         "episodes": len(result.episodes),
+        "evaluations": result.evaluations,
         "search_seconds": result.seconds,
         "episode_seconds": _mean_seconds(result),
         "seconds": time.perf_counter() - run.started,

@@ -1,7 +1,8 @@
 """The Gymnasium environment: budget, observation, episode and pictures."""
 
 from amc_env.env.budget import Budget, BudgetKeeper
-from amc_env.env.environment import Action, ChannelPruningEnv, EnvSettings, Observation, Outcome
+from amc_env.env.environment import Action, ChannelPruningEnv, EnvSettings, Observation
+from amc_env.env.trial import Outcome, Trial
 
 __all__ = [
     "Action",
@@ -11,4 +12,5 @@ __all__ = [
     "EnvSettings",
     "Observation",
     "Outcome",
+    "Trial",
 ]

@@ -1,16 +1,17 @@
 """Channel pruning as a Gymnasium environment: one step decides one group of channels."""
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, SupportsFloat
+from weakref import WeakValueDictionary
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from amc_env.criteria import Criterion, make_criterion
@@ -18,10 +19,13 @@ from amc_env.data import PruningData, Split
 from amc_env.env.budget import Budget, BudgetKeeper, check_bounds
 from amc_env.env.observation import FEATURE_NAMES, Observer
 from amc_env.env.rendering import draw, tabulate
+from amc_env.env.trial import Outcome, Trial
 from amc_env.evaluation import Evaluator, Precision
+from amc_env.names import name_of
 from amc_env.policy import Policy, make_policy
 from amc_env.repair.pruner import Pruner, RepairSettings
 from amc_env.rewards import Reward, RewardContext, WeightedSum, make_reward
+from amc_env.rewards.bounds import has_upper_bound, upper_bound
 from amc_env.structure import ChannelGraph, ChannelGroup
 from amc_env.structure.sparsity import kept_count
 
@@ -63,25 +67,6 @@ class EnvSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """Reward, accuracy and cost of the network at the end of an episode.
-
-    Attributes:
-        reward: What the episode is paid.
-        parts: The rewards that a weighted sum is made of, by name; empty for any other reward.
-        accuracy: Top-1 accuracy on the validation split.
-        flops: Multiply-accumulates of the compact network for one sample.
-        params: Parameters of the compact network.
-    """
-
-    reward: float
-    parts: Mapping[str, float]
-    accuracy: float
-    flops: int
-    params: int
-
-
 class ChannelPruningEnv(gym.Env[Observation, Action]):
     """An environment in which an episode prunes one network; a step decides one channel group.
 
@@ -89,6 +74,9 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
     channels and clipped to the bounds of the group and to what the budget still allows;
     ``info["executed"]`` is the sparsity that results. The reward of every step but the last is 0;
     the last step is paid for the compact, repaired network.
+
+    ``reset(options={"floor": R})`` begins an episode whose evaluation stops as soon as the reward
+    cannot reach ``R`` any more; see :meth:`Trial.race`.
 
     Args:
         model: A trained network that gives class scores. It is not modified.
@@ -152,15 +140,19 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         self._original_logits = self.evaluator.logits(model)
         self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURE_NAMES),), np.float32)
         self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
-        self._outcomes: dict[tuple[int, ...], Outcome] = {}
+        self._outcomes: dict[tuple[int, ...], dict[int, Outcome]] = {}
+        # A trial holds a network, so it lives only as long as somebody goes on with it.
+        self._trials: WeakValueDictionary[tuple[int, ...], Trial] = WeakValueDictionary()
         self._decided: dict[str, int] = {}
         self._last_sparsity = 0.0
+        self._floor: float | None = None
 
     @override
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed, options=options)
+        self._floor = self._checked_floor((options or {}).get("floor"))
         self._decided = {}
         self._last_sparsity = 0.0
         return self._observe(), {}
@@ -213,10 +205,32 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         Raises:
             ValueError: A group does not exist or cannot keep that many channels.
         """
-        # The outcomes of earlier episodes are looked up by the groups that exist, so a name that
-        # does not exist has to be refused before.
+        return self.trial(counts).outcome()
+
+    def trial(self, counts: Mapping[str, int]) -> Trial:
+        """The network of these numbers of channels, to be evaluated on a part of the samples.
+
+        An episode that keeps the same numbers while the trial is held goes on with it, so that no
+        sample is run twice. Groups that are not named keep all their channels.
+
+        Raises:
+            ValueError: A group does not exist or cannot keep that many channels.
+        """
+        # Trials are looked up by the groups that exist, so a name that does not exist has to be
+        # refused before.
         self.pruner.plan.kept(counts)
-        return self._outcome(counts)[0]
+        key = tuple(counts.get(group.name, group.channels) for group in self.graph.groups)
+        trial = self._trials.get(key)
+        if trial is None:
+            trial = self._trials[key] = Trial(
+                counts,
+                prune=partial(self.pruner.prune, counts),
+                pay=partial(self._pay, counts),
+                bound=partial(self._bound, counts),
+                evaluator=self.evaluator,
+                known=self._outcomes.setdefault(key, {}),
+            )
+        return trial
 
     def pay(self, compact: nn.Module, counts: Mapping[str, int]) -> Outcome:
         """The outcome of a compact network that is made already, however it was repaired.
@@ -229,7 +243,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             ValueError: The reward is no finite number.
         """
         with torch.no_grad():
-            return self._pay(compact, counts)
+            return self._pay(counts, compact, self.evaluator.logits(compact))
 
     def policy(self, counts: Mapping[str, int], *, seed: int = 0) -> Policy:
         """The policy that keeps the best-ranked channels of every group, in these numbers.
@@ -262,7 +276,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         )
 
     def _finish(self) -> tuple[float, dict[str, Any]]:
-        outcome, seconds = self._outcome(self._decided)
+        trial = self.trial(self._decided)
+        outcome = trial.outcome() if self._floor is None else trial.race(self._floor)
         full = self.graph.cost()
         return outcome.reward, {
             "accuracy": outcome.accuracy,
@@ -272,38 +287,41 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             "params": outcome.params,
             "params_ratio": outcome.params / full.params,
             "counts": dict(self._decided),
-            "seconds": seconds,
+            "samples": outcome.samples,
+            "seconds": dict(trial.seconds),
             "policy": self.policy(self._decided),
         }
 
-    def _outcome(self, counts: Mapping[str, int]) -> tuple[Outcome, dict[str, float]]:
-        key = tuple(counts.get(group.name, group.channels) for group in self.graph.groups)
-        if key in self._outcomes:
-            return self._outcomes[key], dict.fromkeys(
-                ("select", "compact", "repair", "evaluate"), 0.0
+    def _checked_floor(self, floor: float | None) -> float | None:
+        if floor is not None and not has_upper_bound(self._reward):
+            raise ValueError(
+                f"the reward {name_of(self._reward)!r} cannot be raced, because samples that are "
+                "not evaluated yet could change it in either direction; do not race, or choose "
+                "accuracy, loss, neg_error_log_flops or kl_to_original"
             )
-        with torch.no_grad():
-            pruned = self.pruner.prune(counts)
-            started = time.perf_counter()
-            outcome = self._pay(pruned.model, counts)
-        seconds = {**pruned.seconds, "evaluate": time.perf_counter() - started}
-        self._outcomes[key] = outcome
-        return outcome, seconds
+        return floor
 
-    def _pay(self, compact: nn.Module, counts: Mapping[str, int]) -> Outcome:
-        cost = self.graph.cost(counts)
-        context = RewardContext(
+    def _context(
+        self, counts: Mapping[str, int], compact: nn.Module, scores: Tensor
+    ) -> RewardContext:
+        """The finished episode on the samples that there are scores of."""
+        is_whole = len(scores) == len(self.evaluator.split)
+        return RewardContext(
             compact=compact,
             original=self.graph.model,
-            evaluator=self.evaluator,
-            original_logits=self._original_logits,
+            evaluator=self.evaluator if is_whole else self.evaluator.part(0, len(scores)),
+            original_logits=self._original_logits[: len(scores)],
             calibration=self.data.calibration,
             layers=tuple(dict.fromkeys(p.module for g in self.graph.groups for p in g.producers)),
             counts=counts,
-            cost=cost,
+            cost=self.graph.cost(counts),
             original_cost=self.graph.cost(),
             seed=self.settings.seed,
+            scores=scores,
         )
+
+    def _pay(self, counts: Mapping[str, int], compact: nn.Module, scores: Tensor) -> Outcome:
+        context = self._context(counts, compact, scores)
         parts: Mapping[str, float] = {}
         if isinstance(self._reward, WeightedSum):
             parts = self._reward.values(context)
@@ -316,6 +334,16 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             reward=reward,
             parts=parts,
             accuracy=context.accuracy,
-            flops=cost.flops,
-            params=cost.params,
+            flops=context.cost.flops,
+            params=context.cost.params,
+            samples=len(scores),
         )
+
+    def _bound(self, counts: Mapping[str, int], compact: nn.Module, scores: Tensor) -> float:
+        """The greatest reward that the samples without scores still leave possible."""
+        context = replace(
+            self._context(counts, compact, scores),
+            evaluator=self.evaluator,
+            original_logits=self._original_logits,
+        )
+        return upper_bound(self._reward, context, scores)

@@ -30,6 +30,8 @@ class RewardContext:
         cost: Cost of the compact network.
         original_cost: Cost of the original network.
         seed: Seed of rewards that draw random numbers.
+        scores: Class scores of the compact network on the validation split where they are known
+            already; the network is run if None.
     """
 
     compact: nn.Module
@@ -42,11 +44,12 @@ class RewardContext:
     cost: Cost
     original_cost: Cost
     seed: int
+    scores: Tensor | None = None
 
     @cached_property
     def logits(self) -> Tensor:
         """Class scores of the compact network on the validation split, float32."""
-        return self.evaluator.logits(self.compact)
+        return self.evaluator.logits(self.compact) if self.scores is None else self.scores
 
     @property
     def labels(self) -> Tensor:

@@ -1,0 +1,134 @@
+"""A pruned network that is evaluated on as many validation samples as a search wants to spend."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from amc_env.evaluation import Evaluator
+from amc_env.repair.pruner import Pruned
+
+# Means over samples are summed in other orders, so a bound may be off by some roundings of float32.
+_ROUNDING = 1e-6
+_T = TypeVar("_T")
+_PHASES = ("select", "compact", "repair", "evaluate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Reward, accuracy and cost of the network at the end of an episode.
+
+    Attributes:
+        reward: What the episode is paid.
+        parts: The rewards that a weighted sum is made of, by name; empty for any other reward.
+        accuracy: Top-1 accuracy on the validation samples that were evaluated.
+        flops: Multiply-accumulates of the compact network for one sample.
+        params: Parameters of the compact network.
+        samples: How many validation samples were evaluated, counted from the first.
+    """
+
+    reward: float
+    parts: Mapping[str, float]
+    accuracy: float
+    flops: int
+    params: int
+    samples: int
+
+
+class Trial:
+    """One choice of channels, evaluated on the first validation samples and on more when asked.
+
+    The network is made at the first evaluation, and no sample is run twice. Samples run in whole
+    batches, so that the outcome on all of them is that of an episode to the last bit.
+
+    Args:
+        counts: How many channels each group keeps.
+        prune: Makes the compact, repaired network.
+        pay: The outcome of the network with these class scores of the first samples.
+        bound: The greatest reward that is still possible after these class scores.
+        evaluator: Runs networks on the validation split.
+        known: Outcomes by number of samples. Those that the trial finds are added.
+
+    Attributes:
+        counts: How many channels each group keeps.
+        seconds: Duration of each phase until now.
+    """
+
+    def __init__(
+        self,
+        counts: Mapping[str, int],
+        *,
+        prune: Callable[[], Pruned],
+        pay: Callable[[nn.Module, Tensor], Outcome],
+        bound: Callable[[nn.Module, Tensor], float],
+        evaluator: Evaluator,
+        known: dict[int, Outcome],
+    ) -> None:
+        self.counts = dict(counts)
+        self.seconds = dict.fromkeys(_PHASES, 0.0)
+        self._prune = prune
+        self._pay = pay
+        self._bound = bound
+        self._evaluator = evaluator
+        self._known = known
+        self._compact: nn.Module | None = None
+        self._scores: list[Tensor] = []
+
+    @property
+    def samples(self) -> int:
+        """How many samples the network was run on."""
+        return sum(len(scores) for scores in self._scores)
+
+    @torch.no_grad()
+    def outcome(self, samples: int | None = None) -> Outcome:
+        """The outcome on the first ``samples`` validation samples in whole batches, or on all.
+
+        A reward that reads no class scores costs the same for any number of samples.
+
+        Raises:
+            ValueError: ``samples`` is less than 1, or the reward is no finite number.
+        """
+        size = self._all if samples is None else self._evaluator.whole_batches(samples)
+        if size not in self._known:
+            self._known[size] = self._evaluated(self._pay, size)
+        return self._known[size]
+
+    @torch.no_grad()
+    def race(self, floor: float) -> Outcome:
+        """The outcome on all samples, or on the first ones once it cannot reach ``floor`` any more.
+
+        In the second case the outcome's ``samples`` are fewer than all, and its reward is the
+        greatest that all of them could still have given, which is less than ``floor``.
+        """
+        size = self._evaluator.whole_batches(max(1, self.samples))
+        while size < self._all and self._all not in self._known:
+            bound = self._evaluated(self._bound, size)
+            if bound < floor - _ROUNDING * max(1.0, abs(floor)):
+                return replace(self._evaluated(self._pay, size), reward=bound)
+            size = self._evaluator.whole_batches(size + 1)
+        return self.outcome()
+
+    @property
+    def _all(self) -> int:
+        return len(self._evaluator.split)
+
+    def _evaluated(self, judge: Callable[[nn.Module, Tensor], _T], samples: int) -> _T:
+        """What ``judge`` says of the network and its class scores of the first ``samples``."""
+        compact = self._made()
+        started = time.perf_counter()
+        if self.samples < samples:
+            missing = self._evaluator.part(self.samples, samples)
+            self._scores.append(missing.logits(compact))
+        said = judge(compact, torch.cat(self._scores)[:samples])
+        self.seconds["evaluate"] += time.perf_counter() - started
+        return said
+
+    def _made(self) -> nn.Module:
+        if self._compact is None:
+            pruned = self._prune()
+            self._compact = pruned.model
+            self.seconds |= pruned.seconds
+        return self._compact
