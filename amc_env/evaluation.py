@@ -1,15 +1,15 @@
 """Class scores and accuracy on a fixed split: fast for rewards, exact for reports."""
 
-from typing import Literal, get_args
+from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from amc_env.calibration.hooks import evaluating
 from amc_env.data import Split
-from amc_env.devices import fastest_layout, has_bfloat16_units
-
-Precision = Literal["auto", "float32", "bfloat16"]
+from amc_env.folding import Fold, folded
+from amc_env.precision import Choice, Format, Precision, fixed, measure
 
 
 class Evaluator:
@@ -18,14 +18,22 @@ class Evaluator:
     Args:
         split: The samples.
         batch: Number of samples in a forward pass.
-        precision: ``float32``, or ``bfloat16`` for convolutions and linear layers; ``auto`` takes
-            ``bfloat16`` where the device has units for it.
+        precision: ``float32``, or ``bfloat16`` for convolutions and linear layers; ``auto``
+            measures on the first network which format runs fastest, and stays with it.
+        folds: Batch norms to fold into convolutions, in every network that is run.
 
     Raises:
         ValueError: ``batch`` is less than 1, or the precision does not exist.
     """
 
-    def __init__(self, split: Split, *, batch: int = 100, precision: Precision = "auto") -> None:
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch: int = 100,
+        precision: Precision = "auto",
+        folds: tuple[Fold, ...] = (),
+    ) -> None:
         if batch < 1:
             raise ValueError(f"batch is {batch}; give at least 1")
         if precision not in get_args(Precision):
@@ -33,12 +41,21 @@ class Evaluator:
                 f"precision {precision!r} does not exist; choose {', '.join(get_args(Precision))}"
             )
         self.split = split
-        self._is_fast = (
-            has_bfloat16_units(split.inputs.device)
-            if precision == "auto"
-            else precision != "float32"
-        )
-        self._batches = fastest_layout(split.inputs).split(batch)
+        self._folds = folds
+        self._batches = Format().arrange(split.inputs).split(batch)
+        self._choice = fixed(precision)
+
+    def choose(self, model: nn.Module) -> Choice:
+        """The format in which this evaluator runs networks; measured on ``model`` if none is yet.
+
+        Raises:
+            ValueError: The output is not a matrix of class scores.
+        """
+        if self._choice is None:
+            with evaluating(model):
+                self._choice = measure(partial(_scores, model), self._batches[0])
+            self._batches = tuple(self._choice.format.arrange(batch) for batch in self._batches)
+        return self._choice
 
     def logits(self, model: nn.Module) -> Tensor:
         """Class scores (samples, classes), float32.
@@ -46,9 +63,11 @@ class Evaluator:
         Raises:
             ValueError: The output is not a matrix of class scores, or has too few classes.
         """
-        device = self._batches[0].device.type
-        with evaluating(model), torch.autocast(device, torch.bfloat16, enabled=self._is_fast):
-            scores = torch.cat([_scores(model(x)) for x in self._batches]).float()
+        computing = self.choose(model).format.computing(self.split.inputs.device)
+        with evaluating(model):
+            network = folded(model, self._folds)
+        with evaluating(network), computing:
+            scores = torch.cat([_scores(network, x) for x in self._batches]).float()
         classes = int(self.split.labels.max()) + 1
         if scores.shape[1] < classes:
             raise ValueError(
@@ -67,7 +86,8 @@ def accuracy_of(logits: Tensor, labels: Tensor) -> float:
     return int((logits.argmax(1) == labels).sum()) / len(labels)
 
 
-def _scores(output: object) -> Tensor:
+def _scores(model: nn.Module, batch: Tensor) -> Tensor:
+    output: object = model(batch)
     if not isinstance(output, Tensor) or output.dim() != 2:
         given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"the network gives {given}; it must give scores (samples, classes)")
