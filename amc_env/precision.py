@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -106,7 +107,7 @@ def measure(run: Run, batch: Tensor, *, is_training: bool = False) -> Choice:
         is_training: Whether ``run`` is a step of training. Then class scores have to be close,
             instead of the classes the same.
     """
-    with torch.random.fork_rng(devices=[batch.device] if batch.is_cuda else []):
+    with own_randomness(batch.device):
         samples, seconds = _times(run, batch)
         standard = next(iter(seconds))
         choice = Choice(
@@ -117,6 +118,13 @@ def measure(run: Run, batch: Tensor, *, is_training: bool = False) -> Choice:
             if difference <= _DIFFERENCE if is_training else changed <= _CHANGED:
                 return replace(choice, format=candidate, difference=difference, changed=changed)
     return choice
+
+
+@contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Draw random numbers without a trace in those that are drawn afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
 
 
 def _scores(run: Run, batch: Tensor, chosen: Format) -> Tensor:
