@@ -22,6 +22,10 @@ class Evaluator:
             measures on the first network which format runs fastest, and stays with it.
         folds: Batch norms to fold into convolutions, in every network that is run.
 
+    Attributes:
+        split: The samples.
+        choice: The format in which networks run, and its measurement; None before the first one.
+
     Raises:
         ValueError: ``batch`` is less than 1, or the precision does not exist.
     """
@@ -43,7 +47,7 @@ class Evaluator:
         self.split = split
         self._folds = folds
         self._batches = Format().arrange(split.inputs).split(batch)
-        self._choice = fixed(precision)
+        self.choice = fixed(precision)
 
     def choose(self, model: nn.Module) -> Choice:
         """The format in which this evaluator runs networks; measured on ``model`` if none is yet.
@@ -51,11 +55,11 @@ class Evaluator:
         Raises:
             ValueError: The output is not a matrix of class scores.
         """
-        if self._choice is None:
+        if self.choice is None:
             with evaluating(model):
-                self._choice = measure(partial(_scores, model), self._batches[0])
-            self._batches = tuple(self._choice.format.arrange(batch) for batch in self._batches)
-        return self._choice
+                self.choice = measure(partial(_scores, model), self._batches[0])
+            self._batches = tuple(self.choice.format.arrange(batch) for batch in self._batches)
+        return self.choice
 
     def logits(self, model: nn.Module) -> Tensor:
         """Class scores (samples, classes), float32.

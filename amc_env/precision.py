@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,8 +15,9 @@ from typing_extensions import override
 Precision = Literal["auto", "float32", "bfloat16"]
 Run = Callable[[Tensor], Tensor]
 
-# A format has to save this share of the time, so that the noise of a clock decides nothing.
-_GAIN = 0.1
+# A format has to save this share of the time and so many seconds of a run, so that the noise of a
+# clock decides nothing: least of all for tiny networks, where there is nothing to gain.
+_GAIN, _SAVED_SECONDS = 0.1, 1e-3
 # Largest share of the samples that a format may assign to another class.
 _CHANGED = 0.02
 # Largest relative difference of the class scores of a training step. A network that is not trained
@@ -94,7 +96,13 @@ def fixed(precision: Precision) -> Choice | None:
     return None if precision == "auto" else Choice(format=Format(precision=precision))
 
 
-def measure(run: Run, batch: Tensor, *, is_training: bool = False) -> Choice:
+def measure(
+    run: Run,
+    batch: Tensor,
+    *,
+    is_training: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Choice:
     """The fastest format on this batch whose results agree with those of float32.
 
     float32 with channels last is the standard. Another format is chosen only if it is clearly
@@ -106,9 +114,10 @@ def measure(run: Run, batch: Tensor, *, is_training: bool = False) -> Choice:
         batch: Samples, on the device of the network.
         is_training: Whether ``run`` is a step of training. Then class scores have to be close,
             instead of the classes the same.
+        clock: Gives the time in seconds.
     """
     with own_randomness(batch.device):
-        samples, seconds = _times(run, batch)
+        samples, seconds = _times(run, batch, clock)
         standard = next(iter(seconds))
         choice = Choice(
             format=standard, samples=samples, seconds={str(f): s for f, s in seconds.items()}
@@ -141,19 +150,25 @@ def _formats(batch: Tensor) -> list[Format]:
     return [Format(), Format(channels_last=False), Format(precision="bfloat16")]
 
 
-def _times(run: Run, batch: Tensor) -> tuple[int, dict[Format, float]]:
+def _times(run: Run, batch: Tensor, clock: Callable[[], float]) -> tuple[int, dict[Format, float]]:
     """Number of samples in a measured run, and its duration in seconds for each format."""
     few = batch[:_TRIAL_SAMPLES]
-    first = _medians(run, few, _formats(batch), repeats=1)
+    timed = partial(_medians, run, clock)
+    first = timed(few, _formats(batch), repeats=1)
     per_sample = min(first.values()) / len(few)
     samples = min(len(batch), max(len(few), int(_RUN_SECONDS / per_sample)))
     hopeful = [f for f in first if first[f] <= _HOPELESS * min(first.values())]
     scaled = {f: first[f] * samples / len(few) for f in first}
-    return samples, scaled | _medians(run, batch[:samples], hopeful, repeats=_REPEATS)
+    return samples, scaled | timed(batch[:samples], hopeful, repeats=_REPEATS)
 
 
 def _medians(
-    run: Run, batch: Tensor, formats: Sequence[Format], *, repeats: int
+    run: Run,
+    clock: Callable[[], float],
+    batch: Tensor,
+    formats: Sequence[Format],
+    *,
+    repeats: int,
 ) -> dict[Format, float]:
     """Median duration in each format; they take turns, so that other load slows all alike."""
     times: dict[Format, list[float]] = {each: [] for each in formats}
@@ -161,16 +176,17 @@ def _medians(
     # The first run of each also allocates memory and picks kernels; it is not counted.
     for turn in range(repeats + 1):
         for each in formats:
-            started = time.perf_counter()
+            started = clock()
             # A device computes on while Python goes ahead; reading a number waits for it.
             float(_scores(run, arranged[each], each).flatten()[0])
             if turn:
-                times[each].append(time.perf_counter() - started)
+                times[each].append(clock() - started)
     return {each: statistics.median(mine) for each, mine in times.items()}
 
 
 def _clearly_faster(seconds: Mapping[Format, float], *, than: Format) -> list[Format]:
-    quick = [f for f in seconds if seconds[f] < (1 - _GAIN) * seconds[than]]
+    least = max(_GAIN * seconds[than], _SAVED_SECONDS)
+    quick = [f for f in seconds if seconds[than] - seconds[f] > least]
     return sorted(quick, key=seconds.__getitem__)
 
 

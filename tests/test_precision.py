@@ -1,5 +1,3 @@
-import time
-
 import pytest
 import torch
 from pruning import samples, tiny
@@ -20,22 +18,43 @@ def is_bfloat16() -> bool:
 
 
 class Timed:
-    """Scores that take a time of their own in each format, and differ in bfloat16 if asked."""
+    """A network that tells how many seconds it takes, and gives other scores in bfloat16 if asked.
 
-    def __init__(self, first: float, last: float, half: float, *, wrong: int = 0) -> None:
-        self.seconds = {"first": first, "last": last, "half": half}
-        self.wrong = wrong
-        self.samples: list[int] = []
+    Its clock goes on only while it runs, so that the tests depend on no machine's load.
+
+    Args:
+        seconds: For a run with channels first and last in float32, and for one in bfloat16.
+        per_sample: Whether these are the seconds for one sample.
+        half: What is added to scores in bfloat16.
+    """
+
+    def __init__(
+        self,
+        *seconds: float,
+        per_sample: bool = False,
+        half: Tensor | None = None,
+    ) -> None:
+        self.seconds, self.per_sample = seconds, per_sample
+        self.half = torch.zeros(1, 4) if half is None else half
+        self.now = 0.0
+        self.samples: dict[str, set[int]] = {}
+
+    def clock(self) -> float:
+        return self.now
 
     def __call__(self, images: Tensor) -> Tensor:
-        name = "half" if is_bfloat16() else "last" if is_last(images) else "first"
-        time.sleep(self.seconds[name])
-        self.samples.append(len(images))
-        scores = images.flatten(1)[:, :4].clone()
-        scores[:, 0] = 10.0
-        if name == "half":
-            scores[: self.wrong, 1] = 20.0
-        return scores
+        number = 2 if is_bfloat16() else int(is_last(images))
+        self.now += self.seconds[number] * (len(images) if self.per_sample else 1)
+        self.samples.setdefault(("first", "last", "half")[number], set()).add(len(images))
+        scores = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(len(images), 1)
+        return scores + self.half[: len(images)] if number == 2 else scores
+
+
+def changed(count: int) -> Tensor:
+    """What gives so many of 50 samples another class."""
+    added = torch.zeros(50, 4)
+    added[:count, 1] = 1.5
+    return added
 
 
 BATCH = torch.randn(50, 2, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -50,62 +69,67 @@ HALF = Format(precision="bfloat16")
         (Timed(0.02, 0.02, 0.01), HALF),
         (Timed(0.01, 0.02, 0.02), FIRST),
         (Timed(0.02, 0.01, 0.02), LAST),
-        (Timed(0.01, 0.02, 0.004), HALF),
+        (Timed(0.01, 0.02, 0.008), HALF),
+        # A tenth faster is not clearly faster, and neither is half a millisecond.
+        (Timed(0.0181, 0.02, 0.0181), LAST),
+        (Timed(0.0179, 0.02, 0.02), FIRST),
+        (Timed(0.0005, 0.001, 0.0005), LAST),
         # One of 50 samples may change its class, two may not.
-        (Timed(0.02, 0.02, 0.01, wrong=1), HALF),
-        (Timed(0.02, 0.02, 0.01, wrong=2), LAST),
-        (Timed(0.01, 0.02, 0.004, wrong=2), FIRST),
+        (Timed(0.02, 0.02, 0.01, half=changed(1)), HALF),
+        (Timed(0.02, 0.02, 0.01, half=changed(2)), LAST),
+        (Timed(0.01, 0.02, 0.008, half=changed(2)), FIRST),
     ],
 )
 def test_the_fastest_format_that_agrees_is_chosen(timed: Timed, expected: Format) -> None:
-    choice = measure(timed, BATCH)
+    choice = measure(timed, BATCH, clock=timed.clock)
     assert choice.format == expected
-    assert set(choice.seconds) == {str(LAST), str(FIRST), str(HALF)}
-    assert choice.changed == pytest.approx(timed.wrong / 50 if expected == HALF else 0.0)
-    assert choice.difference == (1.9 if expected == HALF and timed.wrong else 0.0) or timed.wrong
+    names = (str(FIRST), str(LAST), str(HALF))
+    assert choice.seconds == pytest.approx(dict(zip(names, timed.seconds, strict=True)))
+    if expected == HALF:
+        assert choice.changed == pytest.approx(float(timed.half.any(1).sum()) / 50)
+        assert choice.difference == pytest.approx(float(timed.half.max()))
 
 
 def test_a_hopelessly_slow_format_is_tried_on_two_samples_only() -> None:
-    sizes: list[int] = []
-
-    def run(images: Tensor) -> Tensor:
-        if is_bfloat16():
-            sizes.append(len(images))
-        time.sleep((0.01 if is_bfloat16() else 0.0005) * len(images))
-        return images.flatten(1)[:, :4]
-
-    choice = measure(run, BATCH)
-    assert set(sizes) == {2}
-    assert choice.samples > 2
-    assert choice.seconds[str(HALF)] > 5 * choice.seconds[str(LAST)]
+    timed = Timed(0.004, 0.004, 0.02, per_sample=True)
+    choice = measure(timed, BATCH, clock=timed.clock)
+    assert timed.samples == {"first": {2, 25}, "last": {2, 25}, "half": {2}}
+    assert choice.samples == 25
+    assert choice.seconds[str(HALF)] == pytest.approx(25 * 0.02)
 
 
-def test_a_slow_network_is_measured_on_few_samples() -> None:
-    timed = Timed(0.06, 0.06, 0.06)
-    assert measure(timed, BATCH).samples < 10
-    assert max(timed.samples) < 10
+@pytest.mark.parametrize(
+    ("seconds", "samples"), [(1.0, 2), (0.01, 10), (0.001, 50)], ids=["slow", "fair", "fast"]
+)
+def test_the_slower_a_network_the_fewer_samples_it_is_measured_on(
+    seconds: float, samples: int
+) -> None:
+    timed = Timed(seconds, seconds, seconds, per_sample=True)
+    assert measure(timed, BATCH, clock=timed.clock).samples == pytest.approx(samples, abs=1)
+    # Three formats, twice on two samples and six times on a tenth of a second, at the most.
+    assert timed.now < 3 * (4 * seconds + 6 * max(0.1, 2 * seconds)) + 1e-6
 
 
-def test_training_asks_for_scores_that_are_close() -> None:
-    def run(images: Tensor, *, error: float) -> Tensor:
-        time.sleep(0.004 if is_bfloat16() else 0.01)
-        # No sample has a best class that a small difference would not change.
-        scores = torch.ones(len(images), 4)
-        scores[:, 2 if is_bfloat16() else 1] += error
-        return scores
-
-    for error, expected in ((0.01, HALF), (0.5, LAST)):
-        choice = measure(lambda x, e=error: run(x, error=e), BATCH, is_training=True)
-        assert choice.format == expected
-    assert measure(lambda x: run(x, error=0.01), BATCH).format == LAST
+@pytest.mark.parametrize(("error", "expected"), [(0.05, HALF), (0.5, LAST)])
+def test_training_asks_for_scores_that_are_close(error: float, expected: Format) -> None:
+    half = torch.tensor([[0.0, error, 0.0, 0.0]])
+    timed = Timed(0.02, 0.02, 0.01, half=half)
+    assert measure(timed, BATCH, is_training=True, clock=timed.clock).format == expected
 
 
-def test_scores_that_are_no_numbers_agree_with_nothing() -> None:
-    def run(images: Tensor) -> Tensor:
-        time.sleep(0.004 if is_bfloat16() else 0.01)
-        return torch.full((len(images), 4), float("nan") if is_bfloat16() else 1.0)
+@pytest.mark.parametrize("is_training", [False, True])
+def test_scores_that_are_no_numbers_are_refused(is_training: bool) -> None:
+    half = torch.tensor([[0.0, float("nan"), 0.0, 0.0]])
+    timed = Timed(0.02, 0.02, 0.01, half=half)
+    assert measure(timed, BATCH, is_training=is_training, clock=timed.clock).format == LAST
 
-    assert measure(run, BATCH, is_training=True).format == LAST
+
+def test_on_the_machine_s_own_clock_a_network_is_measured() -> None:
+    model = tiny()
+    with torch.no_grad():
+        choice = measure(model, IMAGES)
+    assert choice.format in (LAST, FIRST, HALF)
+    assert all(seconds > 0 for seconds in choice.seconds.values())
 
 
 def test_a_measurement_leaves_random_numbers_as_they_were() -> None:
