@@ -39,7 +39,7 @@ def run_job(job: Job) -> int:
     networks = stages.search(run, env)
     rivals = stages.compare(run, env)
     networks = stages.repair(run, env, networks)
-    networks = stages.finetune(run, networks, data)
+    networks = stages.finetune(run, env, networks, data)
     report.warn_of_rivals(run, env, networks, rivals)
     report.finish(run, env, data, networks, rivals)
     return 0 if run.is_complete else INTERRUPTED

@@ -1,16 +1,16 @@
 """Class scores and accuracy on a fixed split: fast for rewards, exact for reports."""
 
+from functools import partial
 from math import ceil
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from amc_env.calibration.hooks import evaluating
 from amc_env.data import Split
-from amc_env.devices import fastest_layout, has_bfloat16_units
-
-Precision = Literal["auto", "float32", "bfloat16"]
+from amc_env.folding import Fold, folded
+from amc_env.precision import Choice, Format, Precision, fixed, measure
 
 
 class Evaluator:
@@ -19,14 +19,26 @@ class Evaluator:
     Args:
         split: The samples.
         batch: Number of samples in a forward pass.
-        precision: ``float32``, or ``bfloat16`` for convolutions and linear layers; ``auto`` takes
-            ``bfloat16`` where the device has units for it.
+        precision: ``float32``, or ``bfloat16`` for convolutions and linear layers; ``auto``
+            measures on the first network which format runs fastest, and stays with it.
+        folds: Batch norms to fold into convolutions, in every network that is run.
+
+    Attributes:
+        split: The samples.
+        choice: The format in which networks run, and its measurement; None before the first one.
 
     Raises:
         ValueError: ``batch`` is less than 1, or the precision does not exist.
     """
 
-    def __init__(self, split: Split, *, batch: int = 100, precision: Precision = "auto") -> None:
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch: int = 100,
+        precision: Precision = "auto",
+        folds: tuple[Fold, ...] = (),
+    ) -> None:
         if batch < 1:
             raise ValueError(f"batch is {batch}; give at least 1")
         if precision not in get_args(Precision):
@@ -34,13 +46,10 @@ class Evaluator:
                 f"precision {precision!r} does not exist; choose {', '.join(get_args(Precision))}"
             )
         self.split = split
-        self._is_fast = (
-            has_bfloat16_units(split.inputs.device)
-            if precision == "auto"
-            else precision != "float32"
-        )
+        self.choice = fixed(precision)
+        self._folds = folds
         self._batch = batch
-        self._inputs = fastest_layout(split.inputs)
+        self._inputs = Format().arrange(split.inputs)
 
     def whole_batches(self, samples: int) -> int:
         """The least number of first samples that is whole batches and at least ``samples``.
@@ -53,14 +62,27 @@ class Evaluator:
         return min(ceil(samples / self._batch) * self._batch, len(self.split))
 
     def part(self, start: int, stop: int) -> "Evaluator":
-        """An evaluator on the samples from ``start`` to before ``stop``.
+        """An evaluator on the samples from ``start`` to before ``stop``, in the same format.
 
         Where both are whole batches, its batches are some of this one's, so the class scores are
         the same to the last bit.
         """
-        part = Split(inputs=self._inputs[start:stop], labels=self.split.labels[start:stop])
-        precision: Precision = "bfloat16" if self._is_fast else "float32"
-        return Evaluator(part, batch=self._batch, precision=precision)
+        split = Split(inputs=self._inputs[start:stop], labels=self.split.labels[start:stop])
+        part = Evaluator(split, batch=self._batch, folds=self._folds)
+        part.choice, part._inputs = self.choice, split.inputs
+        return part
+
+    def choose(self, model: nn.Module) -> Choice:
+        """The format in which this evaluator runs networks; measured on ``model`` if none is yet.
+
+        Raises:
+            ValueError: The output is not a matrix of class scores.
+        """
+        if self.choice is None:
+            with evaluating(model):
+                self.choice = measure(partial(_scores, model), self._inputs[: self._batch])
+            self._inputs = self.choice.format.arrange(self._inputs)
+        return self.choice
 
     def logits(self, model: nn.Module) -> Tensor:
         """Class scores (samples, classes), float32.
@@ -68,9 +90,13 @@ class Evaluator:
         Raises:
             ValueError: The output is not a matrix of class scores, or has too few classes.
         """
-        device = self._inputs.device.type
-        with evaluating(model), torch.autocast(device, torch.bfloat16, enabled=self._is_fast):
-            scores = torch.cat([_scores(model(x)) for x in self._inputs.split(self._batch)]).float()
+        computing = self.choose(model).format.computing(self.split.inputs.device)
+        with evaluating(model):
+            network = folded(model, self._folds)
+        with evaluating(network), computing:
+            scores = torch.cat(
+                [_scores(network, x) for x in self._inputs.split(self._batch)]
+            ).float()
         classes = int(self.split.labels.max()) + 1
         if scores.shape[1] < classes:
             raise ValueError(
@@ -89,7 +115,8 @@ def accuracy_of(logits: Tensor, labels: Tensor) -> float:
     return int((logits.argmax(1) == labels).sum()) / len(labels)
 
 
-def _scores(output: object) -> Tensor:
+def _scores(model: nn.Module, batch: Tensor) -> Tensor:
+    output: object = model(batch)
     if not isinstance(output, Tensor) or output.dim() != 2:
         given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"the network gives {given}; it must give scores (samples, classes)")

@@ -1,17 +1,22 @@
 """Training and fine-tuning on samples that are held in memory."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from math import ceil
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler
 
+from amc_env.calibration.hooks import evaluating
 from amc_env.data import Split
 from amc_env.data.splits import stratified_order
-from amc_env.devices import has_bfloat16_units
+from amc_env.folding import folded, folds_of
+from amc_env.precision import Format, Precision, measure, own_randomness
 
 # Batches are not made smaller than this: batch norms need several samples to estimate a variance.
 _SMALLEST_BATCH = 8
@@ -26,7 +31,9 @@ class TrainingSettings:
 
     Attributes:
         epochs: Passes over the samples; 0 leaves the network as it is.
-        learning_rate: The highest learning rate; it falls to 0 along a cosine.
+        learning_rate: The highest learning rate, for steps of ``batch`` samples; it falls to 0
+            along a cosine. Where batches are made smaller, it is made smaller in proportion (Goyal
+            et al., "Accurate, Large Minibatch SGD", 2017, section 2.1).
         warmup: Share of all steps over which the learning rate first rises linearly; 0 for none.
         batch: Samples in a step.
         min_steps: Fewest steps in an epoch. Where there are too few samples for them, batches
@@ -35,9 +42,14 @@ class TrainingSettings:
             for no limit.
         momentum: Of stochastic gradient descent, with Nesterov's step.
         weight_decay: Of all weights.
-        smoothing: Of the labels.
-        shift: Images are moved by at most this many pixels in each direction; 0 for none.
+        smoothing: Share of a label's probability that is spread over all classes.
+        distil: Share of the loss that compares with the class scores of a teacher, instead of the
+            labels; 0 for none.
+        temperature: The scores of both are divided by this before they are compared.
+        shift: Every image is moved by at most this many pixels in each direction; 0 for none.
         flip: Whether a random half of the images is mirrored.
+        precision: ``float32``, ``bfloat16``, or ``auto``, which measures whether a step is clearly
+            faster in bfloat16. As a clock decides, ``float32`` gives equal runs, ``auto`` need not.
     """
 
     epochs: int = 10
@@ -49,8 +61,11 @@ class TrainingSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     smoothing: float = 0.0
+    distil: float = 0.0
+    temperature: float = 4.0
     shift: int = 0
     flip: bool = False
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         laws = {
@@ -60,7 +75,16 @@ class TrainingSettings:
             "batch": (self.batch >= 1, "at least 1"),
             "min_steps": (self.min_steps >= 1, "at least 1"),
             "clip": (self.clip is None or self.clip > 0, "positive, or none"),
+            "momentum": (0 <= self.momentum < 1, "at least 0 and less than 1"),
+            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "smoothing": (0 <= self.smoothing < 1, "at least 0 and less than 1"),
+            "distil": (0 <= self.distil <= 1, "from 0 to 1"),
+            "temperature": (self.temperature > 0, "positive"),
             "shift": (self.shift >= 0, "at least 0"),
+            "precision": (
+                self.precision in get_args(Precision),
+                f"one of {', '.join(get_args(Precision))}",
+            ),
         }
         for name, (holds, expected) in laws.items():
             if not holds:
@@ -79,52 +103,80 @@ def fit_(
     split: Split,
     settings: TrainingSettings,
     *,
+    teacher: nn.Module | None = None,
     seed: int = 0,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train ``model`` on ``split`` and leave it in evaluation mode.
 
+    ``teacher`` gives the class scores that ``distil`` compares with; it is not changed.
     ``on_epoch`` receives the number of each finished epoch, from 1, and its mean loss. On one
-    thread the same seed gives the same weights.
+    thread, in a stated precision, the same seed gives the same weights.
 
     Raises:
-        ValueError: The loss is not a number; the learning rate may be too high.
+        ValueError: The loss is not a number; the learning rate may be too high. Or there is no
+            teacher to distil from.
     """
+    settings = with_measured_precision(settings, model, split)
     generator = torch.Generator().manual_seed(seed)
-    steps = settings.steps(len(split))
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.momentum > 0,
-        weight_decay=settings.weight_decay,
-    )
-    schedules = _schedules(optimizer, settings, steps=max(1, settings.epochs * steps))
+    trainer = _Trainer(model, split, settings, teacher)
     try:
-        for epoch in range(settings.epochs):
+        for epoch in range(1, settings.epochs + 1):
             model.train()
-            order = torch.randperm(len(split), generator=generator).to(split.labels.device)
-            total = 0.0
-            for chosen in order.tensor_split(steps):
-                images = augmented(split.inputs[chosen], settings, generator)
-                loss = _loss(model, images, split.labels[chosen], settings)
-                optimizer.zero_grad()
-                loss.backward()
-                if settings.clip is not None:
-                    nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-                optimizer.step()
-                for schedule in schedules:
-                    schedule.step()
-                total += float(loss.detach()) / steps
-            if total != total:
+            batches = _batches(split, settings, generator)
+            losses = [trainer.step_(images, labels) for images, labels in batches]
+            loss = sum(losses) / len(losses)
+            if loss != loss:
                 raise ValueError(
-                    f"the loss of epoch {epoch + 1} is {total}; try a smaller learning_rate than "
+                    f"the loss of epoch {epoch} is {loss}; try a smaller learning_rate than "
                     f"{settings.learning_rate}"
                 )
             if on_epoch:
-                on_epoch(epoch + 1, total)
+                on_epoch(epoch, loss)
     finally:
         model.eval()
+
+
+def with_measured_precision(
+    settings: TrainingSettings, model: nn.Module, split: Split
+) -> TrainingSettings:
+    """The settings with a stated precision: where it is ``auto``, the one that is faster.
+
+    Some steps are timed, without changing ``model``.
+    """
+    if settings.precision != "auto" or not settings.epochs:
+        return settings
+    twin = copy.deepcopy(model).train()
+    labels = split.labels[: settings.batch]
+
+    def step(images: Tensor) -> Tensor:
+        scores: Tensor = twin(images)
+        F.cross_entropy(scores.float(), labels[: len(images)]).backward()
+        return scores
+
+    choice = measure(step, split.inputs[: settings.batch], is_training=True)
+    return replace(settings, precision=choice.format.precision)
+
+
+def expected_seconds(
+    model: nn.Module, split: Split, settings: TrainingSettings, *, teacher: nn.Module | None = None
+) -> float:
+    """How long ``fit_`` will take, from the time of one step of a copy of the network.
+
+    Raises:
+        ValueError: As ``fit_`` raises it.
+    """
+    if not settings.epochs:
+        return 0.0
+    with own_randomness(split.inputs.device):
+        trainer = _Trainer(copy.deepcopy(model).train(), split, settings, teacher)
+        batches = _batches(split, settings, torch.Generator().manual_seed(0))
+        images, labels = next(batches)
+        # The first step also allocates memory and picks kernels; it is not counted.
+        trainer.step_(images, labels)
+        started = time.perf_counter()
+        trainer.step_(images, labels)
+    return (time.perf_counter() - started) * settings.epochs * settings.steps(len(split))
 
 
 def hold_out(train: Split, *, calibration: int, validation: int, seed: int) -> tuple[Split, Split]:
@@ -152,10 +204,9 @@ def hold_out(train: Split, *, calibration: int, validation: int, seed: int) -> t
 
 
 def augmented(images: Tensor, settings: TrainingSettings, generator: torch.Generator) -> Tensor:
-    """A batch of images (samples, channels, height, width), mirrored and shifted at random.
+    """A batch of images (samples, channels, height, width), each mirrored and shifted at random.
 
-    Every image is mirrored or not by itself; the shift is one for the whole batch, and zeros
-    come in from the border.
+    Zeros come in from the border.
     """
     if settings.flip:
         mirrored = torch.rand(len(images), generator=generator) < 0.5
@@ -163,16 +214,107 @@ def augmented(images: Tensor, settings: TrainingSettings, generator: torch.Gener
             mirrored.to(images.device)[:, None, None, None], images.flip(3), images
         )
     if settings.shift:
-        # A shift for every image would need a gather; over many batches one for each is enough.
-        down, right = (
-            int(torch.randint(-settings.shift, settings.shift + 1, (), generator=generator))
-            for _ in range(2)
-        )
-        height, width = images.shape[-2:]
-        padded = F.pad(images, [settings.shift] * 4)
-        top, left = settings.shift + down, settings.shift + right
-        images = padded[..., top : top + height, left : left + width]
+        images = _shifted(images, settings.shift, generator)
     return images
+
+
+def distillation_loss(scores: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    r"""How far class probabilities are from a teacher's, softened by a temperature.
+
+    .. math:: T^2 \, \frac{1}{N} \sum_n KL\big(\mathrm{softmax}(t_n / T) \,\|\,
+              \mathrm{softmax}(s_n / T)\big)
+
+    ``s`` are the scores, ``t`` those of the teacher, ``T`` the temperature. The square keeps the
+    gradients as large as at temperature 1. Hinton et al., "Distilling the Knowledge in a Neural
+    Network", 2015, section 2.
+    """
+    own, other = ((x / temperature).log_softmax(1) for x in (scores, teacher))
+    return F.kl_div(own, other, reduction="batchmean", log_target=True) * temperature**2
+
+
+class _Trainer:
+    """Takes the steps of a training."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        settings: TrainingSettings,
+        teacher: nn.Module | None,
+    ) -> None:
+        if settings.distil and teacher is None:
+            raise ValueError(
+                f"distil is {settings.distil}, but there is no teacher whose class scores could "
+                "be learnt; give distil=0"
+            )
+        self._model, self._settings = model, settings
+        self._format = Format(
+            precision="bfloat16" if settings.precision == "bfloat16" else "float32"
+        )
+        self._teacher = None
+        if settings.distil and teacher is not None:
+            self._teacher = _ready(teacher, split.inputs[:2])
+        steps = settings.steps(len(split))
+        self._optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=settings.learning_rate * min(1.0, len(split) / steps / settings.batch),
+            momentum=settings.momentum,
+            nesterov=settings.momentum > 0,
+            weight_decay=settings.weight_decay,
+        )
+        total = max(1, settings.epochs * steps)
+        self._schedules = _schedules(self._optimizer, settings, steps=total)
+
+    def step_(self, images: Tensor, labels: Tensor) -> float:
+        """Train on a batch once, and return its loss."""
+        images = self._format.arrange(images)
+        loss = self._loss(images, labels)
+        self._optimizer.zero_grad()
+        loss.backward()
+        if self._settings.clip is not None:
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.clip)
+        self._optimizer.step()
+        for schedule in self._schedules:
+            schedule.step()
+        return float(loss.detach())
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        settings = self._settings
+        with self._format.computing(images.device):
+            scores = self._model(images).float()
+            loss = F.cross_entropy(scores, labels, label_smoothing=settings.smoothing)
+            if self._teacher is None:
+                return loss
+            with evaluating(self._teacher):
+                target = self._teacher(images).float()
+        soft = distillation_loss(scores, target, temperature=settings.temperature)
+        return (1 - settings.distil) * loss + settings.distil * soft
+
+
+def _ready(teacher: nn.Module, batch: Tensor) -> nn.Module:
+    with evaluating(teacher):
+        return folded(teacher, folds_of(teacher, batch))
+
+
+def _batches(
+    split: Split, settings: TrainingSettings, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images, augmented, and labels of one epoch, in a random order."""
+    order = torch.randperm(len(split), generator=generator).to(split.labels.device)
+    for chosen in order.tensor_split(settings.steps(len(split))):
+        yield augmented(split.inputs[chosen], settings, generator), split.labels[chosen]
+
+
+def _shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    count, _, height, width = images.shape
+    padded = F.pad(images, [most] * 4).permute(0, 2, 3, 1)
+    # All shifts at once are one gather: image, row and column of each pixel are three indices.
+    down, right = torch.randint(2 * most + 1, (2, count, 1), generator=generator)
+    each = torch.arange(count)[:, None, None]
+    rows = (down + torch.arange(height))[:, :, None]
+    columns = (right + torch.arange(width))[:, None, :]
+    device = images.device
+    return padded[each.to(device), rows.to(device), columns.to(device)].permute(0, 3, 1, 2)
 
 
 def _schedules(
@@ -184,10 +326,3 @@ def _schedules(
     if not rising:
         return [cosine]
     return [cosine, LinearLR(optimizer, start_factor=1 / (rising + 1), total_iters=rising)]
-
-
-def _loss(model: nn.Module, images: Tensor, labels: Tensor, settings: TrainingSettings) -> Tensor:
-    is_fast = has_bfloat16_units(images.device)
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=is_fast):
-        scores = model(images)
-    return F.cross_entropy(scores.float(), labels, label_smoothing=settings.smoothing)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from agents import Searcher
 from agents.table import AGENT
@@ -131,6 +131,18 @@ EnvSection = Annotated[
 TrainingSection = Annotated[TrainingSettings, _known_to(TrainingSettings)]
 
 
+def _without_teacher(settings: TrainingSettings) -> TrainingSettings:
+    if settings.distil:
+        raise ValueError(
+            f"distil is {settings.distil}, but the base network has no teacher to learn from; give "
+            "base.distil=0"
+        )
+    return settings
+
+
+BaseSection = Annotated[TrainingSection, AfterValidator(_without_teacher)]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Parts:
     """What a configuration names, made.
@@ -166,7 +178,7 @@ class RunConfig(_Section):
     split: SplitSection
     env: EnvSection
     search: SearchSection
-    base: TrainingSection
+    base: BaseSection
     finetune: TrainingSection
     seed: int = Field(ge=0)
     threads: int = Field(ge=0)

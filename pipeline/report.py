@@ -4,6 +4,7 @@ import shlex
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def finish(
         "baseline_accuracy": base.accuracy,
         **{f"{n.stage}_accuracy": row.accuracy for n, row in zip(networks, own, strict=True)},
         **_figures(run, env.graph, networks, kept),
+        "evaluation_format": asdict(env.evaluator.choose(env.graph.model)),
         "test_accuracies": {row.name: row.accuracy for row in rows},
         "latencies_ms": {row.name: ms for row, ms in zip(rows, latencies, strict=True)},
     }

@@ -17,7 +17,13 @@ from amc_env.env.budget import BudgetKeeper
 from amc_env.evaluation import Evaluator
 from amc_env.models import MODELS, load_checkpoint_
 from amc_env.models.lookup import MODEL
-from amc_env.training import fit_, hold_out
+from amc_env.training import (
+    TrainingSettings,
+    expected_seconds,
+    fit_,
+    hold_out,
+    with_measured_precision,
+)
 from pipeline.config import RunConfig
 from pipeline.failures import explained
 from pipeline.folder import RunFolder
@@ -63,7 +69,7 @@ def base_model(run: Run) -> tuple[nn.Module, Dataset]:
             fit_(
                 model,
                 data.train,
-                config.base,
+                _announced("training", model, data.train, config.base),
                 seed=config.seed,
                 on_epoch=lambda _, loss: advance(f"loss {loss:.3f}"),
             )
@@ -85,7 +91,7 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
         explained("calibrating", smaller="split.calibration or env.sampled_positions"),
         working("analysing the network and calibrating"),
     ):
-        return ChannelPruningEnv(
+        env = ChannelPruningEnv(
             model=model,
             data=drawn,
             criterion=run.parts.criterion,
@@ -93,6 +99,8 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
             budget=run.parts.budget,
             settings=run.parts.env,
         )
+    say(f"networks are evaluated in {env.evaluator.choice}")
+    return env
 
 
 def search(run: Run, env: ChannelPruningEnv) -> list[Network]:
@@ -163,10 +171,13 @@ def repair(run: Run, env: ChannelPruningEnv, networks: Sequence[Network]) -> lis
     return [*networks, repaired]
 
 
-def finetune(run: Run, networks: Sequence[Network], data: Dataset) -> list[Network]:
+def finetune(
+    run: Run, env: ChannelPruningEnv, networks: Sequence[Network], data: Dataset
+) -> list[Network]:
     """The networks until now, and the repaired one trained further, if a run is to fine-tune.
 
-    Some training images are held out from the training, and both networks are measured on them.
+    The original network is the teacher where the settings ask for one. Some training images are
+    held out from the training, and both networks are measured on them.
     An interruption in the first epoch leaves the networks until now.
 
     Raises:
@@ -184,7 +195,7 @@ def finetune(run: Run, networks: Sequence[Network], data: Dataset) -> list[Netwo
     )
     # The repaired network has to survive, for it may turn out to be the better one.
     tuned = copy.deepcopy(last.result.compact)
-    if not _finetune_(run, tuned, fitted):
+    if not _finetune_(run, tuned, env.graph.model, fitted):
         return [*networks]
     both = [last, replace(last, stage="finetuned", result=replace(last.result, compact=tuned))]
     judge = Evaluator(held_out, precision="float32")
@@ -241,7 +252,7 @@ def _repair(env: ChannelPruningEnv, pruned: Network, *, finalists: int) -> Netwo
     return replace(pruned, stage="repaired", result=repaired)
 
 
-def _finetune_(run: Run, network: nn.Module, fitted: Split) -> bool:
+def _finetune_(run: Run, network: nn.Module, teacher: nn.Module, fitted: Split) -> bool:
     """Train a network; whether at least one epoch was finished."""
     finished = 0
     settings = run.config.finetune
@@ -256,10 +267,33 @@ def _finetune_(run: Run, network: nn.Module, fitted: Split) -> bool:
             advance(f"loss {loss:.3f}")
 
         try:
-            fit_(network, fitted, settings, seed=run.config.seed, on_epoch=tell)
+            settings = _announced("fine-tuning", network, fitted, settings, teacher)
+            fit_(network, fitted, settings, teacher=teacher, seed=run.config.seed, on_epoch=tell)
         except KeyboardInterrupt:
             run.is_complete = False
     return finished > 0
+
+
+def _announced(
+    title: str,
+    network: nn.Module,
+    split: Split,
+    settings: TrainingSettings,
+    teacher: nn.Module | None = None,
+) -> TrainingSettings:
+    """The settings with a stated precision, after saying how long the training will take."""
+    settings = with_measured_precision(settings, network, split)
+    seconds = expected_seconds(network, split, settings, teacher=teacher)
+    if settings.epochs:
+        say(
+            f"{title}: {settings.epochs} epochs of {settings.steps(len(split))} steps in "
+            f"{settings.precision}, about {_duration(seconds)}"
+        )
+    return settings
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
 
 
 def _save(folder: Path, env: ChannelPruningEnv, network: Network) -> None:

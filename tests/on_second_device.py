@@ -45,6 +45,7 @@ def test_devices_that_meet_are_found() -> None:
 
 def outcome(device: torch.device | str, **arguments: object) -> tuple[float, dict[str, list[int]]]:
     """Reward and kept channels of an episode with the model on a device, the data on the CPU."""
+    arguments = {"settings": EnvSettings(precision="float32")} | arguments
     env = ChannelPruningEnv(
         model=tiny().to(device), data=tiny_data(), budget=Budget(flops=0.6), **arguments
     )
@@ -83,7 +84,7 @@ def test_rewards(name: str) -> None:
     ],
 )
 def test_repairs(repair: RepairSettings) -> None:
-    arguments = {"settings": EnvSettings(repair=repair), "reward": "loss"}
+    arguments = {"settings": EnvSettings(repair=repair, precision="float32"), "reward": "loss"}
     assert_same(**arguments)
 
 
@@ -129,7 +130,7 @@ def test_rewards_on_a_device_without_float64(name: str) -> None:
 def trained(device: torch.device | str) -> list[Tensor]:
     model: nn.Module = tiny().to(device)
     data: Split = tiny_data().validation.to(device)
-    fit_(model, data, TrainingSettings(epochs=2, shift=1, flip=True), seed=3)
+    fit_(model, data, TrainingSettings(epochs=2, shift=1, flip=True, precision="float32"), seed=3)
     return [p.detach().cpu() for p in model.parameters()]
 
 
@@ -149,7 +150,7 @@ def test_a_run_up_to_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
         model, data = stages.base_model(run)
         env = stages.environment(run, model, data)
         networks = stages.repair(run, env, stages.search(run, env))
-        networks = stages.finetune(run, networks, data)
+        networks = stages.finetune(run, env, networks, data)
         report.finish(run, env, data, networks, [])
     assert networks[-1].stage == "finetuned"
     for network in networks:

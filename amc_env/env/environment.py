@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from amc_env.criteria import Criterion, make_criterion
-from amc_env.data import PruningData, Split
+from amc_env.data import PruningData
 from amc_env.env.budget import Budget, BudgetKeeper, check_bounds
 from amc_env.env.observation import FEATURE_NAMES, Observer
 from amc_env.env.rendering import draw, tabulate
 from amc_env.env.trial import Outcome, Trial
-from amc_env.evaluation import Evaluator, Precision
+from amc_env.evaluation import Evaluator
+from amc_env.folding import folds_of
 from amc_env.names import name_of
 from amc_env.policy import Policy, make_policy
+from amc_env.precision import Precision
 from amc_env.repair.pruner import Pruner, RepairSettings
 from amc_env.rewards import Reward, RewardContext, WeightedSum, make_reward
 from amc_env.rewards.bounds import has_upper_bound, upper_bound
@@ -44,7 +46,9 @@ class EnvSettings:
         round_to: A group keeps a multiple of this many channels, or all of them.
         repair: Settings of the repair of the weights.
         evaluation_batch: Validation samples in one forward pass.
-        precision: Numeric precision of the forward passes that rewards need; see ``Evaluator``.
+        precision: Numeric precision of the forward passes that rewards need. ``auto`` measures
+            once, when the environment is made, which is fastest; see ``Evaluator``. As a clock
+            decides, two runs may come to different choices; ``float32`` gives equal runs.
         seed: Seed of rewards that draw random numbers.
 
     Raises:
@@ -118,7 +122,6 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         ranks = make_criterion(criterion)
         # The graph refuses a model without parameters.
         self.data = data = data.to(next((p.device for p in model.parameters()), "cpu"))
-        self.evaluator = self._evaluator(data.validation)
         self.graph = ChannelGraph(
             model,
             data.calibration.inputs[:2],
@@ -135,8 +138,20 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         # A run over the whole split takes long. The sample with the greatest label is enough to
         # find out whether the network runs and has a score for every class.
         greatest = data.validation.labels.argmax()[None]
-        self._evaluator(data.validation.take(greatest)).logits(model)
-        self.pruner = Pruner(self.graph, data.calibration, ranks, repair=self.settings.repair)
+        Evaluator(data.validation.take(greatest), precision="float32").logits(model)
+        self.evaluator = Evaluator(
+            data.validation,
+            batch=self.settings.evaluation_batch,
+            precision=self.settings.precision,
+            folds=folds_of(model, data.calibration.inputs[:2]),
+        )
+        self.pruner = Pruner(
+            self.graph,
+            data.calibration,
+            ranks,
+            repair=self.settings.repair,
+            norm_format=self.evaluator.choose(model).format,
+        )
         self._original_logits = self.evaluator.logits(model)
         self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURE_NAMES),), np.float32)
         self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
@@ -259,10 +274,6 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             budget={n: r for n, (_, r) in self.budget.limits().items()} if self.budget else {},
             seed=seed,
         )
-
-    def _evaluator(self, split: Split) -> Evaluator:
-        settings = self.settings
-        return Evaluator(split, batch=settings.evaluation_batch, precision=settings.precision)
 
     def _executed_count(self, group: ChannelGroup, asked: float) -> int:
         wanted = kept_count(group.channels, sparsity=min(max(asked, 0.0), 1.0))

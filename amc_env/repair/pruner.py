@@ -13,7 +13,7 @@ from amc_env.calibration.rows import RowSampling
 from amc_env.criteria import Criterion, channel_scores
 from amc_env.criteria.ranking import ranking
 from amc_env.data import Split
-from amc_env.devices import fastest_layout, has_bfloat16_units
+from amc_env.precision import Format
 from amc_env.repair.norms import has_running_norms, reestimate_norms_
 from amc_env.repair.plan import (
     DEFAULT_RIDGE,
@@ -84,6 +84,7 @@ class Pruner:
         samples: Calibration samples.
         criterion: Ranks the channels of each group.
         repair: How weights are repaired.
+        norm_format: How networks are run to estimate the statistics of their norms again.
 
     Raises:
         ValueError: ``repair`` asks for norms to be estimated again, and the model has none.
@@ -96,6 +97,7 @@ class Pruner:
         criterion: Criterion,
         *,
         repair: RepairSettings | None = None,
+        norm_format: Format | None = None,
     ) -> None:
         self.graph = graph
         self.criterion = criterion
@@ -109,7 +111,9 @@ class Pruner:
         self._sampling = RowSampling(
             positions=self._settings.sampled_positions, seed=self._settings.seed
         )
-        self._norm_samples = fastest_layout(samples.inputs[: self._settings.norm_samples])
+        self._norm_format = norm_format or Format()
+        few = samples.inputs[: self._settings.norm_samples]
+        self._norm_samples = self._norm_format.arrange(few)
         self.calibration: Calibration = calibrate(
             graph.model,
             samples.inputs.split(self._settings.calibration_batch),
@@ -190,6 +194,5 @@ class Pruner:
     def _reestimate_norms_(self, compact: nn.Module) -> None:
         # bfloat16 is precise enough to rank policies; the network that a search keeps in the end is
         # repaired sequentially instead, in full precision.
-        device = self._norm_samples.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16_units(device)):
+        with self._norm_format.computing(self._norm_samples.device):
             reestimate_norms_(compact, [self._norm_samples])

@@ -32,7 +32,8 @@ from torch import Tensor, nn
 
 from amc_env.calibration.hooks import EnoughError, evaluating, listening, run_until_enough
 from amc_env.calibration.rows import RowSampling, kernel_first, rows_at, samples_at_once
-from amc_env.devices import fastest_layout, solving_device
+from amc_env.devices import solving_device
+from amc_env.precision import Format
 from amc_env.repair.jobs import Job, jobs
 from amc_env.repair.least_squares import nearest
 from amc_env.repair.plan import DEFAULT_RIDGE
@@ -155,7 +156,7 @@ class _Run:
         self._follower = Follower(layers, self._end)
         with listening(layers, before=self._arrive, after=self._leave), self._follower:
             together = torch.cat(list(self._batches[: self._targets.together]))
-            self._compact(fastest_layout(together))
+            self._compact(Format().arrange(together))
             # Outputs of the network itself are read by no function.
             self._follower.end()
 
@@ -246,7 +247,7 @@ class _Run:
             raise EnoughError
 
         with listening({job.name: job.layer}, before=keep):
-            run_until_enough(self._compact, fastest_layout(self._batches[number]))
+            run_until_enough(self._compact, Format().arrange(self._batches[number]))
         return found[0]
 
     def _look_ahead(self, job: Job, number: int) -> tuple[Tensor, Tensor] | None:

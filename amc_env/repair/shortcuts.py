@@ -109,7 +109,7 @@ class Follower(TorchFunctionMode):
         read = [*args, *given.values()]
         # Tensors have no names here; a function reads a trail if it gets the very same object.
         met = [trail for trail in self._trails if any(v is trail.values[-1] for v in read)]
-        if not met or not is_a_value(func):
+        if not met or not _is_a_value(func):
             return func(*args, **given)
         call = partial(func, *args, **given)
         by = _multiplier(*args, **given) if func is F.batch_norm else None
@@ -170,7 +170,7 @@ def _ended(
     return replace(trail, scale=trail.scale * alpha), others[0]
 
 
-def is_a_value(func: Callable[..., Any]) -> bool:
+def _is_a_value(func: Callable[..., Any]) -> bool:
     """Whether a function computes, and does not just read a property such as the shape."""
     return getattr(func, "__name__", "") not in ("__get__", "size", "dim", "__len__")
 

@@ -1,16 +1,10 @@
 """What one run of the original network shows: layers to solve, rows that count, norms behind."""
 
-import weakref
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from typing_extensions import override
 
 from amc_env.calibration.hooks import listening
 from amc_env.calibration.rows import (
@@ -20,7 +14,7 @@ from amc_env.calibration.rows import (
     draw_positions,
     pixels_under,
 )
-from amc_env.repair.shortcuts import is_a_value
+from amc_env.folding import folds_of
 from amc_env.structure import ChannelGraph
 
 
@@ -110,62 +104,18 @@ def look_at(graph: ChannelGraph, batch: Tensor) -> Survey:
         channels = output.shape[-1] if isinstance(layer, nn.Linear) else output.shape[1]
         rows[name] = output.numel() // channels // len(batch)
         sizes.append(output.numel())
-        readers.note(name, output)
 
-    readers = _Readers()
-    with listening(_layers_to_solve(graph), before=before, after=after), readers:
+    with listening(_layers_to_solve(graph), before=before, after=after):
         graph.model(batch)
+    # A norm that folds into a convolution is all that reads its output.
+    folds = folds_of(graph.model, batch[:2])
     return Survey(
         calls=tuple(calls),
         layers=layers,
         rows=rows,
-        means=readers.means(graph.model),
+        means={fold.convolution: f"{fold.norm}.running_mean" for fold in folds},
         largest=max(sizes) // len(batch),
     )
-
-
-class _Readers(TorchFunctionMode):
-    """Notes which functions read the outputs of layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Weak, as the maps of all layers would fill the memory.
-        self._outputs: dict[str, weakref.ref[Tensor]] = {}
-        self._means: dict[str, list[Tensor | None]] = {}
-
-    def note(self, name: str, output: Tensor) -> None:
-        """Watch for readers of a layer's output."""
-        self._outputs[name] = weakref.ref(output)
-
-    def means(self, model: nn.Module) -> dict[str, str]:
-        """By layer the buffer with the mean of the one batch norm that is all that reads it."""
-        names = {id(buffer): name for name, buffer in model.named_buffers()}
-        # Of a norm behind two layers, what is added for one would be added for the other.
-        met = Counter(id(mean) for means in self._means.values() for mean in means)
-        return {
-            layer: names[id(means[0])]
-            for layer, means in self._means.items()
-            if len(means) == 1 and met[id(means[0])] == 1 and id(means[0]) in names
-        }
-
-    @override
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        given = kwargs or {}
-        if is_a_value(func):
-            # By identity: a function that gets a view of an output has been given it by another
-            # function, which was its reader.
-            read = [*args, *given.values()]
-            for name, output in self._outputs.items():
-                if any(value is output() for value in read if isinstance(value, Tensor)):
-                    mean = args[1] if func is F.batch_norm else None
-                    self._means.setdefault(name, []).append(mean)
-        return func(*args, **given)
 
 
 def _layers_to_solve(graph: ChannelGraph) -> dict[str, nn.Module]:

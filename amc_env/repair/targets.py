@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from amc_env.calibration.hooks import EnoughError, listening, run_until_enough
-from amc_env.devices import fastest_layout
+from amc_env.precision import Format
 from amc_env.repair.shortcuts import shortcuts
 from amc_env.repair.survey import Places, Survey
 
@@ -88,7 +88,7 @@ class Targets:
 
         layers = {name: self._model.get_submodule(name) for name in names}
         with listening(layers, after=keep):
-            run_until_enough(self._model, fastest_layout(self._batches[number]))
+            run_until_enough(self._model, Format().arrange(self._batches[number]))
         if self._match_sums:
             for name, beside in self._shortcuts(names, number).items():
                 found[name] = replace(found[name], other=beside)

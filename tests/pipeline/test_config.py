@@ -235,6 +235,10 @@ def test_installed_parts_come_by_name() -> None:
         ("env.round_to=0", "round_to is 0"),
         ("env.min_keep=2", "min_keep is 2"),
         ("finetune.batch=0", "^finetune: batch is 0; it must be at least 1"),
+        ("finetune.distil=2", "^finetune: distil is 2.0; it must be from 0 to 1"),
+        ("finetune.temperature=0", "^finetune: temperature is 0.0; it must be positive"),
+        ("finetune.precision=half", "^finetune.precision is 'half': Input should be 'auto'"),
+        ("+base.distil=0.5", "^base: distil is 0.5, but the base network has no teacher"),
     ],
 )
 def test_values_out_of_range_are_refused(override: str, message: str) -> None:

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,8 @@ from pipeline.overrides import Settings
 from pipeline.run import Network, Run, choose
 
 SHORT = ["agent=random", "search.episodes=3", "search.compare=[]", "reward=accuracy",
-         "finetune.epochs=0", "split.calibration=50", "split.validation=300"]  # fmt: skip
+         "finetune.epochs=0", "env.precision=float32", "finetune.precision=float32",
+         "split.calibration=50", "split.validation=300"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +111,7 @@ def test_the_better_of_repaired_and_finetuned_is_exported(
     run, env, data = begin("finetune.epochs=3", *overrides)
     networks = stages.repair(run, env, stages.search(run, env))
     repaired = {k: v.clone() for k, v in networks[-1].result.compact.state_dict().items()}
-    networks = stages.finetune(run, networks, data)
+    networks = stages.finetune(run, env, networks, data)
     report.finish(run, env, data, networks, [])
     assert [network.stage for network in networks] == ["pruned", "repaired", "finetuned"]
     after = networks[1].result.compact.state_dict()
@@ -141,6 +143,39 @@ def test_of_equally_good_networks_the_finetuned_one_is_kept(begin: Begin) -> Non
     assert choose(networks[:1]).stage == "pruned"
 
 
+def test_a_run_says_how_long_training_takes_and_how_networks_are_evaluated(
+    begin: Begin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, env, data = begin("finetune.epochs=2", "env.precision=auto", "finetune.precision=auto")
+    networks = stages.finetune(run, env, stages.repair(run, env, stages.search(run, env)), data)
+    report.finish(run, env, data, networks, [])
+    said = capsys.readouterr().out
+    # 400 images, 100 of which are held out, in batches that are made smaller for 16 steps
+    assert re.search(r"fine-tuning: 2 epochs of 16 steps in \w+, about \d+ seconds", said)
+    assert re.search(r"evaluated in \w+ with channels \w+, measured on \d+ samples", said)
+    form = metrics_of(run)["evaluation_format"]
+    assert isinstance(form, dict)
+    assert set(form["format"]) == {"precision", "channels_last"}
+    assert {"float32 with channels last", "bfloat16 with channels last"} <= set(form["seconds"])
+
+
+def test_the_original_network_is_the_teacher_unless_labels_alone_are_asked_for(
+    begin: Begin,
+) -> None:
+    run, env, data = begin("finetune.epochs=1")
+    networks = stages.repair(run, env, stages.search(run, env))
+    runs: list[bool] = []
+    hook = env.graph.model.register_forward_hook(lambda m, *_: runs.append(m.training))
+    stages.finetune(run, env, networks, data)
+    assert runs
+    assert not any(runs)
+    runs.clear()
+    alone, _, _ = begin("finetune.epochs=1", "finetune.distil=0")
+    stages.finetune(alone, env, networks, data)
+    hook.remove()
+    assert not runs
+
+
 @pytest.mark.parametrize("epochs", [0, 2])
 def test_nothing_is_called_finetuned_that_was_not(epochs: int, begin: Begin) -> None:
     run, env, data = begin(f"finetune.epochs={epochs}")
@@ -149,7 +184,7 @@ def test_nothing_is_called_finetuned_that_was_not(epochs: int, begin: Begin) -> 
     hook = networks[-1].result.compact.register_forward_pre_hook(
         partial(interrupted, only_training=True)
     )
-    networks = stages.finetune(run, networks, data)
+    networks = stages.finetune(run, env, networks, data)
     hook.remove()
     report.finish(run, env, data, networks, [])
     metrics = metrics_of(run)
@@ -166,7 +201,7 @@ def test_an_interrupted_repair_leaves_the_pruned_network(begin: Begin) -> None:
     hook = env.graph.model.register_forward_pre_hook(partial(interrupted, only_training=False))
     networks = stages.repair(run, env, networks)
     hook.remove()
-    networks = stages.finetune(run, networks, data)
+    networks = stages.finetune(run, env, networks, data)
     report.finish(run, env, data, networks, [])
     metrics = metrics_of(run)
     assert metrics["is_complete"] is False
@@ -251,7 +286,7 @@ def test_memory_that_runs_out_in_training_names_the_batch(begin: Begin) -> None:
 
     networks[-1].result.compact.register_forward_pre_hook(greedy)
     with pytest.raises(ValueError, match=r"while fine-tuning; make finetune.batch smaller; the 3"):
-        stages.finetune(run, networks, data)
+        stages.finetune(run, env, networks, data)
 
 
 def test_a_better_rival_is_named_with_its_files_and_its_command(
@@ -284,7 +319,7 @@ def test_no_choice_reads_the_test_data(begin: Begin) -> None:
             noise = Split(inputs=-data.test.inputs, labels=data.test.labels.flip(0))
             data = Dataset(train=data.train, test=noise)
         networks = stages.repair(run, env, stages.search(run, env))
-        networks = stages.finetune(run, networks, data)
+        networks = stages.finetune(run, env, networks, data)
         report.finish(run, env, data, networks, [])
         metrics = metrics_of(run)
         weights = load_file(run.folder.path / "pruned.safetensors")

@@ -1,0 +1,199 @@
+"""Numeric format and memory layout in which a network runs fastest, measured on its own data."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Run = Callable[[Tensor], Tensor]
+
+# A format has to save this share of the time and so many seconds of a run, so that the noise of a
+# clock decides nothing: least of all for tiny networks, where there is nothing to gain.
+_GAIN, _SAVED_SECONDS = 0.1, 1e-3
+# Largest share of the samples that a format may assign to another class.
+_CHANGED = 0.02
+# Largest relative difference of the class scores of a training step. A network that is not trained
+# yet has no classes to agree on.
+_DIFFERENCE = 0.1
+# A format that takes this many times as long on two samples is not tried on more: without units for
+# it, bfloat16 can take forty times as long as float32.
+_HOPELESS = 3.0
+_TRIAL_SAMPLES = 2
+# The samples of a measured run are so many that it takes about this long.
+_RUN_SECONDS = 0.1
+_REPEATS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How a network is run.
+
+    Attributes:
+        precision: ``bfloat16`` runs convolutions and linear layers under autocast.
+        channels_last: Whether images lie in memory with their channels last.
+    """
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = True
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.precision} with channels {'last' if self.channels_last else 'first'}"
+
+    def arrange(self, inputs: Tensor) -> Tensor:
+        """Images in the layout of this format; inputs that are no images are left as they are."""
+        if inputs.dim() != 4:
+            return inputs
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return inputs.contiguous(memory_format=layout)
+
+    def computing(self, device: torch.device) -> torch.autocast:
+        """A context in which networks compute in this precision."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A format, and the measurement that chose it.
+
+    Attributes:
+        format: The format.
+        samples: Number of samples in a measured run; 0 where nothing was measured.
+        seconds: Median duration of a run by format; formats that were hopelessly slow are timed on
+            two samples, and the time is scaled to ``samples``.
+        difference: Largest difference of class scores between the format and float32, relative to
+            the largest score.
+        changed: Share of the samples whose best class differs between the two.
+    """
+
+    format: Format
+    samples: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    difference: float = 0.0
+    changed: float = 0.0
+
+    @override
+    def __str__(self) -> str:
+        if not self.seconds:
+            return str(self.format)
+        times = ", ".join(f"{1e3 * s:.3g} ms {name}" for name, s in self.seconds.items())
+        told = f"{self.format}, measured on {self.samples} samples ({times})"
+        if self.format.precision == "float32":
+            return told
+        return f"{told}; scores differ by {self.difference:.2g}, classes of {self.changed:.1%}"
+
+
+def fixed(precision: Precision) -> Choice | None:
+    """The choice where the precision is stated, with channels last; None for ``auto``."""
+    return None if precision == "auto" else Choice(format=Format(precision=precision))
+
+
+def measure(
+    run: Run,
+    batch: Tensor,
+    *,
+    is_training: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Choice:
+    """The fastest format on this batch whose results agree with those of float32.
+
+    float32 with channels last is the standard. Another format is chosen only if it is clearly
+    faster and, on the whole batch, gives the same classes but for 2 % of the samples. The
+    measurement takes about a second, or some runs on two samples where these take longer.
+
+    Args:
+        run: Runs the network on samples and returns class scores (samples, classes).
+        batch: Samples, on the device of the network.
+        is_training: Whether ``run`` is a step of training. Then class scores have to be close,
+            instead of the classes the same.
+        clock: Gives the time in seconds.
+    """
+    with own_randomness(batch.device):
+        samples, seconds = _times(run, batch, clock)
+        standard = next(iter(seconds))
+        choice = Choice(
+            format=standard, samples=samples, seconds={str(f): s for f, s in seconds.items()}
+        )
+        for candidate in _clearly_faster(seconds, than=standard):
+            difference, changed = _deviation(run, batch, candidate, standard)
+            if difference <= _DIFFERENCE if is_training else changed <= _CHANGED:
+                return replace(choice, format=candidate, difference=difference, changed=changed)
+    return choice
+
+
+@contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Draw random numbers without a trace in those that are drawn afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def _scores(run: Run, batch: Tensor, chosen: Format) -> Tensor:
+    # Networks that draw random numbers, as dropout does, have to draw the same in every format.
+    torch.manual_seed(0)
+    with chosen.computing(batch.device):
+        return run(batch).detach().float()
+
+
+def _formats(batch: Tensor) -> list[Format]:
+    """The formats to compare, the standard first."""
+    if batch.dim() != 4:
+        return [Format(), Format(precision="bfloat16")]
+    return [Format(), Format(channels_last=False), Format(precision="bfloat16")]
+
+
+def _times(run: Run, batch: Tensor, clock: Callable[[], float]) -> tuple[int, dict[Format, float]]:
+    """Number of samples in a measured run, and its duration in seconds for each format."""
+    few = batch[:_TRIAL_SAMPLES]
+    timed = partial(_medians, run, clock)
+    first = timed(few, _formats(batch), repeats=1)
+    per_sample = min(first.values()) / len(few)
+    samples = min(len(batch), max(len(few), int(_RUN_SECONDS / per_sample)))
+    hopeful = [f for f in first if first[f] <= _HOPELESS * min(first.values())]
+    scaled = {f: first[f] * samples / len(few) for f in first}
+    return samples, scaled | timed(batch[:samples], hopeful, repeats=_REPEATS)
+
+
+def _medians(
+    run: Run,
+    clock: Callable[[], float],
+    batch: Tensor,
+    formats: Sequence[Format],
+    *,
+    repeats: int,
+) -> dict[Format, float]:
+    """Median duration in each format; they take turns, so that other load slows all alike."""
+    times: dict[Format, list[float]] = {each: [] for each in formats}
+    arranged = {each: each.arrange(batch) for each in formats}
+    # The first run of each also allocates memory and picks kernels; it is not counted.
+    for turn in range(repeats + 1):
+        for each in formats:
+            started = clock()
+            # A device computes on while Python goes ahead; reading a number waits for it.
+            float(_scores(run, arranged[each], each).flatten()[0])
+            if turn:
+                times[each].append(clock() - started)
+    return {each: statistics.median(mine) for each, mine in times.items()}
+
+
+def _clearly_faster(seconds: Mapping[Format, float], *, than: Format) -> list[Format]:
+    least = max(_GAIN * seconds[than], _SAVED_SECONDS)
+    quick = [f for f in seconds if seconds[than] - seconds[f] > least]
+    return sorted(quick, key=seconds.__getitem__)
+
+
+def _deviation(run: Run, batch: Tensor, candidate: Format, standard: Format) -> tuple[float, float]:
+    """Relative difference of scores between formats, and share of samples of another class."""
+    expected = _scores(run, standard.arrange(batch), standard)
+    found = _scores(run, candidate.arrange(batch), candidate)
+    scale = float(expected.abs().max()) or 1.0
+    changed = (expected.flatten(1).argmax(1) != found.flatten(1).argmax(1)).float().mean()
+    return float((expected - found).abs().max()) / scale, float(changed)
