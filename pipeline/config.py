@@ -90,10 +90,11 @@ class BudgetSection(_Section):
 
 
 class SplitSection(_Section):
-    """How many training images calibrate, and on how many rewards are computed."""
+    """How many training images calibrate, reward episodes, and select among the best policies."""
 
     calibration: int = Field(ge=1)
     validation: int = Field(ge=1)
+    selection: int = Field(ge=0)
 
 
 class SearchSection(_Section):

@@ -77,9 +77,10 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
         ValueError: The network cannot be pruned as configured, or memory ran out.
     """
     drawn = _drawn(run, data)
+    finalists = f", finalists on {len(drawn.selection)} more" if drawn.selection else ""
     say(
         f"calibrating on {len(drawn.calibration)} training samples, rewards on "
-        f"{len(drawn.validation)} others"
+        f"{len(drawn.validation)} others{finalists}"
     )
     with (
         explained("calibrating", smaller="split.calibration or env.sampled_positions"),
@@ -180,6 +181,7 @@ def finetune(run: Run, networks: Sequence[Network], data: Dataset) -> list[Netwo
         data.train,
         calibration=split.calibration,
         validation=split.validation,
+        selection=split.selection,
         seed=config.seed,
     )
     # The repaired network has to survive, for it may turn out to be the better one.
@@ -275,6 +277,7 @@ def _drawn(run: Run, data: Dataset) -> PruningData:
         test=data.test,
         calibration=run.config.split.calibration,
         validation=run.config.split.validation,
+        selection=run.config.split.selection,
         seed=run.config.seed,
     )
 

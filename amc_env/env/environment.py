@@ -3,7 +3,8 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, SupportsFloat
+from functools import cached_property
+from typing import Any, Literal, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +16,7 @@ from typing_extensions import override
 
 from amc_env.criteria import Criterion, make_criterion
 from amc_env.data import PruningData, Split
+from amc_env.env.bench import Bench
 from amc_env.env.budget import Budget, BudgetKeeper, check_bounds
 from amc_env.env.observation import FEATURE_NAMES, Observer
 from amc_env.env.rendering import draw, tabulate
@@ -92,7 +94,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
 
     Args:
         model: A trained network that gives class scores. It is not modified.
-        data: Calibration samples, and the validation split on which rewards are computed.
+        data: Calibration samples, the validation split on which rewards are computed, and the
+            selection split on which finalists are judged.
         criterion: The criterion that ranks channels, by name or as an object.
         reward: A name, weights by name, or a function of ``RewardContext``.
         budget: What may be left of the network's cost; no limit if None.
@@ -144,12 +147,12 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             max_keep=self.settings.max_keep,
         )
         self._observer = Observer(self.graph, target=budget.target() if budget else 1.0)
-        # A run over the whole split takes long. The sample with the greatest label is enough to
-        # find out whether the network runs and has a score for every class.
-        greatest = data.validation.labels.argmax()[None]
-        self._evaluator(data.validation.take(greatest)).logits(model)
+        # A run over a whole split takes long. The sample with the greatest label is enough to find
+        # out whether the network runs and has a score for every class.
+        for split in (data.validation, data.judging):
+            self._evaluator(split.take(split.labels.argmax()[None])).logits(model)
         self.pruner = Pruner(self.graph, data.calibration, ranks, repair=self.settings.repair)
-        self._original_logits = self.evaluator.logits(model)
+        self._validation = self._bench(self.evaluator, mapped=data.calibration)
         self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURE_NAMES),), np.float32)
         self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
         self._outcomes: dict[tuple[int, ...], Outcome] = {}
@@ -228,8 +231,42 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         Raises:
             ValueError: The reward is no finite number.
         """
-        with torch.no_grad():
-            return self._pay(compact, counts)
+        return self._paid(self.context(compact, counts))
+
+    def judge(self, compact: nn.Module, counts: Mapping[str, int]) -> Outcome:
+        """As ``pay``, on the selection split; on the validation split where the data has none.
+
+        A search tries many policies on the validation split, so the greatest of its rewards are
+        partly luck with these samples. Its best policies are better compared on others.
+        """
+        return self._paid(self.context(compact, counts, on="selection"))
+
+    def context(
+        self,
+        compact: nn.Module,
+        counts: Mapping[str, int],
+        *,
+        on: Literal["validation", "selection"] = "validation",
+    ) -> RewardContext:
+        """What rewards read of a compact network; several rewards share its class scores.
+
+        Args:
+            compact: The network.
+            counts: How many channels each group keeps in it.
+            on: The split on which rewards are computed. On the selection split they read feature
+                maps of its samples too. Where the data has no selection split, validation serves.
+        """
+        bench = self._validation if on == "validation" else self._selection
+        return bench.context(compact, counts)
+
+    def use_reward_(self, reward: str | Reward | Mapping[str, float]) -> None:
+        """Pay all further episodes by another reward.
+
+        Raises:
+            ValueError: The reward does not exist.
+        """
+        self._reward = make_reward(reward)
+        self._outcomes = {}
 
     def policy(self, counts: Mapping[str, int], *, seed: int = 0) -> Policy:
         """The policy that keeps the best-ranked channels of every group, in these numbers.
@@ -285,25 +322,23 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         with torch.no_grad():
             pruned = self.pruner.prune(counts)
             started = time.perf_counter()
-            outcome = self._pay(pruned.model, counts)
+            outcome = self._paid(self.context(pruned.model, counts))
         seconds = {**pruned.seconds, "evaluate": time.perf_counter() - started}
         self._outcomes[key] = outcome
         return outcome, seconds
 
-    def _pay(self, compact: nn.Module, counts: Mapping[str, int]) -> Outcome:
-        cost = self.graph.cost(counts)
-        context = RewardContext(
-            compact=compact,
-            original=self.graph.model,
-            evaluator=self.evaluator,
-            original_logits=self._original_logits,
-            calibration=self.data.calibration,
-            layers=tuple(dict.fromkeys(p.module for g in self.graph.groups for p in g.producers)),
-            counts=counts,
-            cost=cost,
-            original_cost=self.graph.cost(),
-            seed=self.settings.seed,
-        )
+    @cached_property
+    def _selection(self) -> Bench:
+        # Made only for those who ask, because it takes a run of the original network.
+        if self.data.selection is None:
+            return self._validation
+        return self._bench(self._evaluator(self.data.selection), mapped=self.data.selection)
+
+    def _bench(self, evaluator: Evaluator, *, mapped: Split) -> Bench:
+        return Bench(self.graph, evaluator, mapped=mapped, seed=self.settings.seed)
+
+    @torch.no_grad()
+    def _paid(self, context: RewardContext) -> Outcome:
         parts: Mapping[str, float] = {}
         if isinstance(self._reward, WeightedSum):
             parts = self._reward.values(context)
@@ -316,6 +351,6 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             reward=reward,
             parts=parts,
             accuracy=context.accuracy,
-            flops=cost.flops,
-            params=cost.params,
+            flops=context.cost.flops,
+            params=context.cost.params,
         )

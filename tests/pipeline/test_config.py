@@ -227,6 +227,7 @@ def test_installed_parts_come_by_name() -> None:
         ("search.finalists=0", "search.finalists is 0"),
         ("split.calibration=0", "split.calibration is 0"),
         ("split.validation=-1", "split.validation is -1"),
+        ("split.selection=-1", "split.selection is -1"),
         ("env.evaluation_batch=0", "evaluation_batch is 0"),
         ("env.calibration_batch=0", "calibration_batch is 0"),
         ("env.sampled_positions=0", "sampled_positions is 0"),

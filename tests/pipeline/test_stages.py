@@ -73,7 +73,7 @@ def interrupted(model: nn.Module, _: object, *, only_training: bool) -> None:
     [
         ("env.ignore=[nowhere]", "ignore names no module 'nowhere'"),
         ("budget.flops=0.01", "the budget for flops is 0.01, but with every group at its"),
-        ("split.calibration=900", "900 calibration and 5000 validation samples cannot be drawn"),
+        ("split.calibration=900", "900 calibration, 5000 validation and 1000 selection samples"),
         ("model.name=resnet18", r"does not run on an example_input of shape \(2, 1, 8, 8\)"),
         ("model.name={file}:five", "the network gives scores of 5 classes, but there is a label 9"),
     ],
