@@ -15,6 +15,7 @@ from amc_env.latency import latencies_ms
 from pipeline.failures import explained
 from pipeline.run import Network, Run, choose, write_network
 from pipeline.screen import Row, say, show
+from pipeline.trust import figures
 
 _AGENT_FILES = Path(__file__).resolve().parents[1] / "configs" / "agent"
 _LATENCY_BATCH = 64
@@ -127,6 +128,7 @@ def _figures(
     return {
         "kept": kept.stage,
         **({"held_out_accuracies": held_out} if held_out else {}),
+        **({"trust": figures(run.trust)} if run.trust else {}),
         "flops": cost.flops,
         "flops_ratio": best.flops_ratio,
         "params": cost.params,

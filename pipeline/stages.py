@@ -18,6 +18,7 @@ from amc_env.evaluation import Evaluator
 from amc_env.models import MODELS, load_checkpoint_
 from amc_env.models.lookup import MODEL
 from amc_env.training import fit_, hold_out
+from amc_env.trust import spread_policies
 from pipeline.config import RunConfig
 from pipeline.failures import explained
 from pipeline.folder import RunFolder
@@ -285,11 +286,22 @@ def _drawn(run: Run, data: Dataset) -> PruningData:
 def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
     """Refuse before the training what the environment would refuse after it."""
     settings = run.parts.env
-    samples = _drawn(run, data).calibration
+    drawn = _drawn(run, data)
+    samples, tried = drawn.calibration, run.config.tried_policies
+    if tried and drawn.selection is None:
+        raise ValueError(
+            f"the networks of the {tried} policies that are tried are scored on the selection "
+            f"images, but none of the {len(data.train)} training images are for selection; give "
+            "split.selection=1000, or more images, or trust=0"
+        )
     graph = ChannelGraph(
         model, samples.inputs[:2], ignore=settings.ignore, round_to=settings.round_to
     )
-    BudgetKeeper(graph, run.parts.budget, min_keep=settings.min_keep, max_keep=settings.max_keep)
+    keeper = BudgetKeeper(
+        graph, run.parts.budget, min_keep=settings.min_keep, max_keep=settings.max_keep
+    )
+    if tried:
+        spread_policies(graph, keeper, tried, seed=run.config.seed)
     Evaluator(samples, precision="float32").logits(model)
 
 

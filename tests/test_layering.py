@@ -24,6 +24,7 @@ ORDER = (
     "policy",
     "rewards",
     "env",
+    "trust",
     "__main__",
 )
 INSIDE_STRUCTURE = (
