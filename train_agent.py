@@ -31,11 +31,13 @@ def run_job(job: Job) -> int:
     # The stages import PyTorch, which takes seconds; the settings are checked before that.
     from pipeline import report, stages
     from pipeline.config import RunConfig
+    from pipeline.trust import trust
 
     config = RunConfig.of(job.settings)
     run = stages.start(config, job.folder, job.overrides)
     model, data = stages.base_model(run)
     env = stages.environment(run, model, data)
+    trust(run, env)
     networks = stages.search(run, env)
     rivals = stages.compare(run, env)
     networks = stages.repair(run, env, networks)

@@ -71,14 +71,14 @@ class SearchResult:
     seconds: float
     is_complete: bool
 
-    def realised(self, env: ChannelPruningEnv, *, finalists: int = 1) -> "SearchResult":
+    def realised(self, env: ChannelPruningEnv, *, finalists: int = 5) -> "SearchResult":
         """This result with its best policy repaired layer by layer; see :func:`realise`.
 
         Args:
             env: The environment of the search.
             finalists: How many of the best policies are repaired so. The one whose repaired network
-                has the greatest reward becomes the result's; of equal rewards, the one that the
-                search ranked first.
+                has the greatest reward on the selection split becomes the result's; of equal
+                rewards, the one that the search ranked first.
 
         Raises:
             ValueError: ``finalists`` is less than 1.

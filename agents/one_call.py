@@ -20,12 +20,14 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
     calibration: Samples,
     validation: Samples,
     budget: Budget | float | None,
+    selection: Samples | None = None,
     test: Samples | None = None,
     agent: str | Searcher = "ddpg",
     reward: str | Reward | Mapping[str, float] = "accuracy",
     criterion: str | Criterion = "l2",
     settings: EnvSettings | None = None,
     episodes: int = 200,
+    finalists: int = 5,
     seed: int = 0,
     on_episode: Listener | None = None,
     log: Path | None = None,
@@ -40,6 +42,8 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
         calibration: Some hundred training samples with labels: tensors, or a loader.
         validation: Other training samples with labels, on which rewards are computed.
         budget: Ratio of the multiply-accumulates that may be left, a ``Budget``, or None.
+        selection: Yet other training samples with labels, on which the best policies are compared;
+            if None, on the validation samples.
         test: Samples of a final report, if any. They are only compared with the other samples, and
             a sample that is in both is refused.
         agent: The searcher, by name or as an object.
@@ -47,6 +51,8 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
         criterion: The criterion that ranks channels, by name or as an object.
         settings: Bounds of the channels, repair and evaluation.
         episodes: The greatest number of networks that are tried.
+        finalists: How many of the best policies are repaired layer by layer, of which the best is
+            returned.
         seed: Seed of the agent.
         on_episode: Called with every episode as soon as it is finished.
         log: Folder in which a learner writes its learning curves; they are not written if None.
@@ -56,9 +62,12 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
         SearchFailedError: An error ended the search after its first episode; the finished episodes
             are in its ``result``.
     """
+    if finalists < 1:
+        raise ValueError(f"finalists is {finalists}; give at least 1")
     data = PruningData(
         calibration=Split.of(calibration),
         validation=Split.of(validation),
+        selection=Split.of(selection) if selection is not None else None,
         test=Split.of(test) if test is not None else None,
     )
     env = ChannelPruningEnv(
@@ -71,4 +80,4 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
     )
     searcher = make_agent(agent)
     result = searcher.search(env, episodes=episodes, seed=seed, on_episode=on_episode, log=log)
-    return result.realised(env)
+    return result.realised(env, finalists=finalists)

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler
 
 from amc_env.calibration.hooks import evaluating
 from amc_env.data import Split
-from amc_env.data.splits import stratified_order
+from amc_env.data.splits import draw
 from amc_env.folding import folded, folds_of
 from amc_env.precision import Format, Precision, measure, own_randomness
 
@@ -179,28 +179,36 @@ def expected_seconds(
     return (time.perf_counter() - started) * settings.epochs * settings.steps(len(split))
 
 
-def hold_out(train: Split, *, calibration: int, validation: int, seed: int) -> tuple[Split, Split]:
+def hold_out(
+    train: Split, *, calibration: int, validation: int, selection: int, seed: int
+) -> tuple[Split, Split]:
     """Training data in two parts: images to fine-tune on, and held-out images to judge by.
 
-    The held-out images are part of the validation split that ``PruningData.of_training`` draws
-    with the same arguments, so neither the repair, which reads the calibration split, nor the
-    fine-tuning is fitted to them. They are a tenth of the training data, of small data sets at
-    least 250 images or a quarter, and never more than the validation split.
+    The held-out images are those that ``PruningData.of_training`` draws with the same arguments for
+    selection, and after these for validation, so neither the repair, which reads the calibration
+    split, nor the fine-tuning is fitted to them. They are a tenth of the training data, of small
+    data sets at least 250 images or a quarter, and never more than both splits.
 
     Raises:
         ValueError: All training data is needed for calibration.
     """
-    share = max(len(train) // 10, min(len(train) // 4, _HELD_OUT_AT_LEAST), 1)
-    count = min(share, validation, len(train) - calibration)
-    if count < 1:
+    if len(train) <= calibration:
         raise ValueError(
             f"of {len(train)} training samples, {calibration} are for calibration, so none can be "
             "held out from fine-tuning; give more samples, or a smaller calibration split"
         )
-    order = stratified_order(train.labels, seed=seed)
-    held = order[calibration : calibration + count]
-    fitted = torch.cat([order[:calibration], order[calibration + count :]])
-    return train.take(fitted), train.take(held)
+    drawn = draw(
+        train.labels,
+        calibration=calibration,
+        validation=validation,
+        selection=selection,
+        seed=seed,
+    )
+    share = max(len(train) // 10, min(len(train) // 4, _HELD_OUT_AT_LEAST), 1)
+    held = torch.cat([drawn["selection"], drawn["validation"]])[:share]
+    is_fitted = torch.ones(len(train), dtype=torch.bool)
+    is_fitted[held] = False
+    return train.take(is_fitted.nonzero().flatten()), train.take(held)
 
 
 def augmented(images: Tensor, settings: TrainingSettings, generator: torch.Generator) -> Tensor:

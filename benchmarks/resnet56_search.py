@@ -79,7 +79,7 @@ def measure(env: ChannelPruningEnv, test: Evaluator, task: tuple[str, int, int])
         for phase in ("evaluate", "repair", "compact")
     }
     started = time.perf_counter()
-    realised = result.realised(env)
+    realised = result.realised(env, finalists=1)
     return {
         "agent": agent,
         "seed": str(seed),

@@ -15,12 +15,18 @@ from amc_env.criteria import Criterion
 from amc_env.criteria.table import CRITERION
 from amc_env.env.budget import MEASURE
 from amc_env.names import Kind, check_name, name_of
-from amc_env.rewards import Reward
+from amc_env.rewards import Reward, make_reward
 from amc_env.rewards.table import REWARD
 from amc_env.training import TrainingSettings
 from pipeline import CONFIGS
 
 T = TypeVar("T")
+
+# The reward that a run chooses by itself, the policies that it tries for it, and the fewest that
+# tell rewards apart: the correlation of fewer is little but chance.
+AUTO = "auto"
+_TRIED_FOR_AUTO = 24
+_FEWEST_TRIED = 8
 
 # Set by `seed`, and by the record that holds the other.
 _NOT_IN_ENV = {"seed", "repair"}
@@ -90,10 +96,17 @@ class BudgetSection(_Section):
 
 
 class SplitSection(_Section):
-    """How many training images calibrate, and on how many rewards are computed."""
+    """How many training images calibrate, reward episodes, and select among the best policies."""
 
     calibration: int = Field(ge=1)
     validation: int = Field(ge=1)
+    selection: int = Field(ge=0)
+
+
+def _check_tried(given: int) -> int:
+    if given < 0 or 0 < given < _FEWEST_TRIED:
+        raise ValueError(f"give 0 for none, or at least {_FEWEST_TRIED} policies")
+    return given
 
 
 class SearchSection(_Section):
@@ -176,6 +189,7 @@ class RunConfig(_Section):
     budget: BudgetSection
     agent: Named
     split: SplitSection
+    trust: Annotated[int, AfterValidator(_check_tried)]
     env: EnvSection
     search: SearchSection
     base: BaseSection
@@ -204,8 +218,18 @@ class RunConfig(_Section):
             message = first["msg"].removeprefix("Value error, ")
             raise ValueError(f"{where}{given}: {message}") from error
 
+    @property
+    def chooses_reward(self) -> bool:
+        """Whether the run chooses the reward by trying policies."""
+        return self.reward.name == AUTO
+
+    @property
+    def tried_policies(self) -> int:
+        """How many policies are tried before the search, to see how well rewards rank them."""
+        return self.trust or (_TRIED_FOR_AUTO if self.chooses_reward else 0)
+
     def make(self) -> Parts:
-        """Everything that is named, made.
+        """Everything that is named, made. A reward that is still to be chosen is ``accuracy``.
 
         Raises:
             ValueError: Something does not exist or refuses its options, or the device is not there.
@@ -213,7 +237,7 @@ class RunConfig(_Section):
         _check_device(self.device)
         made: dict[str, Any] = {
             "criterion": self.criterion.make(CRITERION),
-            "reward": self.reward.make(REWARD),
+            "reward": make_reward("accuracy") if self.chooses_reward else self.reward.make(REWARD),
             "agent": self.agent.make(AGENT),
         }
         names = {key: getattr(self, key).name or name_of(part) for key, part in made.items()}

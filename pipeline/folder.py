@@ -73,6 +73,12 @@ class RunFolder:
             picture = draw(graph, episode.counts)
             self._writer().add_image("best/kept", picture, episode.number, dataformats="HWC")
 
+    def write_rows(
+        self, name: str, header: Sequence[str], rows: Sequence[Sequence[object]]
+    ) -> None:
+        """Write a table of comma-separated values."""
+        write_text(self.path / name, "".join(_line(cells) for cells in (header, *rows)))
+
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write the figures of the run."""
         write_text(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")

@@ -16,6 +16,7 @@ from amc_env.latency import latencies_ms
 from pipeline.failures import explained
 from pipeline.run import Network, Run, choose, write_network
 from pipeline.screen import Row, say, show
+from pipeline.trust import figures
 
 _AGENT_FILES = Path(__file__).resolve().parents[1] / "configs" / "agent"
 _LATENCY_BATCH = 64
@@ -26,18 +27,20 @@ def warn_of_rivals(
 ) -> None:
     """Name the agents whose repaired networks have a greater reward than the run's own.
 
-    The reward is that of the validation split; fine-tuning is left out, for only the run's own
-    network is fine-tuned.
+    The rewards are those of the selection split, on which no agent has searched; where there is
+    none, those of the validation split. Fine-tuning is left out, for only the run's own network is
+    fine-tuned.
     """
     own = next((network for network in networks if network.stage == "repaired"), None)
     if own is None:
         return
+    split = "selection" if env.data.selection else "validation"
     reward = _reward(env, own)
     for rival in rivals:
         if rival.stage == "repaired" and (greater := _reward(env, rival)) > reward:
             say(
                 f"{rival.agent} found a better policy than {own.agent}: reward {greater:.4f} "
-                f"against {reward:.4f} on the validation split, both repaired. Its policy.json "
+                f"against {reward:.4f} on the {split} split, both repaired. Its policy.json "
                 f"and pruned.safetensors are in {run.folder.compared(rival.agent)}; to make it "
                 f"this run's result: {command_for(rival.agent, run.overrides)}"
             )
@@ -99,7 +102,7 @@ def command_for(agent: str, overrides: Sequence[str]) -> str:
 
 
 def _reward(env: ChannelPruningEnv, network: Network) -> float:
-    return env.pay(network.result.compact, network.result.best.counts).reward
+    return env.judge(network.result.compact, network.result.best.counts).reward
 
 
 def _row(
@@ -127,6 +130,7 @@ def _figures(
     return {
         "kept": kept.stage,
         **({"held_out_accuracies": held_out} if held_out else {}),
+        **({"trust": figures(run.trust)} if run.trust else {}),
         "flops": cost.flops,
         "flops_ratio": best.flops_ratio,
         "params": cost.params,

@@ -9,6 +9,7 @@ from typing import Literal
 from agents import SearchResult
 from amc_env import ChannelPruningEnv
 from amc_env.policy import PrunedFacts, save_pruned
+from amc_env.trust import Trust
 from pipeline.config import Parts, RunConfig
 from pipeline.folder import RunFolder
 
@@ -26,6 +27,7 @@ class Run:
         started: When it began.
         overrides: The settings that the command line gave, as it gave them.
         is_complete: False once the run was interrupted.
+        trust: How well rewards rank policies, where the run tries them.
     """
 
     config: RunConfig
@@ -34,6 +36,7 @@ class Run:
     overrides: tuple[str, ...] = ()
     started: float = field(default_factory=time.perf_counter)
     is_complete: bool = True
+    trust: tuple[Trust, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -88,6 +88,16 @@ def show(rows: Sequence[Row], latencies: Sequence[float], *, title: str) -> None
     CONSOLE.print(table)
 
 
+def show_cells(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str) -> None:
+    """Print a table; its first column is text, the others are numbers."""
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    CONSOLE.print(table)
+
+
 def _short(count: int) -> str:
     """A large number with a unit, short enough for a table in a narrow terminal."""
     for size, name in ((10**9, " G"), (10**6, " M"), (10**3, " k")):

@@ -24,6 +24,7 @@ from amc_env.training import (
     hold_out,
     with_measured_precision,
 )
+from amc_env.trust import spread_policies
 from pipeline.config import RunConfig
 from pipeline.failures import explained
 from pipeline.folder import RunFolder
@@ -83,9 +84,10 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
         ValueError: The network cannot be pruned as configured, or memory ran out.
     """
     drawn = _drawn(run, data)
+    finalists = f", finalists on {len(drawn.selection)} more" if drawn.selection else ""
     say(
         f"calibrating on {len(drawn.calibration)} training samples, rewards on "
-        f"{len(drawn.validation)} others"
+        f"{len(drawn.validation)} others{finalists}"
     )
     with (
         explained("calibrating", smaller="split.calibration or env.sampled_positions"),
@@ -191,6 +193,7 @@ def finetune(
         data.train,
         calibration=split.calibration,
         validation=split.validation,
+        selection=split.selection,
         seed=config.seed,
     )
     # The repaired network has to survive, for it may turn out to be the better one.
@@ -309,6 +312,7 @@ def _drawn(run: Run, data: Dataset) -> PruningData:
         test=data.test,
         calibration=run.config.split.calibration,
         validation=run.config.split.validation,
+        selection=run.config.split.selection,
         seed=run.config.seed,
     )
 
@@ -316,11 +320,22 @@ def _drawn(run: Run, data: Dataset) -> PruningData:
 def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
     """Refuse before the training what the environment would refuse after it."""
     settings = run.parts.env
-    samples = _drawn(run, data).calibration
+    drawn = _drawn(run, data)
+    samples, tried = drawn.calibration, run.config.tried_policies
+    if tried and drawn.selection is None:
+        raise ValueError(
+            f"the networks of the {tried} policies that are tried are scored on the selection "
+            f"images, but none of the {len(data.train)} training images are for selection; give "
+            "split.selection=1000, or more images, or trust=0"
+        )
     graph = ChannelGraph(
         model, samples.inputs[:2], ignore=settings.ignore, round_to=settings.round_to
     )
-    BudgetKeeper(graph, run.parts.budget, min_keep=settings.min_keep, max_keep=settings.max_keep)
+    keeper = BudgetKeeper(
+        graph, run.parts.budget, min_keep=settings.min_keep, max_keep=settings.max_keep
+    )
+    if tried:
+        spread_policies(graph, keeper, tried, seed=run.config.seed)
     Evaluator(samples, precision="float32").logits(model)
 
 

@@ -40,8 +40,8 @@ def tiny() -> Tiny:
     return model.eval()
 
 
-def tiny_data() -> PruningData:
-    return PruningData(calibration=samples(24), validation=samples(40, seed=1))
+def tiny_data(*, selection: Split | None = None) -> PruningData:
+    return PruningData(calibration=samples(24), validation=samples(40, seed=1), selection=selection)
 
 
 def tiny_env(
@@ -50,10 +50,11 @@ def tiny_env(
     reward: object = "loss",
     settings: EnvSettings | None = None,
     render_mode: str | None = None,
+    selection: Split | None = None,
 ) -> ChannelPruningEnv:
     return ChannelPruningEnv(
         model=tiny(),
-        data=tiny_data(),
+        data=tiny_data(selection=selection),
         reward=reward,
         budget=budget,
         settings=settings

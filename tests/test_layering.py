@@ -26,6 +26,7 @@ ORDER = (
     "policy",
     "rewards",
     "env",
+    "trust",
     "__main__",
 )
 INSIDE_STRUCTURE = (

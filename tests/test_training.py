@@ -134,19 +134,26 @@ def test_few_images_make_smaller_batches_where_that_is_asked() -> None:
 
 
 @pytest.mark.parametrize(("count", "held"), [(40, 10), (400, 100), (1200, 250), (8000, 800)])
-def test_held_out_images_are_neither_fitted_nor_calibrated_on(count: int, held: int) -> None:
+@pytest.mark.parametrize("selection", [0, 100])
+def test_held_out_images_are_neither_fitted_nor_calibrated_on(
+    count: int, held: int, selection: int
+) -> None:
     train = Split(inputs=torch.arange(count).float()[:, None], labels=torch.arange(count) % 4)
-    fitted, held_out = hold_out(train, calibration=20, validation=5000, seed=3)
-    drawn = PruningData.of_training(train, calibration=20, validation=5000, seed=3)
+    numbers = {"calibration": 20, "validation": 5000, "selection": selection, "seed": 3}
+    fitted, held_out = hold_out(train, **numbers)
+    drawn = PruningData.of_training(train, **numbers)
     names = {
         name: set(split.inputs.flatten().tolist())
         for name, split in (
             ("fitted", fitted), ("held", held_out),
             ("calibration", drawn.calibration), ("validation", drawn.validation),
+            ("selection", drawn.judging),
         )
     }  # fmt: skip
     assert len(held_out) == len(names["held"]) == held
-    assert names["held"] <= names["validation"]
+    assert names["held"] <= names["validation"] | names["selection"]
+    # The images that fewest choices were made on come first.
+    assert len(names["held"] & names["selection"]) == min(held, len(names["selection"]))
     assert not names["held"] & (names["fitted"] | names["calibration"])
     assert len(names["fitted"] | names["held"]) == count
     shares = held_out.labels.bincount().double() / held
@@ -155,7 +162,7 @@ def test_held_out_images_are_neither_fitted_nor_calibrated_on(count: int, held: 
 
 def test_nothing_is_held_out_of_what_calibration_needs() -> None:
     with pytest.raises(ValueError, match="of 8 training samples, 8 are for calibration"):
-        hold_out(samples(8), calibration=8, validation=5, seed=0)
+        hold_out(samples(8), calibration=8, validation=5, selection=0, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """The samples that a search reads, and the test samples that it must never read."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeGuard
 
 import torch
@@ -43,6 +44,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    @cached_property
+    def digests(self) -> tuple[bytes, ...]:
+        """A checksum of each sample's inputs, which only equal samples share."""
+        rows = self.inputs.detach().cpu().float().flatten(1).contiguous().numpy()
+        return tuple(hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows)
+
     def take(self, indices: Tensor) -> "Split":
         """Some of the samples."""
         return Split(inputs=self.inputs[indices], labels=self.labels[indices])
@@ -81,35 +88,45 @@ Samples = Split | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PruningData:
-    """The samples of a search: the calibration split and the validation split.
+    """The samples of a search: calibration, validation and selection.
 
     Attributes:
         calibration: Samples that the criterion and the repair read.
         validation: Samples on which rewards are paid. They must come from training data.
+        selection: Other training samples, on which the best policies of a search are compared. Each
+            of many policies was judged on the validation split, so the greatest rewards are
+            partly luck with its samples, which these do not share. If None, the validation split
+            serves for both.
         test: Samples of the final report. No reward and no choice reads them; they are only
             compared with the other splits, so that shared samples are refused.
     """
 
     calibration: Split
     validation: Split
+    selection: Split | None = None
     test: Split | None = None
 
     def __post_init__(self) -> None:
-        shapes = {split.inputs.shape[1:] for split in self._splits()}
+        splits = self._splits()
+        given = [split for split in (*splits.values(), self.test) if split is not None]
+        shapes = {split.inputs.shape[1:] for split in given}
         if len(shapes) > 1:
             raise ValueError(
                 f"samples have different shapes, {', '.join(str(tuple(s)) for s in shapes)}; "
                 "give all in one"
             )
-        if self.test is not None:
-            tested = _digests(self.test)
-            for name, split in (("calibration", self.calibration), ("validation", self.validation)):
-                shared = len(tested & _digests(split))
-                if shared:
-                    raise ValueError(
-                        f"{shared} of the {name} samples are test samples too, so that the test "
-                        "accuracy would be of data that choices were made on; take them out"
-                    )
+        for name, split in splits.items():
+            if shared := _shared(self.test, split):
+                raise ValueError(
+                    f"{shared} of the {name} samples are test samples too, so that the test "
+                    "accuracy would be of data that choices were made on; take them out"
+                )
+        for name in ("calibration", "validation"):
+            if shared := _shared(self.selection, splits[name]):
+                raise ValueError(
+                    f"{shared} of the {name} samples are selection samples too, so that policies "
+                    "would be compared on data that they were found with; take them out"
+                )
 
     @classmethod
     def of_training(
@@ -119,36 +136,74 @@ class PruningData:
         test: Split | None = None,
         calibration: int = 300,
         validation: int = 5000,
+        selection: int = 1000,
         seed: int = 0,
     ) -> "PruningData":
-        """Both splits drawn from training data, stratified by class, without shared samples.
+        """The splits drawn from training data, stratified by class, without shared samples.
 
-        If there are too few samples for both, calibration gets its number and validation the rest.
+        See :func:`draw` for how many samples each split gets where there are too few. Copies of
+        calibration and validation samples are left out of the selection split.
 
         Raises:
-            ValueError: There are too few samples for both.
+            ValueError: There are too few samples.
         """
-        if calibration < 1 or validation < 1 or len(train) <= calibration:
-            raise ValueError(
-                f"{calibration} calibration and {validation} validation samples cannot be drawn "
-                f"from {len(train)} training samples; give more, or ask for fewer"
-            )
-        order = stratified_order(train.labels, seed=seed)
-        return cls(
-            calibration=train.take(order[:calibration]),
-            validation=train.take(order[calibration : calibration + validation]),
-            test=test,
+        drawn = draw(
+            train.labels,
+            calibration=calibration,
+            validation=validation,
+            selection=selection,
+            seed=seed,
         )
+        splits = {name: train.take(indices) for name, indices in drawn.items() if len(indices)}
+        if "selection" in splits:
+            others = {*splits["calibration"].digests, *splits["validation"].digests}
+            splits["selection"] = _without(splits["selection"], others)
+        return cls(**splits, test=test)
+
+    @property
+    def judging(self) -> Split:
+        """The samples on which the best policies are compared: selection, or else validation."""
+        return self.validation if self.selection is None else self.selection
 
     def to(self, device: torch.device | str) -> "PruningData":
-        """Both splits on a device, without the test samples, which have been compared already."""
-        calibration, validation = self.calibration.to(device), self.validation.to(device)
-        if calibration is self.calibration and validation is self.validation:
-            return self
-        return PruningData(calibration=calibration, validation=validation)
+        """The splits on a device, without the test samples, which have been compared already."""
+        own = self._splits()
+        moved = {name: split.to(device) for name, split in own.items()}
+        return self if moved == own else PruningData(**moved)
 
-    def _splits(self) -> list[Split]:
-        return [s for s in (self.calibration, self.validation, self.test) if s is not None]
+    def _splits(self) -> dict[str, Split]:
+        named = {
+            "calibration": self.calibration,
+            "validation": self.validation,
+            "selection": self.selection,
+        }
+        return {name: split for name, split in named.items() if split is not None}
+
+
+def draw(
+    labels: Tensor, *, calibration: int, validation: int, selection: int, seed: int
+) -> Mapping[str, Tensor]:
+    """Which training samples each split gets: their indices, by the name of the split.
+
+    If there are too few samples, calibration gets its number, selection at most a third of the
+    others, and validation the rest. Every split has nearly the same shares of the classes.
+
+    Raises:
+        ValueError: A number is too small, or calibration leaves no sample.
+    """
+    if calibration < 1 or validation < 1 or selection < 0 or len(labels) <= calibration:
+        raise ValueError(
+            f"{calibration} calibration, {validation} validation and {selection} selection samples "
+            f"cannot be drawn from {len(labels)} training samples; give more, or ask for fewer"
+        )
+    others = len(labels) - calibration
+    selection = min(selection, others // 3)
+    validation = min(validation, others - selection)
+    order = stratified_order(labels, seed=seed)
+    parts = order[: calibration + validation + selection].split(
+        [calibration, validation, selection]
+    )
+    return dict(zip(("calibration", "validation", "selection"), parts, strict=True))
 
 
 def stratified_order(labels: Tensor, *, seed: int) -> Tensor:
@@ -165,9 +220,20 @@ def stratified_order(labels: Tensor, *, seed: int) -> Tensor:
     return places.argsort(stable=True)
 
 
-def _digests(split: Split) -> set[bytes]:
-    rows = split.inputs.detach().cpu().float().flatten(1).contiguous().numpy()
-    return {hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows}
+def _shared(first: Split | None, second: Split) -> int:
+    """How many different samples are in both splits."""
+    return len({*first.digests} & {*second.digests}) if first is not None else 0
+
+
+def _without(split: Split, digests: set[bytes]) -> Split:
+    """The samples of a split whose checksums are not among these."""
+    own = [index for index, digest in enumerate(split.digests) if digest not in digests]
+    if not own:
+        raise ValueError(
+            f"each of the {len(split)} samples drawn for selection is a copy of a calibration or "
+            "validation sample; give training data without copies, or ask for no selection samples"
+        )
+    return split.take(torch.tensor(own)) if len(own) < len(split) else split
 
 
 def _is_real(tensor: Tensor) -> bool:

@@ -1,9 +1,9 @@
 """Channel pruning as a Gymnasium environment: one step decides one group of channels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, SupportsFloat
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, Literal, SupportsFloat
 from weakref import WeakValueDictionary
 
 import gymnasium as gym
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from amc_env.criteria import Criterion, make_criterion
-from amc_env.data import PruningData
+from amc_env.data import PruningData, Split
+from amc_env.env.bench import Bench
 from amc_env.env.budget import Budget, BudgetKeeper, check_bounds
 from amc_env.env.observation import FEATURE_NAMES, Observer
 from amc_env.env.rendering import draw, tabulate
@@ -84,7 +85,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
 
     Args:
         model: A trained network that gives class scores. It is not modified.
-        data: Calibration samples, and the validation split on which rewards are computed.
+        data: Calibration samples, the validation split on which rewards are computed, and the
+            selection split on which finalists are judged.
         criterion: The criterion that ranks channels, by name or as an object.
         reward: A name, weights by name, or a function of ``RewardContext``.
         budget: What may be left of the network's cost; no limit if None.
@@ -135,16 +137,13 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             max_keep=self.settings.max_keep,
         )
         self._observer = Observer(self.graph, target=budget.target() if budget else 1.0)
-        # A run over the whole split takes long. The sample with the greatest label is enough to
-        # find out whether the network runs and has a score for every class.
-        greatest = data.validation.labels.argmax()[None]
-        Evaluator(data.validation.take(greatest), precision="float32").logits(model)
-        self.evaluator = Evaluator(
-            data.validation,
-            batch=self.settings.evaluation_batch,
-            precision=self.settings.precision,
-            folds=folds_of(model, data.calibration.inputs[:2]),
-        )
+        # A run over a whole split takes long. The sample with the greatest label is enough to find
+        # out whether the network runs and has a score for every class.
+        for split in (data.validation, data.judging):
+            greatest = split.labels.argmax()[None]
+            Evaluator(split.take(greatest), precision="float32").logits(model)
+        self._folds = folds_of(model, data.calibration.inputs[:2])
+        self.evaluator = self._evaluator(data.validation)
         self.pruner = Pruner(
             self.graph,
             data.calibration,
@@ -152,7 +151,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             repair=self.settings.repair,
             norm_format=self.evaluator.choose(model).format,
         )
-        self._original_logits = self.evaluator.logits(model)
+        self._validation = self._bench(self.evaluator, mapped=data.calibration)
         self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURE_NAMES),), np.float32)
         self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
         self._outcomes: dict[tuple[int, ...], dict[int, Outcome]] = {}
@@ -257,8 +256,43 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         Raises:
             ValueError: The reward is no finite number.
         """
-        with torch.no_grad():
-            return self._pay(counts, compact, self.evaluator.logits(compact))
+        return self._paid(self.context(compact, counts))
+
+    def judge(self, compact: nn.Module, counts: Mapping[str, int]) -> Outcome:
+        """As ``pay``, on the selection split; on the validation split where the data has none.
+
+        A search tries many policies on the validation split, so the greatest of its rewards are
+        partly luck with these samples. Its best policies are better compared on others.
+        """
+        return self._paid(self.context(compact, counts, on="selection"))
+
+    def context(
+        self,
+        compact: nn.Module,
+        counts: Mapping[str, int],
+        *,
+        on: Literal["validation", "selection"] = "validation",
+    ) -> RewardContext:
+        """What rewards read of a compact network; several rewards share its class scores.
+
+        Args:
+            compact: The network.
+            counts: How many channels each group keeps in it.
+            on: The split on which rewards are computed. On the selection split they read feature
+                maps of its samples too. Where the data has no selection split, validation serves.
+        """
+        bench = self._validation if on == "validation" else self._selection
+        return bench.context(compact, counts)
+
+    def use_reward_(self, reward: str | Reward | Mapping[str, float]) -> None:
+        """Pay all further episodes by another reward.
+
+        Raises:
+            ValueError: The reward does not exist.
+        """
+        self._reward = make_reward(reward)
+        self._outcomes = {}
+        self._trials.clear()
 
     def policy(self, counts: Mapping[str, int], *, seed: int = 0) -> Policy:
         """The policy that keeps the best-ranked channels of every group, in these numbers.
@@ -312,27 +346,30 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             )
         return floor
 
-    def _context(
-        self, counts: Mapping[str, int], compact: nn.Module, scores: Tensor
-    ) -> RewardContext:
-        """The finished episode on the samples that there are scores of."""
-        is_whole = len(scores) == len(self.evaluator.split)
-        return RewardContext(
-            compact=compact,
-            original=self.graph.model,
-            evaluator=self.evaluator if is_whole else self.evaluator.part(0, len(scores)),
-            original_logits=self._original_logits[: len(scores)],
-            calibration=self.data.calibration,
-            layers=tuple(dict.fromkeys(p.module for g in self.graph.groups for p in g.producers)),
-            counts=counts,
-            cost=self.graph.cost(counts),
-            original_cost=self.graph.cost(),
-            seed=self.settings.seed,
-            scores=scores,
+    @cached_property
+    def _selection(self) -> Bench:
+        # Made only for those who ask, because it takes a run of the original network.
+        if self.data.selection is None:
+            return self._validation
+        return self._bench(self._evaluator(self.data.selection), mapped=self.data.selection)
+
+    def _evaluator(self, split: Split) -> Evaluator:
+        return Evaluator(
+            split,
+            batch=self.settings.evaluation_batch,
+            precision=self.settings.precision,
+            folds=self._folds,
         )
 
+    def _bench(self, evaluator: Evaluator, *, mapped: Split) -> Bench:
+        return Bench(self.graph, evaluator, mapped=mapped, seed=self.settings.seed)
+
     def _pay(self, counts: Mapping[str, int], compact: nn.Module, scores: Tensor) -> Outcome:
-        context = self._context(counts, compact, scores)
+        """The outcome on the samples that there are class scores of."""
+        return self._paid(self._validation.context(compact, counts, scores=scores))
+
+    @torch.no_grad()
+    def _paid(self, context: RewardContext) -> Outcome:
         parts: Mapping[str, float] = {}
         if isinstance(self._reward, WeightedSum):
             parts = self._reward.values(context)
@@ -347,14 +384,10 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             accuracy=context.accuracy,
             flops=context.cost.flops,
             params=context.cost.params,
-            samples=len(scores),
+            samples=len(context.labels),
         )
 
     def _bound(self, counts: Mapping[str, int], compact: nn.Module, scores: Tensor) -> float:
         """The greatest reward that the samples without scores still leave possible."""
-        context = replace(
-            self._context(counts, compact, scores),
-            evaluator=self.evaluator,
-            original_logits=self._original_logits,
-        )
-        return upper_bound(self._reward, context, scores)
+        whole = self._validation.context(compact, counts)
+        return upper_bound(self._reward, whole, scores)

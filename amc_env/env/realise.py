@@ -14,8 +14,8 @@ def realise(
 
     Each layer is repaired on the inputs that the pruned network itself gives it, which takes longer
     than the repair within an episode and makes a better network. If there are several candidates,
-    each repaired network is rewarded on the validation split, and the greatest reward wins; of
-    equal rewards, the first.
+    each repaired network is rewarded on the selection split, on the validation split where there is
+    none, and the greatest reward wins; of equal rewards, the first.
 
     Args:
         env: The environment that the candidates were found in.
@@ -29,10 +29,10 @@ def realise(
     best = 0
     compact = env.pruner.prune_sequentially(candidates[0])
     # A single candidate needs no reward, and rewards take time.
-    reward = env.pay(compact, candidates[0]).reward if len(candidates) > 1 else 0.0
+    reward = env.judge(compact, candidates[0]).reward if len(candidates) > 1 else 0.0
     for index, counts in enumerate(candidates[1:], start=1):
         other = env.pruner.prune_sequentially(counts)
-        paid = env.pay(other, counts).reward
+        paid = env.judge(other, counts).reward
         if paid > reward:
             best, compact, reward = index, other, paid
     return best, compact

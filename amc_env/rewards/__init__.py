@@ -2,7 +2,7 @@
 
 from amc_env.rewards.context import Reward, RewardContext
 from amc_env.rewards.functions import SpatialEntropy, UnivariateEntropy, WeightedSum
-from amc_env.rewards.table import REWARD, REWARDS, make_reward
+from amc_env.rewards.table import REWARD, REWARDS, make_reward, rewards_by_name
 
 __all__ = [
     "REWARD",
@@ -13,4 +13,5 @@ __all__ = [
     "UnivariateEntropy",
     "WeightedSum",
     "make_reward",
+    "rewards_by_name",
 ]

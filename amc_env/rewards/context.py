@@ -22,9 +22,11 @@ class RewardContext:
     Attributes:
         compact: The compact, repaired network.
         original: The network that it was cut from.
-        evaluator: Runs networks on the validation split.
-        original_logits: Class scores of the original network on the validation split.
-        calibration: The calibration split.
+        evaluator: Runs networks on the validation split, or on the selection split where the best
+            policies of a search are compared.
+        original_logits: Class scores of the original network on that split.
+        calibration: Samples whose feature maps are read: the calibration split, or the selection
+            split where policies are compared on it.
         layers: Names of the layers that produce the groups, the same in both networks.
         counts: Number of channels that each group keeps.
         cost: Cost of the compact network.
@@ -48,17 +50,17 @@ class RewardContext:
 
     @cached_property
     def logits(self) -> Tensor:
-        """Class scores of the compact network on the validation split, float32."""
+        """Class scores of the compact network on the evaluator's split, float32."""
         return self.evaluator.logits(self.compact) if self.scores is None else self.scores
 
     @property
     def labels(self) -> Tensor:
-        """Classes of the samples of the validation split."""
+        """Classes of the samples of the evaluator's split."""
         return self.evaluator.split.labels
 
     @property
     def accuracy(self) -> float:
-        """Top-1 accuracy of the compact network on the validation split, from 0 to 1."""
+        """Top-1 accuracy of the compact network on the evaluator's split, from 0 to 1."""
         return accuracy_of(self.logits, self.labels)
 
     def maps(self, samples: int) -> list[Tensor]:

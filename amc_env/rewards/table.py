@@ -35,6 +35,11 @@ REWARD: Kind[Reward] = Kind(
 )
 
 
+def rewards_by_name() -> dict[str, Reward]:
+    """Every reward of this package that needs no options, by its name."""
+    return {name: make() for name, make in REWARDS.items() if name != "weighted"}
+
+
 def make_reward(
     reward: str | Reward | Mapping[str, float], options: Mapping[str, Any] | None = None
 ) -> Reward:

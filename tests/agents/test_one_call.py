@@ -99,6 +99,37 @@ def same(first: nn.Module, second: nn.Module) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
+def test_the_best_finalist_on_the_selection_samples_is_returned() -> None:
+    selection = samples(40, seed=2)
+    result = found(selection=pair(selection), episodes=6, finalists=6)
+    environment = ChannelPruningEnv(
+        model=plain(),
+        data=PruningData(calibration=CALIBRATION, validation=VALIDATION, selection=selection),
+        reward="loss",
+        budget=Budget(flops=0.5),
+        settings=SETTINGS,
+    )
+    rewards = {}
+    for episode in result.episodes:
+        compact = environment.pruner.prune_sequentially(episode.counts)
+        rewards[episode.number] = environment.judge(compact, episode.counts).reward
+    assert rewards[result.best.number] == max(rewards.values())
+    greatest = max(result.episodes, key=lambda episode: episode.reward)
+    assert found(episodes=6, finalists=1).best.number == greatest.number
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"finalists": 0}, "finalists is 0; give at least 1"),
+        ({"selection": pair(VALIDATION)}, "40 of the validation samples are selection samples too"),
+    ],
+)
+def test_what_cannot_select_is_refused_at_once(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        found(**changes)
+
+
 def test_ten_lines_are_enough() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3),

@@ -2,11 +2,12 @@ from typing import Any
 
 import pytest
 import torch
-from pruning import tiny_env
+from pruning import samples, tiny_env
 from torch import nn
 
-from amc_env import EnvSettings, RepairSettings
+from amc_env import ChannelPruningEnv, EnvSettings, PruningData, RepairSettings, Split
 from amc_env.env.realise import realise
+from amc_env.rewards import RewardContext
 
 
 def rewarded(rewards: list[float]) -> Any:
@@ -39,6 +40,53 @@ def test_a_single_candidate_is_not_rewarded() -> None:
     index, compact = realise(tiny_env(reward=rewarded([])), candidates(1))
     assert index == 0
     assert width(compact) == 8
+
+
+def test_finalists_are_judged_on_the_selection_split() -> None:
+    env = tiny_env(
+        reward=lambda context: float(context.evaluator.split.inputs[0, 0, 0, 0]),
+        selection=samples(16, seed=2),
+    )
+    own = env.data.validation, env.data.judging
+    (counts, _) = candidates(2)
+    compact = env.pruner.prune(counts).model
+    found = [play(compact, counts).reward for play in (env.pay, env.judge)]
+    assert found == [float(split.inputs[0, 0, 0, 0]) for split in own]
+
+
+def test_what_one_split_favours_is_not_kept_if_the_other_does_not() -> None:
+    selection = samples(16, seed=2)
+
+    def widest_on_validation(context: RewardContext) -> float:
+        is_selection = len(context.labels) == len(selection)
+        stem = float(context.counts["stem"])
+        return -stem if is_selection else stem
+
+    for split, best in ((selection, 2), (None, 0)):
+        env = tiny_env(reward=widest_on_validation, selection=split)
+        assert realise(env, candidates(3))[0] == best
+
+
+@pytest.mark.parametrize("name", ["accuracy", "loss", "kl_to_original", "univariate_entropy"])
+def test_on_the_selection_split_every_reward_reads_its_samples_alone(name: str) -> None:
+    selection = samples(16, seed=2)
+    env = tiny_env(reward=name, selection=selection)
+    # To this environment the same samples are those of calibration and validation.
+    other = ChannelPruningEnv(
+        model=env.graph.model,
+        data=PruningData(calibration=selection, validation=selection),
+        reward=name,
+        settings=env.settings,
+    )
+    (counts,) = candidates(1)
+    compact = env.pruner.prune(counts).model
+    assert env.judge(compact, counts) == other.pay(compact, counts)
+
+
+def test_a_selection_split_with_unknown_classes_is_refused_at_once() -> None:
+    beyond = Split(inputs=samples(8, seed=2).inputs, labels=torch.full((8,), 4))
+    with pytest.raises(ValueError, match="gives scores of 4 classes, but there is a label 4"):
+        tiny_env(selection=beyond)
 
 
 def test_the_network_is_repaired_layer_by_layer() -> None:

@@ -85,7 +85,7 @@ def test_every_file_composes_and_what_it_names_can_be_made(file: str) -> None:
     ("group", "known"),
     [
         ("criterion", {*CRITERIA}),
-        ("reward", {*REWARDS, "weighted"}),
+        ("reward", {*REWARDS, "auto"}),
         ("agent", {*AGENTS, "ddpg_warm"}),
         ("data", {*DATASETS}),
     ],
@@ -228,6 +228,9 @@ def test_installed_parts_come_by_name() -> None:
         ("search.finalists=0", "search.finalists is 0"),
         ("split.calibration=0", "split.calibration is 0"),
         ("split.validation=-1", "split.validation is -1"),
+        ("split.selection=-1", "split.selection is -1"),
+        ("trust=-1", "trust is -1: give 0 for none, or at least 8 policies"),
+        ("trust=7", "trust is 7: give 0 for none, or at least 8 policies"),
         ("env.evaluation_batch=0", "evaluation_batch is 0"),
         ("env.calibration_batch=0", "calibration_batch is 0"),
         ("env.sampled_positions=0", "sampled_positions is 0"),

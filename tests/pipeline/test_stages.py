@@ -75,7 +75,10 @@ def interrupted(model: nn.Module, _: object, *, only_training: bool) -> None:
     [
         ("env.ignore=[nowhere]", "ignore names no module 'nowhere'"),
         ("budget.flops=0.01", "the budget for flops is 0.01, but with every group at its"),
-        ("split.calibration=900", "900 calibration and 5000 validation samples cannot be drawn"),
+        ("split.calibration=900", "900 calibration, 5000 validation and 1000 selection samples"),
+        ("trust=8 split.selection=0", "none of the 899 training images are for selection; give"),
+        ("trust=8 budget.flops=0.05 env.min_keep=0.2", "budget for flops is 0.05, but"),
+        ("trust=1000 env.round_to=8", "different policies were found .* but 1000 are wanted"),
         ("model.name=resnet18", r"does not run on an example_input of shape \(2, 1, 8, 8\)"),
         ("model.name={file}:five", "the network gives scores of 5 classes, but there is a label 9"),
     ],
@@ -89,7 +92,7 @@ def test_what_cannot_be_pruned_is_refused_before_it_is_trained(
         "def five():\n    return build_model('digits_cnn', num_classes=5, seed=0)\n"
     )
     # With this many epochs the test would not end if the training began.
-    config = composed("base.epochs=1000000", override.format(file=file))
+    config = composed("base.epochs=1000000", *override.format(file=file).split())
     run = stages.start(config, tmp_path / "run")
     with pytest.raises(ValueError, match=message):
         stages.base_model(run)

@@ -173,6 +173,19 @@ def test_settings_sweep(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_chooses_its_reward(tmp_path: Path) -> None:
+    finished = run(*QUICK, "reward=auto", "trust=8", "search.compare=[]", f"folder={tmp_path}")
+    assert finished.returncode == 0, finished.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    by_loss = {name: each["loss"]["correlation"] for name, each in metrics["trust"].items()}
+    assert f"the reward {metrics['reward_name']} ranks the networks best" in finished.stdout
+    rewards = {"parameters left", "summed error curves", "random"} ^ by_loss.keys()
+    known = [by_loss[name] for name in rewards if by_loss[name] is not None]
+    assert by_loss[metrics["reward_name"]] == max(known)
+    assert (tmp_path / "trust_policies.csv").exists()
+
+
+@pytest.mark.slow
 def test_a_job_that_fails_does_not_end_a_sweep(tmp_path: Path) -> None:
     finished = run(
         "-m", *QUICK, "base.epochs=1", "search.compare=[]", "budget.flops=0.01,0.5",

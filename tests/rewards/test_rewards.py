@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from pruning import tiny_data, tiny_env
 from torch import Tensor, nn
 
-from amc_env import ChannelPruningEnv
+from amc_env import ChannelPruningEnv, Split
 from amc_env.calibration.hooks import evaluating
+from amc_env.evaluation import Evaluator
 from amc_env.information.aura import spatial_entropy
 from amc_env.rewards import REWARDS, RewardContext, WeightedSum, make_reward
 
@@ -70,6 +73,28 @@ def test_the_original_network_is_nearest_to_itself() -> None:
     whole = {group.name: group.channels for group in ENV.graph.groups}
     assert make_reward("kl_to_original")(context(counts=whole)) == pytest.approx(0, abs=1e-8)
     assert make_reward("kl_to_original")(context()) < -1e-6
+
+
+def test_kl_to_original_is_the_divergence_of_the_class_probabilities_and_reads_no_label() -> None:
+    given = context()
+    split = ENV.evaluator.split
+    with evaluating(given.compact), evaluating(given.original):
+        p, q = (m(split.inputs).double().softmax(1) for m in (given.original, given.compact))
+    expected = -float((p * (p / q).log()).sum(1).mean())
+    assert make_reward("kl_to_original")(given) == pytest.approx(expected, rel=1e-4)
+    others = Split(inputs=split.inputs, labels=(split.labels + 1) % 4)
+    relabelled = replace(given, evaluator=Evaluator(others, precision="float32"))
+    assert make_reward("kl_to_original")(relabelled) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_context_runs_the_network_once_for_all_rewards() -> None:
+    given = context()
+    runs: list[int] = []
+    hook = given.compact.register_forward_pre_hook(lambda _, x: runs.append(len(x[0])))
+    for name in ("accuracy", "loss", "kl_to_original", "neg_error_log_flops"):
+        make_reward(name)(given)
+    hook.remove()
+    assert sum(runs) == len(ENV.evaluator.split)
 
 
 def test_spatial_entropy_is_that_of_the_maps_and_its_opposite() -> None:

@@ -1,0 +1,58 @@
+"""What rewards read of a compact network, on one split."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from amc_env.data import Split
+from amc_env.evaluation import Evaluator
+from amc_env.rewards import RewardContext
+from amc_env.structure import ChannelGraph
+
+
+class Bench:
+    """Prepares networks for rewards on one split, on which the original network is run once.
+
+    Args:
+        graph: The structure of the original network.
+        evaluator: Runs networks on the split.
+        mapped: Samples whose feature maps rewards read.
+        seed: Seed of rewards that draw random numbers.
+    """
+
+    def __init__(
+        self, graph: ChannelGraph, evaluator: Evaluator, *, mapped: Split, seed: int
+    ) -> None:
+        self.evaluator = evaluator
+        self._graph = graph
+        self._mapped = mapped
+        self._seed = seed
+        self._original_logits = evaluator.logits(graph.model)
+        self._layers = tuple(dict.fromkeys(p.module for g in graph.groups for p in g.producers))
+
+    def context(
+        self, compact: nn.Module, counts: Mapping[str, int], *, scores: Tensor | None = None
+    ) -> RewardContext:
+        """What rewards read of a network that keeps these numbers of channels.
+
+        Args:
+            compact: The network.
+            counts: How many channels each group keeps.
+            scores: Its class scores of the first samples, if they are known. Rewards are then
+                computed on these samples only.
+        """
+        samples = len(self.evaluator.split) if scores is None else len(scores)
+        is_whole = samples == len(self.evaluator.split)
+        return RewardContext(
+            compact=compact,
+            original=self._graph.model,
+            evaluator=self.evaluator if is_whole else self.evaluator.part(0, samples),
+            original_logits=self._original_logits[:samples],
+            calibration=self._mapped,
+            layers=self._layers,
+            counts=counts,
+            cost=self._graph.cost(counts),
+            original_cost=self._graph.cost(),
+            seed=self._seed,
+            scores=scores,
+        )

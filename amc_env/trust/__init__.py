@@ -1,0 +1,17 @@
+"""How far a reward can be trusted: whether it ranks policies as the networks that are kept do."""
+
+from amc_env.trust.measure import Agreement, TriedPolicy, Trust, best_reward, measure, tried
+from amc_env.trust.policies import spread_policies
+from amc_env.trust.ranks import bootstrap_interval, rank_correlation
+
+__all__ = [
+    "Agreement",
+    "TriedPolicy",
+    "Trust",
+    "best_reward",
+    "bootstrap_interval",
+    "measure",
+    "rank_correlation",
+    "spread_policies",
+    "tried",
+]
