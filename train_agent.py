@@ -8,6 +8,7 @@ uv run train_agent.py --help                           all groups and settings
 
 import signal
 import sys
+from typing import Any
 
 from pipeline import CONFIGS
 from pipeline.command import INTERRUPTED, Job, read_jobs, refuse, run_jobs
@@ -29,21 +30,26 @@ def main(arguments: list[str]) -> int:
 def run_job(job: Job) -> int:
     """Run the stages of one job; an interruption keeps what there is."""
     # The stages import PyTorch, which takes seconds; the settings are checked before that.
-    from pipeline import report, stages
+    from amc_env import ChannelPruningEnv
+    from pipeline import budgets, report, stages
     from pipeline.config import RunConfig
+    from pipeline.run import Run
     from pipeline.trust import trust
 
-    config = RunConfig.of(job.settings)
-    run = stages.start(config, job.folder, job.overrides)
+    run = stages.start(RunConfig.of(job.settings), job.folder, job.overrides)
     model, data = stages.base_model(run)
     env = stages.environment(run, model, data)
-    trust(run, env)
-    networks = stages.search(run, env)
-    rivals = stages.compare(run, env)
-    networks = stages.repair(run, env, networks)
-    networks = stages.finetune(run, env, networks, data)
-    report.warn_of_rivals(run, env, networks, rivals)
-    report.finish(run, env, data, networks, rivals)
+
+    def run_budget(run: Run, env: ChannelPruningEnv) -> dict[str, Any]:
+        trust(run, env)
+        networks = stages.search(run, env)
+        rivals = stages.compare(run, env)
+        networks = stages.repair(run, env, networks)
+        networks = stages.finetune(run, env, networks, data)
+        report.warn_of_rivals(run, env, networks, rivals)
+        return report.finish(run, env, data, networks, rivals)
+
+    budgets.for_each(run, env, run_budget)
     return 0 if run.is_complete else INTERRUPTED
 
 

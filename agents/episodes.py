@@ -109,6 +109,8 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
         env: The environment.
         on_episode: Called with every episode as soon as it is finished.
         log: Folder in which a searcher may write its learning curves.
+        start: Numbers of channels that a searcher may begin from. More than the budget allows are
+            reduced by one sparsity for all.
 
     Attributes:
         pruning: The environment, without this wrapper.
@@ -116,6 +118,10 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
         screened: How many validation samples were evaluated for networks that became no episode. A
             searcher that screens adds to it.
         log: The folder; None if no curves are wanted.
+        start: The numbers to begin from, within the budget; None if there are none.
+
+    Raises:
+        ValueError: ``start`` names a group that does not exist.
     """
 
     def __init__(
@@ -124,10 +130,12 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
         *,
         on_episode: Listener | None = None,
         log: Path | None = None,
+        start: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(env)
         self.pruning = env
         self.log = log
+        self.start = env.keeper.scaled(start) if start else None
         self.episodes: list[Episode] = []
         self.screened = 0
         self._listener = on_episode

@@ -84,8 +84,9 @@ class Ddpg(Searcher):
 
     Attributes:
         settings: The settings of the agent.
-        warm_start: Whether the first episode is that of ``error_curves``. The actor is trained to
-            imitate it, and the warm-up explores around the actor instead of uniformly.
+        warm_start: Whether the first episode is that of ``error_curves``, and the second, where
+            there is a policy to begin from, that policy. The actor is trained to imitate the better
+            of them, and the warm-up explores around the actor instead of uniformly.
     """
 
     settings: AMCSettings = field(default_factory=AMCSettings)
@@ -115,7 +116,7 @@ class Ddpg(Searcher):
                 tensorboard_log=_folder(recorder),
             )
             if self.warm_start:
-                observations, actions = _demonstration(recorder)
+                observations, actions = _demonstration(recorder, episodes)
                 model.imitate_(observations, actions)
             left = episodes - len(recorder.episodes)
             if left > 1:
@@ -241,11 +242,22 @@ def _global_randomness_restored() -> Iterator[None]:
         np.random.set_state(numpys)  # noqa: NPY002
 
 
-def _demonstration(recorder: Recorder) -> tuple[Observation, Action]:
-    """Observations and executed actions of an episode that follows the error curves."""
+def _demonstration(recorder: Recorder, episodes: int) -> tuple[Observation, Action]:
+    """Observations and executed actions of the better of at most two episodes.
+
+    The first follows the error curves, the second the policy to begin from, if there is one.
+    """
+    plans = [allocate(recorder.pruning), *([recorder.start] if recorder.start else [])]
+    played = [_demonstrated(recorder, counts) for counts in plans[:episodes]]
+    best = max(range(len(played)), key=lambda index: recorder.episodes[index].reward)
+    return played[best]
+
+
+def _demonstrated(recorder: Recorder, counts: Mapping[str, int]) -> tuple[Observation, Action]:
+    """Observations and executed actions of an episode that keeps these numbers of channels."""
     seen, _ = recorder.reset()
     observations = []
-    for action in recorder.actions_for(allocate(recorder.pruning)):
+    for action in recorder.actions_for(counts):
         observations.append(seen)
         seen = recorder.step(np.array([action], dtype=np.float32))[0]
     executed = np.array(recorder.episodes[-1].sparsities, dtype=np.float32)

@@ -2,6 +2,7 @@
 
 import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -42,6 +43,7 @@ class Searcher(ABC):
         seed: int,
         on_episode: Listener | None = None,
         log: Path | None = None,
+        start: Mapping[str, int] | None = None,
     ) -> SearchResult:
         """Search for at most ``episodes`` episodes and return all of them with the best policy.
 
@@ -53,16 +55,19 @@ class Searcher(ABC):
             seed: Seed of the searcher.
             on_episode: Called with every episode as soon as it is finished.
             log: Folder in which a learner writes its learning curves; they are not written if None.
+            start: How many channels each group keeps in a policy to begin from, such as the best
+                at another budget. More than the budget allows are reduced by one sparsity for all.
+                ``ddpg_warm``, ``cma_es`` and ``tpe`` begin there; other searchers take no notice.
 
         Raises:
-            ValueError: ``episodes`` is less than 1.
+            ValueError: ``episodes`` is less than 1, or ``start`` names a group that does not exist.
             SearchFailedError: An error ended the search after its first episode; the finished
                 episodes are in its ``result``. An earlier error is raised as it is.
             KeyboardInterrupt: The search was interrupted within its first episode.
         """
         if episodes < 1:
             raise ValueError(f"episodes is {episodes}; give at least 1")
-        recorder = Recorder(env, on_episode=on_episode, log=log)
+        recorder = Recorder(env, on_episode=on_episode, log=log, start=start)
         recorder.reset(seed=seed)
         is_complete = True
         try:
@@ -83,6 +88,7 @@ class Searcher(ABC):
 
         ``recorder`` is a Gymnasium environment around the pruning environment, which is
         ``recorder.pruning``; ``recorder.play`` plays an episode from a list of actions.
+        ``recorder.start`` is a policy to begin from, if there is one.
         """
 
 

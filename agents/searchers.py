@@ -13,9 +13,6 @@ from agents.episodes import Recorder
 from agents.options import YES_OR_NO, check_values
 from agents.searcher import Searcher
 from amc_env import ChannelPruningEnv
-from amc_env.structure.sparsity import kept_count
-
-_HALVINGS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +63,8 @@ class CmaEs(Searcher):
     """Covariance matrix adaptation over the vector of all actions (Hansen, 2016).
 
     Attributes:
-        sigma: Initial deviation. The initial mean is the uniform sparsity.
+        sigma: Initial deviation. The initial mean is the policy to begin from, or the uniform
+            sparsity where there is none.
     """
 
     name: ClassVar[str] = "cma_es"
@@ -84,8 +82,11 @@ class CmaEs(Searcher):
         groups = recorder.pruning.graph.groups
         # The algorithm refuses a single dimension; beside a single group a second one is unused.
         size = max(2, len(groups))
+        mean = np.full(size, uniform_sparsity(recorder.pruning))
+        if recorder.start:
+            mean[: len(groups)] = recorder.actions_for(recorder.start)
         optimizer = CMA(
-            mean=np.full(size, uniform_sparsity(recorder.pruning)),
+            mean=mean,
             sigma=self.sigma,
             bounds=np.array([[0.0, 1.0]] * size),
             seed=seed,
@@ -103,7 +104,10 @@ class CmaEs(Searcher):
 
 @dataclass(frozen=True, kw_only=True)
 class Tpe(Searcher):
-    """Tree-structured Parzen estimator over the actions (Bergstra et al., 2011), by Optuna."""
+    """Tree-structured Parzen estimator over the actions (Bergstra et al., 2011), by Optuna.
+
+    Where there is a policy to begin from, the first episode plays it.
+    """
 
     name: ClassVar[str] = "tpe"
 
@@ -117,6 +121,8 @@ class Tpe(Searcher):
         study = optuna.create_study(
             direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed)
         )
+        if recorder.start:
+            study.enqueue_trial(dict(zip(names, recorder.actions_for(recorder.start), strict=True)))
         for _ in range(episodes):
             trial = study.ask()
             actions = [trial.suggest_float(name, 0.0, 1.0) for name in names]
@@ -125,37 +131,9 @@ class Tpe(Searcher):
 
 def uniform_sparsity(env: ChannelPruningEnv) -> float:
     """The smallest sparsity that, used for all groups alike, meets the environment's budget."""
-    low, high = 1.0 - env.keeper.max_keep, 1.0
-    if env.keeper.fits(_counts(env, low)):
-        return low
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if env.keeper.fits(_counts(env, middle)):
-            high = middle
-        else:
-            low = middle
-    return high
+    return env.keeper.fitting_sparsity({})
 
 
 def uniform_counts(env: ChannelPruningEnv) -> dict[str, int]:
     """Channels that each group keeps at the uniform sparsity, with the rest of the budget spent."""
-    sparsity = uniform_sparsity(env)
-    counts = _counts(env, sparsity)
-    missing = {g.name: (1.0 - sparsity) - counts[g.name] / g.channels for g in env.graph.groups}
-    for name in sorted(missing, key=lambda name: -missing[name]):
-        more = next(
-            (c for c in env.keeper.between(env.graph.group(name)) if c > counts[name]), None
-        )
-        if more is not None and env.keeper.fits({**counts, name: more}):
-            counts[name] = more
-    return counts
-
-
-def _counts(env: ChannelPruningEnv, sparsity: float) -> dict[str, int]:
-    """Channels that each group would keep at a sparsity if there were no budget."""
-    fewest, most = env.keeper.min_counts, env.keeper.max_counts
-    counts = {}
-    for group in env.graph.groups:
-        wanted = group.round_count(kept_count(group.channels, sparsity=sparsity))
-        counts[group.name] = min(max(wanted, fewest[group.name]), most[group.name])
-    return counts
+    return env.keeper.scaled({})

@@ -2,11 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from typing import Annotated, Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from agents import Searcher
 from agents.table import AGENT
@@ -66,33 +75,99 @@ class ModelSection(Named):
     checkpoint: str | None = None
 
 
+def _ratios(given: Any) -> Any:
+    """One ratio, or several in the order in which they are searched; a list of one is that one."""
+    if not isinstance(given, (list, tuple)):
+        return _number(given)
+    ratios = sorted((_number(ratio) for ratio in given), reverse=True)
+    if not ratios:
+        raise ValueError("the list is empty; give a ratio, or several as [0.7,0.5]")
+    twice = next((one for one, other in pairwise(ratios) if one == other), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is there twice; give every ratio once")
+    return tuple(ratios) if len(ratios) > 1 else ratios[0]
+
+
+def _number(given: Any) -> float:
+    if not isinstance(given, (int, float)) or isinstance(given, bool):
+        raise ValueError(f"{given!r} is no ratio; give a number, or several as [0.7,0.5]")
+    return float(given)
+
+
+# What is no ratio of an original is refused by the budget itself.
+Ratios = Annotated[float | tuple[float, ...], BeforeValidator(_ratios)]
+
+
 class MeasureSection(Named):
     """A limit on a measure that is installed or a user's own."""
 
-    ratio: float
+    ratio: Ratios
 
 
 class BudgetSection(_Section):
-    """What may be left of the original network's cost, as ratios; no limit where all are empty."""
+    """What may be left of the original network's cost, as ratios; no limit where all are empty.
 
-    flops: float | None = None
-    params: float | None = None
+    One of the ratios may be a list; each of its ratios is a budget of its own.
+    """
+
+    flops: Ratios | None = None
+    params: Ratios | None = None
     measures: dict[str, MeasureSection] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _has_one_list(self) -> "BudgetSection":
+        lists = [name for name, ratio in self._ratios().items() if isinstance(ratio, tuple)]
+        if len(lists) > 1:
+            raise ValueError(
+                f"{lists[0]} and {lists[1]} are both lists; give several ratios for one of them"
+            )
+        return self
+
+    def each(self) -> dict[str, "BudgetSection"]:
+        """The section of every budget, the greatest ratio first, by the setting that it is.
+
+        Where there is no list, the section itself by an empty text.
+        """
+        for name, ratios in self._ratios().items():
+            if isinstance(ratios, tuple):
+                return {f"budget.{name}={ratio}": self._with(name, ratio) for ratio in ratios}
+        return {"": self}
+
     def make(self) -> Budget | None:
-        """The budget, or None where there is no limit.
+        """The budget of a section without a list, or None where there is no limit.
 
         Raises:
             ValueError: A ratio is out of range, or a measure does not exist.
         """
-        if self.flops is None and self.params is None and not self.measures:
+        ratios: dict[str, Any] = self._ratios()
+        if not ratios:
             return None
         # A measure is called by its key, where it has no other name.
         named = {
             key: m.model_copy(update={"name": m.title() or key}) for key, m in self.measures.items()
         }
-        measures = {key: (m.make(MEASURE), m.ratio) for key, m in named.items()}
-        return Budget(flops=self.flops, params=self.params, measures=measures)
+        measures = {key: (m.make(MEASURE), ratios[_measure(key)]) for key, m in named.items()}
+        return Budget(flops=ratios.get("flops"), params=ratios.get("params"), measures=measures)
+
+    def _ratios(self) -> dict[str, float | tuple[float, ...]]:
+        """What is given, by the names of the settings."""
+        given = {"flops": self.flops, "params": self.params}
+        given |= {_measure(key): measure.ratio for key, measure in self.measures.items()}
+        return {name: ratio for name, ratio in given.items() if ratio is not None}
+
+    def _with(self, name: str, ratio: float) -> "BudgetSection":
+        """This section with another ratio of one setting."""
+        measures = {
+            key: m.model_copy(update={"ratio": ratio}) if _measure(key) == name else m
+            for key, m in self.measures.items()
+        }
+        changed = {name: ratio} if name in ("flops", "params") else {"measures": measures}
+        return self.model_copy(update=changed)
+
+
+def _measure(key: str) -> str:
+    """The name of the setting of a measure's ratio."""
+    return f"measures.{key}.ratio"
 
 
 class SplitSection(_Section):
@@ -163,7 +238,8 @@ class Parts:
     Attributes:
         criterion: Ranks channels.
         reward: Judges episodes.
-        budget: Limits the cost; None for no limit.
+        budgets: Limits of the cost, the greatest first, by the settings that they are; one by an
+            empty text where there is a single one. None for no limit.
         agent: Searches.
         compared: The agents that it is compared with, by name.
         env: The settings of the environment and the repair.
@@ -172,7 +248,7 @@ class Parts:
 
     criterion: Criterion
     reward: Reward
-    budget: Budget | None
+    budgets: Mapping[str, Budget | None]
     agent: Searcher
     compared: Mapping[str, Searcher]
     env: EnvSettings
@@ -243,11 +319,16 @@ class RunConfig(_Section):
         names = {key: getattr(self, key).name or name_of(part) for key, part in made.items()}
         return Parts(
             **made,
-            budget=self.budget.make(),
+            budgets={name: section.make() for name, section in self.budget.each().items()},
             compared={name: agent.make(AGENT) for name, agent in self._compared().items()},
             env=replace(self.env, seed=self.seed, repair=replace(self.env.repair, seed=self.seed)),
             names={"model": self.model.title(), "data": self.data.title(), **names},
         )
+
+    def each_budget(self) -> dict[str, "RunConfig"]:
+        """The configuration of every budget, in the order and by the names of ``Parts.budgets``."""
+        sections = self.budget.each().items()
+        return {name: self.model_copy(update={"budget": section}) for name, section in sections}
 
     def as_plain(self) -> Mapping[str, Any]:
         """The resolved settings, for a file."""

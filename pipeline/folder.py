@@ -37,10 +37,19 @@ class RunFolder:
         """The folder of TensorBoard's files."""
         return self.path / "tensorboard"
 
+    @property
+    def picture(self) -> Path:
+        """The picture of a run with several budgets, without an ending."""
+        return self.path / "budgets"
+
     def compared(self, agent: str) -> Path:
         """The folder for the policy and weights of an agent that this run is compared with."""
         # An agent given as FILE.py:CLASS is not to make folders of its own.
         return self.path / "compare" / Path(agent).name
+
+    def part(self, name: str) -> "RunFolder":
+        """The folder of one of several parts of this run, which leaves there what a run leaves."""
+        return RunFolder(self.path / name.replace("/", "-"))
 
     def open_(self, settings: Mapping[str, Any]) -> None:
         """Make the folder, and write the settings with every choice and reference resolved.
@@ -51,12 +60,12 @@ class RunFolder:
         check_output(self.path)
         plain = json.loads(json.dumps(settings))
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
-        self._curves = SummaryWriter(str(self.curves))
 
     def begin_episodes(self, groups: Sequence[str]) -> None:
-        """Write the header of ``episodes.csv``; the episodes follow one by one."""
+        """Write the header of ``episodes.csv`` and begin the curves; the episodes follow."""
         header = [*_COLUMNS, *(f"sparsity/{name}" for name in groups)]
         write_text(self.path / "episodes.csv", _line(header))
+        self._curves = SummaryWriter(str(self.curves))
 
     def add_episode(self, episode: Episode, graph: ChannelGraph, best: Policy | None) -> None:
         """Save one finished episode at once, and the policy if it is the best until now.
@@ -99,7 +108,7 @@ class RunFolder:
 
     def _writer(self) -> SummaryWriter:
         if self._curves is None:
-            raise RuntimeError(f"the folder {self.path} is not open; call open_ first")
+            raise RuntimeError(f"no search has begun in {self.path}; call begin_episodes first")
         return self._curves
 
     def _add_curves(self, episode: Episode, graph: ChannelGraph) -> None:

@@ -169,9 +169,8 @@ class Settings:
             near = nearest(key, [*defaults, *self.choices])
             raise ValueError(f"there is no setting {key!r}; the nearest is {near!r}")
         if not _fits(key, value, defaults[key]):
-            several = "; several values are run by train_agent.py -m" if "," in str(value) else ""
             expected = _TYPES[type(defaults[key])]
-            raise ValueError(f"{key} is {value!r}; give {expected}{several}")
+            raise ValueError(f"{key} is {value!r}; give {expected}{_hint(key, value)}")
 
     def _defaults_of(self, chosen: tuple[str, ...]) -> dict[str, Any]:
         """Every setting by its dotted key, with its value where only choices of groups are made."""
@@ -205,6 +204,14 @@ def quoted(value: str, *, is_sweep: bool) -> str:
     return f"'{escaped}'"
 
 
+def _hint(key: str, value: object) -> str:
+    """How several values are given, for who wrote them as one."""
+    if not (isinstance(value, str) and "," in value):
+        return ""
+    together = f", several budgets of one run as '{key}=[{value}]'"
+    return "; several values are run by train_agent.py -m" + together * key.startswith("budget.")
+
+
 def _installed(group: str) -> list[str]:
     if group not in ENTRY_POINTS:
         return []
@@ -227,6 +234,10 @@ def _fits(key: str, value: object, default: object) -> bool:
         return not isinstance(value, bool | dict)
     if ".options." in key and value == "auto":
         return not isinstance(default, bool | list | dict)
+    if key.startswith("budget.") and list in (type(value), type(default)):
+        # One ratio may stand for several and the other way round; more is checked by the budget.
+        ratios = value if isinstance(value, list) else [value]
+        return all(isinstance(r, int | float) and not isinstance(r, bool) for r in ratios)
     if isinstance(default, bool) or isinstance(value, bool):
         return type(value) is type(default)
     return isinstance(value, (int, float) if isinstance(default, float) else type(default))

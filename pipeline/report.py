@@ -3,7 +3,7 @@
 import shlex
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from amc_env.data.datasets import Dataset
 from amc_env.evaluation import Evaluator
 from amc_env.latency import latencies_ms
 from pipeline.failures import explained
+from pipeline.picture import ORIGINAL, Point, save_picture
 from pipeline.run import Network, Run, choose, write_network
-from pipeline.screen import Row, say, show
+from pipeline.screen import Row, say, show, show_points
 from pipeline.trust import figures
 
 _AGENT_FILES = Path(__file__).resolve().parents[1] / "configs" / "agent"
@@ -52,21 +53,16 @@ def finish(
     data: Dataset,
     networks: Sequence[Network],
     rivals: Sequence[Network],
-) -> None:
+) -> dict[str, Any]:
     """Measure all networks on the test data, export the chosen one, write and show the figures.
 
-    This is the only stage that reads the test data, after everything has been chosen.
+    This is the only stage that reads the test data, after everything has been chosen. The figures
+    are those of ``metrics.json``.
     """
-    kept, original = choose(networks), env.graph.cost()
+    kept = choose(networks)
     exact = Evaluator(data.test, precision="float32")
     with explained("measuring on the test data", smaller="the test data", saved=run.folder.saved):
-        base = Row(
-            name="original",
-            model=env.graph.model,
-            accuracy=exact.accuracy(env.graph.model),
-            flops=original.flops,
-            params=original.params,
-        )
+        base = _original(run, env, exact)
         own = [_row(env, exact, network, is_kept=network is kept) for network in networks]
         rows = [base, *own, *(_row(env, exact, network) for network in rivals)]
         models = [row.model for row in rows]
@@ -79,6 +75,7 @@ def finish(
         **_figures(run, env.graph, networks, kept),
         "evaluation_format": asdict(env.evaluator.choose(env.graph.model)),
         "test_accuracies": {row.name: row.accuracy for row in rows},
+        "network_flops": {row.name: row.flops for row in rows},
         "latencies_ms": {row.name: ms for row, ms in zip(rows, latencies, strict=True)},
     }
     run.folder.write_metrics(metrics)
@@ -90,6 +87,32 @@ def finish(
     say(f"policy.json, pruned.safetensors, metrics.json and more are in {run.folder.path}")
     if not run.is_complete:
         say("interrupted: this is the best that was found until then")
+    return metrics
+
+
+def write_together(run: Run, finished: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the figures and the picture of the budgets that are finished, by their settings."""
+    is_whole = len(finished) == len(run.parts.budgets)
+    run.folder.write_metrics(
+        {
+            "budgets": finished,
+            "seconds": time.perf_counter() - run.started,
+            "seed": run.config.seed,
+            "is_complete": run.is_complete and is_whole,
+        }
+    )
+    save_picture(list(_points(finished)), run.folder.picture)
+
+
+def show_together(run: Run, finished: Mapping[str, Mapping[str, Any]]) -> None:
+    """Show the networks of all finished budgets in one table."""
+    found = f"{len(finished)} of {len(run.parts.budgets)} budgets"
+    title = f"{found}; accuracy on test data, latency of {_LATENCY_BATCH} samples"
+    show_points(list(_points(finished)), title=title)
+    name = run.folder.picture.name
+    say(f"a folder for each, metrics.json, {name}.svg and {name}.png are in {run.folder.path}")
+    if not run.is_complete:
+        say(f"interrupted: this is what was found until then, of {found}")
 
 
 def command_for(agent: str, overrides: Sequence[str]) -> str:
@@ -103,6 +126,34 @@ def command_for(agent: str, overrides: Sequence[str]) -> str:
 
 def _reward(env: ChannelPruningEnv, network: Network) -> float:
     return env.judge(network.result.compact, network.result.best.counts).reward
+
+
+def _points(finished: Mapping[str, Mapping[str, Any]]) -> Iterator[Point]:
+    """The original network, and of every budget the networks that nothing was added to since."""
+    for number, (budget, metrics) in enumerate(finished.items()):
+        kept = f"{metrics['agent']}, {metrics['kept']}"
+        for name, accuracy in metrics["test_accuracies"].items():
+            is_original = name == ORIGINAL
+            is_superseded = name.endswith(", pruned") and name != kept
+            if is_superseded or (is_original and number):
+                continue
+            yield Point(
+                budget="" if is_original else budget,
+                network=name,
+                accuracy=accuracy,
+                flops=metrics["network_flops"][name],
+                latency_ms=metrics["latencies_ms"][name],
+                is_kept=name == kept,
+            )
+
+
+def _original(run: Run, env: ChannelPruningEnv, exact: Evaluator) -> Row:
+    """The original network, which is measured once however many budgets there are."""
+    model, cost = env.graph.model, env.graph.cost()
+    if run.shared.original_accuracy is None:
+        run.shared.original_accuracy = exact.accuracy(model)
+    accuracy = run.shared.original_accuracy
+    return Row(name=ORIGINAL, model=model, accuracy=accuracy, flops=cost.flops, params=cost.params)
 
 
 def _row(

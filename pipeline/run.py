@@ -1,7 +1,7 @@
 """What a run carries from stage to stage."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,8 +17,23 @@ Stage = Literal["pruned", "repaired", "finetuned"]
 
 
 @dataclass(kw_only=True, eq=False)
+class Shared:
+    """What the search at one budget leaves for the next budgets of the run.
+
+    Attributes:
+        found: How many channels each group keeps in the policy that an agent found last, by the
+            name of a compared agent and by None for the run's own agent.
+        original_accuracy: The original network's accuracy on the test data, for reports only; None
+            until it has been measured.
+    """
+
+    found: dict[str | None, Mapping[str, int]] = field(default_factory=dict)
+    original_accuracy: float | None = None
+
+
+@dataclass(kw_only=True, eq=False)
 class Run:
-    """What all stages of a run share.
+    """What all stages of a run share; with several budgets, those of one budget.
 
     Attributes:
         config: The settings.
@@ -28,6 +43,7 @@ class Run:
         overrides: The settings that the command line gave, as it gave them.
         is_complete: False once the run was interrupted.
         trust: How well rewards rank policies, where the run tries them.
+        shared: What the budgets of a run leave for each other.
     """
 
     config: RunConfig
@@ -37,6 +53,7 @@ class Run:
     started: float = field(default_factory=time.perf_counter)
     is_complete: bool = True
     trust: tuple[Trust, ...] = ()
+    shared: Shared = field(default_factory=Shared)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Protocol
 
 from rich.console import Console
@@ -10,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.status import Status
 from rich.table import Table
 from torch import nn
+
+from pipeline.picture import Point
 
 CONSOLE = Console()
 
@@ -95,6 +98,26 @@ def show_cells(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: 
         table.add_column(name, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
+    CONSOLE.print(table)
+
+
+def show_points(points: Sequence[Point], *, title: str) -> None:
+    """Print the networks of several budgets; the first is the original one."""
+    table = Table(title=title, title_justify="left", caption="* exported", caption_justify="left")
+    for name in ("budget", "network", "accuracy", "MACs", "left", "latency"):
+        is_text = name in ("budget", "network")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+    for point, following in zip_longest(points, points[1:]):
+        is_last = following is None or following.budget != point.budget
+        table.add_row(
+            point.budget,
+            f"{point.network} *" if point.is_kept else point.network,
+            f"{point.accuracy:.2%}",
+            _short(point.flops),
+            f"{point.flops / points[0].flops:.3f}",
+            f"{point.latency_ms:.2f} ms",
+            end_section=is_last,
+        )
     CONSOLE.print(table)
 
 

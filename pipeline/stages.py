@@ -78,7 +78,9 @@ def base_model(run: Run) -> tuple[nn.Module, Dataset]:
 
 
 def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
-    """The environment. It reads training data only; test data is given to it to refuse leaks.
+    """The environment, with the greatest of the budgets where there are several.
+
+    It reads training data only; test data is given to it to refuse leaks.
 
     Raises:
         ValueError: The network cannot be pruned as configured, or memory ran out.
@@ -98,7 +100,7 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
             data=drawn,
             criterion=run.parts.criterion,
             reward=run.parts.reward,
-            budget=run.parts.budget,
+            budget=next(iter(run.parts.budgets.values())),
             settings=run.parts.env,
         )
     say(f"networks are evaluated in {env.evaluator.choice}")
@@ -217,7 +219,10 @@ def finetune(
 def _search(
     run: Run, env: ChannelPruningEnv, name: str | None, *, on_episode: Listener | None = None
 ) -> Network:
-    """The pruned network that an agent finds: the run's own, or the one with this name."""
+    """The pruned network that an agent finds: the run's own, or the one with this name.
+
+    The search starts from what the same agent found at the budget before, if there was one.
+    """
     config = run.config
     agent = run.parts.compared[name] if name else run.parts.agent
     title = name or run.parts.names["agent"]
@@ -245,7 +250,9 @@ def _search(
             seed=config.seed,
             on_episode=tell,
             log=run.folder.curves if name is None else None,
+            start=run.shared.found.get(name),
         )
+    run.shared.found[name] = result.best.counts
     run.is_complete &= result.is_complete
     return Network(agent=title, stage="pruned", result=result)
 
@@ -331,11 +338,10 @@ def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
     graph = ChannelGraph(
         model, samples.inputs[:2], ignore=settings.ignore, round_to=settings.round_to
     )
-    keeper = BudgetKeeper(
-        graph, run.parts.budget, min_keep=settings.min_keep, max_keep=settings.max_keep
-    )
-    if tried:
-        spread_policies(graph, keeper, tried, seed=run.config.seed)
+    for budget in run.parts.budgets.values():
+        keeper = BudgetKeeper(graph, budget, min_keep=settings.min_keep, max_keep=settings.max_keep)
+        if tried:
+            spread_policies(graph, keeper, tried, seed=run.config.seed)
     Evaluator(samples, precision="float32").logits(model)
 
 

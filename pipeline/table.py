@@ -41,6 +41,8 @@ class RunRecord:
 def read_runs(folder: Path) -> list[RunRecord]:
     """The jobs below a folder, finished or failed, in the order of their names.
 
+    A job with several budgets is as many jobs, one for each budget that is finished.
+
     Raises:
         ValueError: There are none, or a file of one cannot be read.
     """
@@ -48,7 +50,8 @@ def read_runs(folder: Path) -> list[RunRecord]:
     jobs = sorted({path.parent for end in ends for path in folder.rglob(end)})
     if not jobs:
         raise ValueError(f"there is no metrics.json below {folder}; give the folder of runs")
-    return [_read_run(job, folder) for job in jobs]
+    runs = [_read_run(job, folder) for job in jobs]
+    return [run for run in runs if "budgets" not in run.metrics]
 
 
 def tabulate(runs: Sequence[RunRecord]) -> str:

@@ -9,6 +9,9 @@ import numpy as np
 
 from amc_env.names import Kind
 from amc_env.structure import ChannelGraph, ChannelGroup, Cost
+from amc_env.structure.sparsity import kept_count
+
+_HALVINGS = 30
 
 Measure = Callable[[Cost], float]
 
@@ -110,7 +113,6 @@ class BudgetKeeper:
         max_keep: float = 1.0,
     ) -> None:
         check_bounds(min_keep, max_keep)
-        self.max_keep = max_keep
         self._graph = graph
         self._min_counts = {group.name: _min_count(group, min_keep) for group in graph.groups}
         self._max_counts = {
@@ -160,6 +162,53 @@ class BudgetKeeper:
                 high = middle - 1
         return counts[: low + 1]
 
+    def scaled(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Numbers of channels that meet the budget, ``counts`` reduced by one sparsity for all.
+
+        The sparsity is the smallest that meets the budget. Since only whole channels can be kept,
+        some of the budget is left over. It is spent on one more step of channels, but no more than
+        in ``counts``, for the groups from which rounding took most. Groups that are not named count
+        with all their channels.
+
+        Raises:
+            ValueError: A group does not exist or has not that many channels.
+        """
+        whole = self._whole(counts)
+        sparsity = self.fitting_sparsity(whole)
+        scaled = self._reduced(whole, sparsity)
+        missing = {
+            g.name: (1.0 - sparsity) * (whole[g.name] / g.channels) - scaled[g.name] / g.channels
+            for g in self._graph.groups
+        }
+        for name in sorted(missing, key=lambda name: -missing[name]):
+            steps = self.between(self._graph.group(name))
+            more = next((c for c in steps if scaled[name] < c <= whole[name]), None)
+            if more is not None and self.fits({**scaled, name: more}):
+                scaled[name] = more
+        return scaled
+
+    def fitting_sparsity(self, counts: Mapping[str, int]) -> float:
+        """The smallest sparsity that meets the budget when all ``counts`` are reduced by it.
+
+        Groups that are not named count with all their channels. Of sparsities that would leave
+        every group at its most channels alike, the greatest is meant.
+
+        Raises:
+            ValueError: A group does not exist or has not that many channels.
+        """
+        whole = self._whole(counts)
+        beyond = min(1.0 - self._max_counts[name] / count for name, count in whole.items())
+        low, high = max(0.0, beyond), 1.0
+        if self.fits(self._reduced(whole, low)):
+            return low
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            if self.fits(self._reduced(whole, middle)):
+                high = middle
+            else:
+                low = middle
+        return high
+
     def fits(self, counts: Mapping[str, int]) -> bool:
         """Whether a network with these numbers of channels meets every limit."""
         return not self._limits or self.is_met(self._graph.cost(counts))
@@ -171,6 +220,21 @@ class BudgetKeeper:
     def used(self, cost: Cost) -> tuple[float, ...]:
         """A network's cost relative to each limit."""
         return tuple(measure(cost) / limit for measure, limit in self._limits)
+
+    def _whole(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """A number for every group; all channels of those that are not named."""
+        # The graph refuses groups that do not exist and numbers that they cannot keep.
+        self._graph.cost(counts)
+        return {group.name: counts.get(group.name, group.channels) for group in self._graph.groups}
+
+    def _reduced(self, counts: Mapping[str, int], sparsity: float) -> dict[str, int]:
+        """What each group would keep of its number of channels if there were no budget."""
+        reduced = {}
+        for group in self._graph.groups:
+            wanted = group.round_count(kept_count(counts[group.name], sparsity=sparsity))
+            fewest, most = self._min_counts[group.name], self._max_counts[group.name]
+            reduced[group.name] = min(max(wanted, fewest), most)
+        return reduced
 
     @property
     def reads_totals_only(self) -> bool:

@@ -1,7 +1,7 @@
 """Channel pruning as a Gymnasium environment: one step decides one group of channels."""
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal, SupportsFloat
 from weakref import WeakValueDictionary
@@ -17,16 +17,16 @@ from typing_extensions import override
 from amc_env.criteria import Criterion, make_criterion
 from amc_env.data import PruningData, Split
 from amc_env.env.bench import Bench
-from amc_env.env.budget import Budget, BudgetKeeper, check_bounds
+from amc_env.env.budget import Budget, BudgetKeeper
 from amc_env.env.observation import FEATURE_NAMES, Observer
 from amc_env.env.rendering import draw, tabulate
+from amc_env.env.settings import EnvSettings
 from amc_env.env.trial import Outcome, Trial
 from amc_env.evaluation import Evaluator
 from amc_env.folding import folds_of
 from amc_env.names import name_of
 from amc_env.policy import Policy, make_policy
-from amc_env.precision import Precision
-from amc_env.repair.pruner import Pruner, RepairSettings
+from amc_env.repair.pruner import Pruner
 from amc_env.rewards import Reward, RewardContext, WeightedSum, make_reward
 from amc_env.rewards.bounds import has_upper_bound, upper_bound
 from amc_env.structure import ChannelGraph, ChannelGroup
@@ -34,42 +34,6 @@ from amc_env.structure.sparsity import kept_count
 
 Observation = NDArray[np.float32]
 Action = NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnvSettings:
-    """Which channels may be cut, how the weights are repaired, and how networks are evaluated.
-
-    Attributes:
-        min_keep: Fewest channels that each group keeps, as a ratio of its channels (AMC: 0.2).
-        max_keep: Most channels that each group keeps, as a ratio of its channels.
-        ignore: Names of modules whose output channels are never cut.
-        round_to: A group keeps a multiple of this many channels, or all of them.
-        repair: Settings of the repair of the weights.
-        evaluation_batch: Validation samples in one forward pass.
-        precision: Numeric precision of the forward passes that rewards need. ``auto`` measures
-            once, when the environment is made, which is fastest; see ``Evaluator``. As a clock
-            decides, two runs may come to different choices; ``float32`` gives equal runs.
-        seed: Seed of rewards that draw random numbers.
-
-    Raises:
-        ValueError: ``min_keep`` and ``max_keep`` are not ratios in order, or a number is below 1.
-    """
-
-    min_keep: float = 0.2
-    max_keep: float = 1.0
-    ignore: tuple[str, ...] = ()
-    round_to: int = 1
-    repair: RepairSettings = field(default_factory=RepairSettings)
-    evaluation_batch: int = 100
-    precision: Precision = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_bounds(self.min_keep, self.max_keep)
-        for name in ("round_to", "evaluation_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
 
 
 class ChannelPruningEnv(gym.Env[Observation, Action]):
@@ -119,7 +83,6 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             raise ValueError(f"render_mode {render_mode!r} does not exist; choose ansi, rgb_array")
         self.render_mode = render_mode
         self.settings = settings or EnvSettings()
-        self.budget = budget
         self._reward = make_reward(reward)
         ranks = make_criterion(criterion)
         # The graph refuses a model without parameters.
@@ -130,13 +93,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             ignore=self.settings.ignore,
             round_to=self.settings.round_to,
         )
-        self.keeper = BudgetKeeper(
-            self.graph,
-            budget,
-            min_keep=self.settings.min_keep,
-            max_keep=self.settings.max_keep,
-        )
-        self._observer = Observer(self.graph, target=budget.target() if budget else 1.0)
+        self._begin_(budget)
         # A run over a whole split takes long. The sample with the greatest label is enough to find
         # out whether the network runs and has a score for every class.
         for split in (data.validation, data.judging):
@@ -152,23 +109,33 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             norm_format=self.evaluator.choose(model).format,
         )
         self._validation = self._bench(self.evaluator, mapped=data.calibration)
-        self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURE_NAMES),), np.float32)
-        self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
-        self._outcomes: dict[tuple[int, ...], dict[int, Outcome]] = {}
-        # A trial holds a network, so it lives only as long as somebody goes on with it.
-        self._trials: WeakValueDictionary[tuple[int, ...], Trial] = WeakValueDictionary()
-        self._decided: dict[str, int] = {}
-        self._last_sparsity = 0.0
-        self._floor: float | None = None
+        self._forget_()
+
+    def with_budget(self, budget: Budget | None) -> "ChannelPruningEnv":
+        """This environment with another budget, made without another calibration.
+
+        Structure, calibration, scores, factors, the original network's class scores and the
+        outcomes of all policies that either environment has tried are shared; none of them depends
+        on the budget. Episodes, spaces and random numbers are each environment's own. An
+        environment of ``gymnasium.make`` has this method as ``env.unwrapped.with_budget``.
+
+        Args:
+            budget: What may be left of the network's cost; no limit if None.
+
+        Raises:
+            ValueError: The budget cannot be met.
+        """
+        other = copy.copy(self)
+        other._begin_(budget)
+        return other
 
     @override
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed, options=options)
+        self._restart_()
         self._floor = self._checked_floor((options or {}).get("floor"))
-        self._decided = {}
-        self._last_sparsity = 0.0
         return self._observe(), {}
 
     @override
@@ -291,8 +258,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             ValueError: The reward does not exist.
         """
         self._reward = make_reward(reward)
-        self._outcomes = {}
-        self._trials.clear()
+        self._forget_()
 
     def policy(self, counts: Mapping[str, int], *, seed: int = 0) -> Policy:
         """The policy that keeps the best-ranked channels of every group, in these numbers.
@@ -308,6 +274,35 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             budget={n: r for n, (_, r) in self.budget.limits().items()} if self.budget else {},
             seed=seed,
         )
+
+    def _begin_(self, budget: Budget | None) -> None:
+        """Set all that depends on the budget or that one environment must not share."""
+        self.budget = budget
+        self.keeper = BudgetKeeper(
+            self.graph,
+            budget,
+            min_keep=self.settings.min_keep,
+            max_keep=self.settings.max_keep,
+        )
+        self._observer = Observer(self.graph, target=budget.target() if budget else 1.0)
+        # Spaces draw random numbers, and so does an environment.
+        self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURE_NAMES),), np.float32)
+        self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
+        self._np_random, self._np_random_seed = None, None
+        # What Gymnasium's registry writes there names the budget.
+        self.spec = None
+        self._restart_()
+
+    def _restart_(self) -> None:
+        self._decided: dict[str, int] = {}
+        self._last_sparsity = 0.0
+        self._floor = None
+
+    def _forget_(self) -> None:
+        """Forget the outcomes of all networks, but not those that another environment shares."""
+        self._outcomes: dict[tuple[int, ...], dict[int, Outcome]] = {}
+        # A trial holds a network, so it lives only as long as somebody goes on with it.
+        self._trials: WeakValueDictionary[tuple[int, ...], Trial] = WeakValueDictionary()
 
     def _executed_count(self, group: ChannelGroup, asked: float) -> int:
         wanted = kept_count(group.channels, sparsity=min(max(asked, 0.0), 1.0))

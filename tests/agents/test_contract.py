@@ -535,3 +535,54 @@ def test_a_warm_start_begins_with_the_error_curves_episode() -> None:
     assert outcomes(again) == outcomes(result)
     alone = agent.search(env_of(), episodes=1, seed=0)
     assert [e.counts for e in alone.episodes] == [result.episodes[0].counts]
+
+
+# A policy to begin from
+
+START = {"stem": 8, "wide": 3, "last": 10}
+
+
+@every_agent
+def test_every_agent_takes_a_policy_to_begin_from(name: str) -> None:
+    env = env_of()
+    result = make(name).search(env, episodes=EPISODES, seed=0, start=START)
+    again = make(name).search(env, episodes=EPISODES, seed=0, start=START)
+    assert outcomes(again) == outcomes(result)
+    assert len(result.episodes) == len(played(name)[0].episodes)
+    begins_there = name in ("ddpg_warm", "cma_es", "tpe")
+    assert (outcomes(result) != outcomes(played(name)[0])) is begins_there
+
+
+@pytest.mark.parametrize(("name", "episode"), [("tpe", 0), ("ddpg_warm", 1)])
+def test_the_policy_to_begin_from_is_played_within_the_budget(name: str, episode: int) -> None:
+    env = env_of()
+    result = make(name).search(env, episodes=EPISODES, seed=0, start=START)
+    assert result.episodes[episode].counts == env.keeper.scaled(START)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_warm_start_imitates_the_better_policy(sign: int) -> None:
+    # Of the two policies, one is better by this reward and the other by its opposite.
+    env = env_of(lambda context: float(sign * context.counts["wide"]))
+    # With next to no noise, an episode of the warm-up shows what the actor imitates.
+    agent = make_agent("ddpg_warm", {**OPTIONS["ddpg"], "sigma": 1e-3})
+    curves, start, imitated = agent.search(env, episodes=3, seed=0, start=START).episodes
+
+    def distance(episode: Episode) -> int:
+        return sum(abs(count - imitated.counts[name]) for name, count in episode.counts.items())
+
+    assert (curves.reward > start.reward) is (sign == 1)
+    assert (distance(curves) < distance(start)) is (sign == 1)
+
+
+def test_cma_es_draws_around_the_policy_to_begin_from() -> None:
+    env = env_of()
+    start = env.keeper.scaled(START)
+    narrow = make_agent("cma_es", {"sigma": 1e-3})
+    result = narrow.search(env, episodes=4, seed=0, start=START)
+    assert all(episode.counts == start for episode in result.episodes)
+
+
+def test_a_policy_of_another_network_is_no_policy_to_begin_from() -> None:
+    with pytest.raises(ValueError, match="there is no group 'nowhere'"):
+        make("tpe").search(env_of(), episodes=2, seed=0, start={"nowhere": 3})

@@ -186,3 +186,39 @@ def test_the_name_of_a_measure_reaches_the_policy_and_the_message() -> None:
     assert env.policy(env.keeper.min_counts).budget == {"heaviest": 0.7}
     with pytest.raises(ValueError, match=r"the budget for heaviest is 0\.001, but"):
         BudgetKeeper(GRAPHS["tiny"], Budget(measures={"heaviest": (heaviest, 0.001)}))
+
+
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+@pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_scaled_numbers_meet_the_budget_and_are_none_greater(
+    graph: ChannelGraph, budget: Budget, data: st.DataObject
+) -> None:
+    keeper = BudgetKeeper(graph, budget)
+    counts = {g.name: data.draw(st.sampled_from(keeper.between(g))) for g in graph.groups}
+    scaled = keeper.scaled(counts)
+    assert keeper.fits(scaled)
+    for group in graph.groups:
+        assert scaled[group.name] in keeper.between(group)
+        assert scaled[group.name] <= counts[group.name]
+    # Numbers that meet the budget stay, and so do those that were made to meet it.
+    assert scaled == counts or not keeper.fits(counts)
+    assert keeper.scaled(scaled) == scaled
+
+
+def test_scaled_numbers_are_in_proportion() -> None:
+    graph = ChannelGraph(build_model("cifar_vgg16").eval(), torch.randn(2, 3, 32, 32))
+    counts = {g.name: g.channels // (2 if i % 2 else 1) for i, g in enumerate(graph.groups)}
+    scaled = BudgetKeeper(graph, Budget(flops=0.2), min_keep=0.0).scaled(counts)
+    shares = [scaled[name] / count for name, count in counts.items()]
+    # A channel up or down is up to 1/32 of a group.
+    assert max(shares) - min(shares) <= 2 / 32
+    assert max(shares) < 0.9
+
+
+@pytest.mark.parametrize(("name", "count"), [("nowhere", 3), ("wide", 0), ("wide", 13)])
+def test_what_no_group_can_keep_is_not_scaled(name: str, count: int) -> None:
+    keeper = BudgetKeeper(GRAPHS["tiny"], Budget(flops=0.5))
+    with pytest.raises(ValueError, match=name):
+        keeper.scaled({name: count})

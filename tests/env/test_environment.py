@@ -181,6 +181,61 @@ def test_pictures_show_what_was_decided() -> None:
     assert "multiply-accumulates" in told.render()
 
 
+def test_another_budget_is_the_environment_that_would_be_made_for_it() -> None:
+    first = tiny_env(budget=HALF)
+    before = run(first, [0.1, 0.2, 0.3], seed=3)
+    other = first.with_budget(Budget(params=0.4))
+    alone = tiny_env(budget=Budget(params=0.4))
+    for actions in ([0.0, 0.0, 0.0], [0.9, 0.1, 0.4]):
+        assert run(other, actions, seed=3) == run(alone, actions, seed=3)
+    assert other.budget == Budget(params=0.4)
+    assert first.budget == HALF
+    assert run(first, [0.1, 0.2, 0.3], seed=3) == before
+    assert run(first.with_budget(None), [0.0] * 3)[-1][4]["flops_ratio"] == 1.0
+
+
+def test_another_budget_runs_no_sample_and_shares_every_outcome() -> None:
+    model = Counting().eval()
+    env = ChannelPruningEnv(model=model, data=tiny_data(), budget=HALF, settings=SETTINGS)
+    paid = env.evaluate({"first": 2, "second": 2})
+    seen = model.samples
+    other = env.with_budget(Budget(flops=0.3))
+    assert model.samples == seen
+    assert other.evaluate({"first": 2, "second": 2}) is paid
+    # The other way round too: neither is the original of the other.
+    assert env.evaluate({"first": 3}) is not None
+    assert other.evaluate({"first": 3}) is env.evaluate({"first": 3})
+    assert other.pruner is env.pruner
+
+
+def test_environments_of_two_budgets_play_side_by_side() -> None:
+    one = tiny_env(budget=HALF)
+    one.reset(seed=1)
+    one.action_space.seed(1)
+    other = one.with_budget(Budget(flops=0.3))
+    other.reset(seed=1)
+    other.action_space.seed(1)
+    one.step(np.array([0.5], np.float32))
+    assert (len(one.counts), len(other.counts)) == (1, 0)
+    assert one.np_random is not other.np_random
+    assert one.action_space.sample() == other.action_space.sample()
+
+
+def test_a_budget_that_cannot_be_met_is_refused_later_too() -> None:
+    env = tiny_env(budget=HALF)
+    with pytest.raises(ValueError, match=r"the budget for flops is 0\.001, but with every group"):
+        env.with_budget(Budget(flops=0.001))
+    assert env.budget == HALF
+
+
+def test_a_made_environment_has_its_budget_changed_below_its_wrappers() -> None:
+    made = make()
+    inner = made.unwrapped.with_budget(Budget(flops=0.3))  # type: ignore[attr-defined]
+    assert run(inner, [0.0] * 3)[-1][4]["flops_ratio"] <= 0.3
+    assert inner.spec is None
+    assert made.unwrapped.spec is not None
+
+
 def test_bounds_of_the_settings_hold() -> None:
     env = tiny_env(settings=EnvSettings(min_keep=0.5, max_keep=0.75, precision="float32"))
     *_, last = run(env, [0.0, 1.0, 0.0])

@@ -182,8 +182,9 @@ def test_own_parts_come_by_target_without_the_default_s_options() -> None:
     assert parts.reward(None) == 3  # type: ignore[arg-type]
     assert (parts.names["reward"], parts.names["criterion"]) == ("paid", "middle")
     assert parts.agent.patience == 5  # type: ignore[attr-defined]
-    assert parts.budget is not None
-    measure, ratio = parts.budget.limits()["size"]
+    (budget,) = parts.budgets.values()
+    assert budget is not None
+    measure, ratio = budget.limits()["size"]
     assert ratio == 0.25
     assert measure(Cost(flops=1, params=10, layers={})) == 20.0
 
@@ -211,8 +212,9 @@ def test_installed_parts_come_by_name() -> None:
     ).make()
     assert name_of(parts.criterion) == "middle"
     assert parts.names["reward"] == "paid"
-    assert parts.budget is not None
-    assert set(parts.budget.limits()) == {"flops", "weight"}
+    (budget,) = parts.budgets.values()
+    assert budget is not None
+    assert set(budget.limits()) == {"flops", "weight"}
 
 
 @pytest.mark.parametrize(
@@ -270,7 +272,65 @@ def test_what_cannot_be_made_is_refused_before_any_work(override: str, message: 
 
 
 def test_a_budget_of_none_is_none() -> None:
-    assert composed("budget=none").make().budget is None
-    both = composed("budget.params=0.4").make().budget
+    assert composed("budget=none").make().budgets == {"": None}
+    (both,) = composed("budget.params=0.4").make().budgets.values()
     assert both is not None
     assert {n: r for n, (_, r) in both.limits().items()} == {"flops": 0.5, "params": 0.4}
+
+
+def limits_of(config: RunConfig) -> dict[str, dict[str, float]]:
+    budgets = config.make().budgets
+    return {key: {n: r for n, (_, r) in b.limits().items()} for key, b in budgets.items() if b}
+
+
+def test_a_list_is_a_budget_for_each_ratio_the_greatest_first() -> None:
+    config = composed("budget.flops=[0.3,0.7,0.5]", "budget.params=0.8")
+    assert limits_of(config) == {
+        "budget.flops=0.7": {"flops": 0.7, "params": 0.8},
+        "budget.flops=0.5": {"flops": 0.5, "params": 0.8},
+        "budget.flops=0.3": {"flops": 0.3, "params": 0.8},
+    }
+    assert list(limits_of(config)) == ["budget.flops=0.7", "budget.flops=0.5", "budget.flops=0.3"]
+    # The configuration of each is the one that its ratio alone would have given.
+    for ratio in (0.7, 0.5, 0.3):
+        alone = composed(f"budget.flops={ratio}", "budget.params=0.8")
+        assert config.each_budget()[f"budget.flops={ratio}"].as_plain() == alone.as_plain()
+    assert limits_of(composed("budget=params", "budget.params=[0.4,0.6]")) == {
+        "budget.params=0.6": {"params": 0.6},
+        "budget.params=0.4": {"params": 0.4},
+    }
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_measure_s_ratio_can_be_a_list_too() -> None:
+    config = composed(
+        "budget.measures.size._target_=my_parts.weight", "budget.measures.size.ratio=[0.2,0.4]"
+    )
+    assert limits_of(config) == {
+        "budget.measures.size.ratio=0.4": {"flops": 0.5, "size": 0.4},
+        "budget.measures.size.ratio=0.2": {"flops": 0.5, "size": 0.2},
+    }
+
+
+def test_a_list_of_one_is_the_ratio() -> None:
+    assert composed("budget.flops=[0.3]").as_plain() == composed("budget.flops=0.3").as_plain()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["budget.flops=[]"], r"^budget.flops is \[\]: the list is empty; give a ratio"),
+        (["budget.flops=[0.5,0.3,0.5]"], r"^budget.flops is .*: 0.5 is there twice"),
+        (["budget=params", "budget.flops=[a]"], r"^budget.flops is \['a'\]: 'a' is no ratio"),
+        (["budget=params", "budget.flops=a"], r"^budget.flops is 'a': 'a' is no ratio; give a"),
+        (["budget.flops=[0.5,1.5]"], r"^the budget for flops is 1.5; give a ratio"),
+        (["budget.flops=[0.5,0]"], r"^the budget for flops is 0.0; give a ratio"),
+        (
+            ["budget.flops=[0.5,0.3]", "budget.params=[0.5,0.3]"],
+            "^budget: flops and params are both lists; give several ratios for one of them",
+        ),
+    ],
+)
+def test_lists_that_are_no_budgets_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        composed(*overrides).make()

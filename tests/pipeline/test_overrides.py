@@ -128,3 +128,26 @@ def test_settings_are_added_and_groups_taken_away() -> None:
 
 def test_the_folder_of_configurations_is_that_of_this_package() -> None:
     assert Path(__file__).resolve().parents[2] / "configs" == CONFIGS
+
+
+def test_a_list_of_budgets_is_one_job_and_values_of_a_sweep_are_several() -> None:
+    (job,) = SETTINGS.expand(["budget.flops=[0.7,0.5]"], is_sweep=False)
+    assert SETTINGS.compose(list(job.values())).budget.flops == [0.7, 0.5]
+    assert SETTINGS.compose(["budget=params", "budget.params=[0.7, 0.5]"]).budget.params == [
+        0.7,
+        0.5,
+    ]
+    (swept,) = SETTINGS.expand(["budget.flops=[0.7,0.5]"], is_sweep=True)
+    assert swept == job
+    jobs = SETTINGS.expand(["budget.flops=[0.7,0.5],0.3"], is_sweep=True)
+    assert [j["budget.flops"] for j in jobs] == ["budget.flops=[0.7,0.5]", "budget.flops=0.3"]
+
+
+def test_budgets_that_are_no_list_are_told_how_to_be_one() -> None:
+    (job,) = SETTINGS.expand(["budget.flops=0.7,0.5"], is_sweep=False)
+    with pytest.raises(ValueError, match=r"-m, several budgets of one run as 'budget.flops=\[0.7"):
+        SETTINGS.compose(list(job.values()))
+    with pytest.raises(ValueError, match=r"budget.flops is \['a'\]; give a number"):
+        SETTINGS.compose(["budget.flops=[a]"])
+    with pytest.raises(ValueError, match=r"search.episodes is .*; give a whole number"):
+        SETTINGS.compose(["search.episodes=[3,4]"])

@@ -81,6 +81,28 @@ def test_a_failed_job_is_named_and_an_interrupted_one_is_in_no_median(tmp_path: 
     assert text[-1] == "| c | a \\| b is wrong |"
 
 
+def test_a_job_with_several_budgets_has_a_row_for_each(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        whole = tmp_path / f"{seed}_seed={seed}"
+        for ratio in (0.7, 0.5):
+            settings = {"seed": seed, "budget": {"flops": ratio}}
+            job(whole / f"budget.flops={ratio}", {"original": 0.9}, settings=settings)
+        (whole / "metrics.json").write_text(json.dumps({"budgets": {}, "is_complete": True}))
+        (whole / "config.yaml").write_text(f"seed: {seed}\n")
+    (whole / "error.json").write_text(json.dumps({"error": "the third budget failed"}))
+    text = lines(tmp_path)
+    assert text[:6] == [
+        "| budget.flops | seed | kept | MACs | original | seconds |",
+        "| --- | --- | --- | --: | --: | --: |",
+        "| 0.5 | 0 | repaired | 0.500 | 90.00% | 3 |",
+        "| 0.7 | 0 | repaired | 0.500 | 90.00% | 3 |",
+        "| 0.5 | 1 | repaired | 0.500 | 90.00% | 3 |",
+        "| 0.7 | 1 | repaired | 0.500 | 90.00% | 3 |",
+    ]
+    assert text[-1] == "| 1_seed=1 | the third budget failed |"
+    assert [line[:11] for line in text[9:11]] == ["| 0.5 | 2 |", "| 0.7 | 2 |"]
+
+
 def test_a_sweep_of_failures_is_a_table_too(tmp_path: Path) -> None:
     (tmp_path / "error.json").write_text(json.dumps({"error": "no"}))
     assert lines(tmp_path) == ["| failed | why |", "| --- | --- |", "| . | no |"]

@@ -1,0 +1,43 @@
+"""The settings of an environment."""
+
+from dataclasses import dataclass, field
+
+from amc_env.env.budget import check_bounds
+from amc_env.precision import Precision
+from amc_env.repair.pruner import RepairSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvSettings:
+    """Which channels may be cut, how the weights are repaired, and how networks are evaluated.
+
+    Attributes:
+        min_keep: Fewest channels that each group keeps, as a ratio of its channels (AMC: 0.2).
+        max_keep: Most channels that each group keeps, as a ratio of its channels.
+        ignore: Names of modules whose output channels are never cut.
+        round_to: A group keeps a multiple of this many channels, or all of them.
+        repair: Settings of the repair of the weights.
+        evaluation_batch: Validation samples in one forward pass.
+        precision: Numeric precision of the forward passes that rewards need. ``auto`` measures
+            once, when the environment is made, which is fastest; see ``Evaluator``. As a clock
+            decides, two runs may come to different choices; ``float32`` gives equal runs.
+        seed: Seed of rewards that draw random numbers.
+
+    Raises:
+        ValueError: ``min_keep`` and ``max_keep`` are not ratios in order, or a number is below 1.
+    """
+
+    min_keep: float = 0.2
+    max_keep: float = 1.0
+    ignore: tuple[str, ...] = ()
+    round_to: int = 1
+    repair: RepairSettings = field(default_factory=RepairSettings)
+    evaluation_batch: int = 100
+    precision: Precision = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_bounds(self.min_keep, self.max_keep)
+        for name in ("round_to", "evaluation_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
