@@ -70,7 +70,8 @@ def main() -> None:
         reward="loss",
         budget=Budget(flops=0.5),
         settings=EnvSettings(
-            repair=RepairSettings(sampled_positions=options.positions), precision=options.precision
+            repair=RepairSettings(sampled_positions=options.positions, sequential=False),
+            precision=options.precision,
         ),
     )
     print(f"prepared once in {time.perf_counter() - started:.0f} s, {len(env.graph.groups)} groups")

@@ -52,7 +52,7 @@ def repair(
         ValueError: The networks do not belong together, nothing was cut, or an argument does not
             fit. The message names the layer, the shapes and what would do.
     """
-    settings = settings or RepairSettings(match_residual_sums=True)
+    settings = settings or RepairSettings()
     _check_arguments(small, samples, settings)
     graph = ChannelGraph(original, samples[:2])
     kept = kept_channels(graph, small)

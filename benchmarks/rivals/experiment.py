@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from agents.error_curves import allocate
 from agents.searchers import uniform_counts
-from amc_env import Budget, ChannelPruningEnv, EnvSettings, Policy, PruningData
+from amc_env import Budget, ChannelPruningEnv, EnvSettings, Policy, PruningData, RepairSettings
 from amc_env.evaluation import Evaluator
 from benchmarks.rivals.methods import METHODS, Method, Task, with_norms_
 from benchmarks.rivals.outside import SCORES, globally_pruned, widths_of
@@ -127,7 +127,9 @@ class _Comparison:
             data=drawn,
             criterion=self._settings.criterion,
             budget=Budget(flops=self._settings.budget),
-            settings=EnvSettings(ignore=self._subject.ignore),
+            settings=EnvSettings(
+                ignore=self._subject.ignore, repair=RepairSettings(sequential=False)
+            ),
         )
 
     def _repaired(self, env: ChannelPruningEnv, preparing: float) -> Iterator[_Line]:
