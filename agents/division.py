@@ -16,6 +16,8 @@ Curves = Mapping[str, Values]
 _LEVELS = 64
 # Steps into which a budget is divided, as in SPDY's code.
 _BUCKETS = 10_000
+# No level of a group costs so small a share of a limit.
+_NOTHING = 1e-12
 # Where costs interact, they are counted anew at the last division at most this often.
 _ROUNDS = 5
 
@@ -129,7 +131,8 @@ def knapsack(errors: Sequence[Values], costs: Sequence[Values], capacity: float)
         costs: The cost of every level in the same order; at least one of each group costs 0.
         capacity: The greatest sum of costs.
     """
-    bucket = max(capacity, np.finfo(np.float64).tiny) / _BUCKETS
+    # Without capacity only levels that cost nothing are left, and no division by 0 is needed.
+    bucket = max(capacity, _NOTHING) / _BUCKETS
     least = np.zeros(_BUCKETS + 1)
     # Costs are rounded up, so that the sum of rounded costs never hides an excess.
     rounded = [np.ceil(np.minimum(c / bucket, 2 * _BUCKETS) - 1e-6).astype(int) for c in costs]
