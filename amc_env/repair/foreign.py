@@ -46,13 +46,14 @@ def repair(
         original: The trained network that it was cut from.
         samples: A few hundred samples of the training data, as the networks read them.
         settings: How weights are repaired; every repair here is sequential, and norms are not
-            estimated again. By default the sums of residual blocks are aimed at.
+            estimated again. By default 64 positions of each map count.
 
     Raises:
         ValueError: The networks do not belong together, nothing was cut, or an argument does not
             fit. The message names the layer, the shapes and what would do.
     """
-    settings = settings or RepairSettings()
+    # One repair may take longer than those of a search, and somebody may have few samples.
+    settings = settings or RepairSettings(sampled_positions=64)
     _check_arguments(small, samples, settings)
     graph = ChannelGraph(original, samples[:2])
     kept = kept_channels(graph, small)

@@ -44,7 +44,11 @@ def jobs(
 ) -> dict[str, Job]:
     """The layers of a compact network to solve, in execution order."""
     found = {}
+    missing = _behind_the_first_cut(graph, kept)
     for name in survey.solvable():
+        # Before that, layers read what they have always read.
+        if name not in missing:
+            continue
         # A depthwise convolution follows its group and loses the same outputs.
         sides = output_sides(graph, name, with_followers=True)
         size = len(graph.model.get_submodule(name).get_parameter("weight"))
@@ -55,3 +59,16 @@ def jobs(
             mean=compact.get_buffer(survey.means[name]) if name in survey.means else None,
         )
     return found
+
+
+def _behind_the_first_cut(graph: ChannelGraph, kept: Mapping[str, Tensor]) -> set[str]:
+    """All layers from the first one, in execution order, that reads a group with channels cut."""
+    names = [layer.name for layer in graph.cost().layers]
+    readers = {
+        member.module
+        for group in graph.groups
+        if len(kept.get(group.name, range(group.channels))) < group.channels
+        for member in (*group.consumers, *group.followers)
+    }
+    first = next((number for number, name in enumerate(names) if name in readers), len(names))
+    return set(names[first:])

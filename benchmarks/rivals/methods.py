@@ -101,8 +101,10 @@ def grail(task: Task, *, images: int | None = None) -> nn.Module:
 
 
 def plain(task: Task) -> nn.Module:
-    """Ours, as in an episode: least squares on the inputs of kernels, all layers independently."""
-    return task.pruner.prune(task.counts).model
+    """Ours, least squares on the original's inputs of kernels, all layers independently."""
+    compact = unrepaired(task)
+    task.pruner.plan.apply_(compact, task.kept)
+    return compact
 
 
 def sequential(task: Task, *, sums: bool = False) -> nn.Module:
@@ -114,7 +116,7 @@ def sequential(task: Task, *, sums: bool = False) -> nn.Module:
         task.kept,
         task.pruner.calibration.batches,
         settings=SequentialSettings(
-            sampling=RowSampling(positions=64, seed=0), match_residual_sums=sums
+            sampling=RowSampling(positions=16, seed=0), match_residual_sums=sums
         ),
     )
     return compact

@@ -1,5 +1,6 @@
 """One call from a trained network to a small one."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -20,6 +21,7 @@ from amc_env import (
     RepairSettings,
     Split,
 )
+from amc_env.repair import Pruner
 
 SETTINGS = EnvSettings(repair=RepairSettings(calibration_batch=24), precision="float32")
 CALIBRATION, VALIDATION = samples(24), samples(40, seed=1)
@@ -195,20 +197,27 @@ def test_the_compact_network_has_the_shape_of_the_policy() -> None:
     assert result.policy.counts == result.best.counts
 
 
+def plainly_repaired(pruner: Pruner, counts: Mapping[str, int]) -> nn.Module:
+    compact = pruner.graph.compact(pruner.plan.kept(counts))
+    pruner.plan.apply_(compact, counts)
+    return compact
+
+
 def test_the_compact_network_is_repaired_on_what_it_really_reads() -> None:
     result, pruner = by_tensors(), env().pruner
     counts = result.best.counts
-    planned = pruner.prune(counts).model
+    planned = plainly_repaired(pruner, counts)
     assert shapes(result.compact) == shapes(planned)
     assert same(result.compact, pruner.prune_sequentially(counts))
     ours, theirs = result.compact.state_dict(), planned.state_dict()
     differ = {name for name in ours if not torch.equal(ours[name], theirs[name])}
-    assert differ == {"wide.weight", "last.weight", "head.weight"}
+    layers = ("wide", "last", "head")
+    assert differ == {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}
 
 
 def test_the_compact_network_is_nearer_to_the_original_than_the_plain_repair() -> None:
     result, pruner = by_tensors(), env().pruner
-    planned = pruner.prune(result.best.counts).model
+    planned = plainly_repaired(pruner, result.best.counts)
     with torch.no_grad():
         target = plain()(CALIBRATION.inputs)
         ours, theirs = (

@@ -87,12 +87,13 @@ def test_what_fits_into_memory_does_not_change_the_weights(
 
 
 class Peak(TorchDispatchMode):
-    """Records the largest tensor and the most numbers that live at the same time."""
+    """Records the largest tensor and the most bytes that live at the same time, without samples."""
 
-    def __init__(self) -> None:
+    def __init__(self, samples: Tensor) -> None:
         super().__init__()
         self.largest = self.most = self._live = 0
-        self._views: Counter[int] = Counter()
+        # A view of the samples takes no memory.
+        self._views = Counter({samples.untyped_storage().data_ptr(): 1})
 
     def __torch_dispatch__(
         self,
@@ -138,7 +139,7 @@ def peak(batches: int, settings: SequentialSettings) -> Peak:
     graph = ChannelGraph(model, x[0])
     kept = {g.name: torch.arange(g.channels - 2) for g in graph.groups}
     compact = graph.compact(kept)
-    with Peak() as found:
+    with Peak(x[0]) as found:
         repair_sequentially_(compact, graph, kept, x, settings=settings)
     return found
 

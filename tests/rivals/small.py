@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from amc_env import ChannelGraph, Split
 from amc_env.criteria import make_criterion
-from amc_env.repair import Pruner
+from amc_env.repair import Pruner, RepairSettings
 from amc_env.repair.norms import reestimate_norms_
 from benchmarks.rivals.methods import Task
 
@@ -45,7 +45,8 @@ def graph_of(model: nn.Module) -> ChannelGraph:
 
 def task(counts: Mapping[str, int]) -> Task:
     split = Split(inputs=images(), labels=torch.arange(40) % 4)
-    pruner = Pruner(graph_of(chain()), split, make_criterion("l2"))
+    settings = RepairSettings(sequential=False, match_residual_sums=False)
+    pruner = Pruner(graph_of(chain()), split, make_criterion("l2"), repair=settings)
     return Task(pruner=pruner, counts=counts, images=split.inputs)
 
 
