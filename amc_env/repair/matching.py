@@ -128,17 +128,18 @@ class _Networks:
 
     def mismatch(self, name: str) -> str:
         """Why a tensor of the cut network cannot be one of the original network."""
+        small, original = self.small[name].shape, self.original[name].shape
         layer = name.rpartition(".")[0]
         reasons = [frozen.reason for frozen in self.graph.frozen if frozen.name == layer]
+        # What cannot be cut are outputs, which lie along the first axis.
         why = (
             f"not all its channels can be cut, because {reasons[0]}"
-            if reasons
+            if reasons and small[:1] != original[:1]
             else "all layers that share channels must keep the same of them"
         )
         return (
-            f"{name!r} has the shape {tuple(self.small[name].shape)} in the cut network and "
-            f"{tuple(self.original[name].shape)} in the original, which does not fit to the other "
-            f"layers: {why}; see the groups that `python -m amc_env inspect` shows"
+            f"{name!r} has the shape {tuple(small)} in the cut network and {tuple(original)} in the "
+            f"original, which does not fit to the other layers: {why}; see the groups that `python -m amc_env inspect` shows"
         )
 
 

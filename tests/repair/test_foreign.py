@@ -124,7 +124,7 @@ def test_a_repair_is_taken_if_it_is_nearer_and_changes_no_more_decisions(
     assert torch.equal(better.weight, torch.tensor(solved) if is_taken else given.weight)
 
 
-@pytest.mark.parametrize("name", ["residual", "grouped", "dense", "flatten", "bare weights"])
+@pytest.mark.parametrize("name", ["residual", "grouped", "dense", "flatten", "depthwise"])
 def test_it_repairs_whatever_lies_between_layers(name: str) -> None:
     model, x = build(NETWORKS, name)
     graph = ChannelGraph(model, x)
@@ -137,13 +137,13 @@ def test_it_repairs_whatever_lies_between_layers(name: str) -> None:
 
 def pruned_by_torch_pruning(model: nn.Module, x: Tensor, *, ratio: float) -> nn.Module:
     small = copy.deepcopy(model)
-    heads = [m for m in small.modules() if isinstance(m, nn.Linear)]
+    layers = [m for m in small.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     torch_pruning.pruner.MagnitudePruner(
         small,
         x[:1],
         importance=torch_pruning.importance.MagnitudeImportance(p=1),
         pruning_ratio=ratio,
-        ignored_layers=heads[-1:],
+        ignored_layers=layers[-1:],
     ).step()
     return small
 
@@ -172,7 +172,7 @@ def test_sums_whose_terms_torch_pruning_cut_differently_are_refused() -> None:
     # It takes the zeros that option A pads with for channels in their places.
     model, x = build_architecture(ARCHITECTURES["cifar_resnet20"])
     small = pruned_by_torch_pruning(model, x, ratio=0.3)
-    with pytest.raises(ValueError, match=r"'layer2\.\S+' of the cut network .* lost different"):
+    with pytest.raises(ValueError, match=r"'layer2\.\S+' of the cut network, .* lost different"):
         repair(small, model, x)
 
 
@@ -213,8 +213,6 @@ def test_arguments_that_do_not_fit_are_refused(given: dict[str, object], message
     [
         "from amc_env import repair; from amc_env.repair.plan import Keep",
         "import amc_env.repair.sequential; from amc_env import repair",
-        "import amc_env; repair = amc_env.repair; import amc_env.repair.sequential",
-        "from amc_env.repair.plan import Keep; import amc_env; repair = amc_env.repair",
     ],
 )
 def test_the_package_is_a_function_whatever_is_imported_first(script: str) -> None:
