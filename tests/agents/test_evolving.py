@@ -188,6 +188,12 @@ def test_a_raced_search_finds_the_same_policy_with_fewer_samples(
     assert all(e.reward < raced.best.reward for e in stopped)
 
 
+def test_a_race_of_random_policies_saves_a_third_of_the_samples() -> None:
+    raced = search("random", {"race": True}, reward="accuracy")
+    assert len(raced.episodes) == 20
+    assert raced.evaluations == pytest.approx(13, abs=1.5)
+
+
 def test_stopped_episodes_are_no_finalists() -> None:
     raced = search("random", {"race": True})
     whole = sum(e.samples == VALIDATION for e in raced.episodes)
