@@ -56,8 +56,9 @@ def finish(
 ) -> dict[str, Any]:
     """Measure all networks on the test data, export the chosen one, write and show the figures.
 
-    This is the only stage that reads the test data, after everything has been chosen. The figures
-    are those of ``metrics.json``.
+    This is the only stage that reads the test data, after everything has been chosen for its
+    budget; what is chosen for other budgets does not depend on it. The figures are those of
+    ``metrics.json``.
     """
     kept = choose(networks)
     exact = Evaluator(data.test, precision="float32")
