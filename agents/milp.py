@@ -30,8 +30,7 @@ class Milp(Searcher):
 
     ``E_g`` is the root of the summed squared residuals of the layers that read group ``g``, which
     keeps ``m_g`` channels. A greater exponent ``p`` avoids large errors of single groups more than
-    small ones of many. Each policy that an exponent leads to is an episode; no
-    reward is read.
+    small ones of many. Each policy that an exponent leads to is an episode; no reward is read.
 
     Attributes:
         exponents: The exponents.
