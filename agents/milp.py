@@ -30,10 +30,10 @@ class Milp(Searcher):
 
     ``E_g`` is the root of the summed squared residuals of the layers that read group ``g``, which
     keeps ``m_g`` channels. A greater exponent ``p`` avoids large errors of single groups more than
-    small ones of many. Each exponent is an episode; no reward is read.
+    small ones of many. Each policy that an exponent leads to is an episode; no reward is read.
 
     Attributes:
-        exponents: The exponents, one for each episode.
+        exponents: The exponents.
     """
 
     name: ClassVar[str] = "milp"
@@ -52,9 +52,13 @@ class Milp(Searcher):
         need_budget(env, self.name)
         squared = {group.name: squared_errors(env, group) for group in env.graph.groups}
         programme = Programme(env)
-        for exponent in self.exponents[:episodes]:
+        played: list[dict[str, int]] = []
+        for exponent in self.exponents:
             curves = {name: curve ** (exponent / 2) for name, curve in squared.items()}
-            recorder.play_counts(programme.divide(curves))
+            counts = programme.divide(curves)
+            if counts not in played and len(played) < episodes:
+                played.append(counts)
+                recorder.play_counts(counts)
 
 
 class Programme:

@@ -138,8 +138,9 @@ class _Networks:
             else "all layers that share channels must keep the same of them"
         )
         return (
-            f"{name!r} has the shape {tuple(small)} in the cut network and {tuple(original)} in the "
-            f"original, which does not fit to the other layers: {why}; see the groups that `python -m amc_env inspect` shows"
+            f"{name!r} has the shape {tuple(small)} in the cut network and {tuple(original)} in "
+            f"the original, which does not fit to the other layers: {why}; see the groups that "
+            "`python -m amc_env inspect` shows"
         )
 
 
