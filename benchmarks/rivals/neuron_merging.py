@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from amc_env import ChannelGraph
 from benchmarks.rivals.channels import Statistics, selections, sites_of, write_
 
-# The share and the threshold that the paper has for networks with batch norms.
+# As far as known, what its authors used for VGG; not checked against the text of the paper.
 COSINE_SHARE = 0.85
 THRESHOLD = 0.1
 
