@@ -1,5 +1,6 @@
 """Numeric format and memory layout in which a network runs fastest, measured on its own data."""
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 from typing_extensions import override
+
+_LOG = logging.getLogger(__name__)
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Run = Callable[[Tensor], Tensor]
@@ -170,15 +173,26 @@ def _medians(
     *,
     repeats: int,
 ) -> dict[Format, float]:
-    """Median duration in each format; they take turns, so that other load slows all alike."""
+    """Median duration in each format; they take turns, so that other load slows all alike.
+
+    A format in which the device or the network cannot compute is left out.
+    """
     times: dict[Format, list[float]] = {each: [] for each in formats}
     arranged = {each: each.arrange(batch) for each in formats}
     # The first run of each also allocates memory and picks kernels; it is not counted.
     for turn in range(repeats + 1):
-        for each in formats:
+        for each in [*times]:
             started = clock()
-            # A device computes on while Python goes ahead; reading a number waits for it.
-            float(_scores(run, arranged[each], each).flatten()[0])
+            try:
+                # A device computes on while Python goes ahead; reading a number waits for it.
+                float(_scores(run, arranged[each], each).flatten()[0])
+            # Of a missing kernel, or of layers that do not take the bfloat16 that others give.
+            except RuntimeError as error:
+                if each == formats[0]:
+                    raise
+                _LOG.info("networks are not run in %s: %s", each, str(error).partition("\n")[0])
+                del times[each]
+                continue
             if turn:
                 times[each].append(clock() - started)
     return {each: statistics.median(mine) for each, mine in times.items()}

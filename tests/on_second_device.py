@@ -78,7 +78,7 @@ def test_rewards(name: str) -> None:
 @pytest.mark.parametrize(
     "repair",
     [
-        RepairSettings(norm_samples=8),
+        RepairSettings(norm_samples=8, sequential=False),
         RepairSettings(sequential=True),
         RepairSettings(sequential=True, match_residual_sums=True),
     ],

@@ -166,3 +166,22 @@ def test_a_choice_says_what_was_measured() -> None:
         "bfloat16 with channels last, measured on 16 samples (20 ms float32 with channels last, "
         "10 ms bfloat16 with channels last); scores differ by 0.012, classes of 1.0%"
     )
+
+
+def test_a_format_that_cannot_be_run_is_not_chosen() -> None:
+    def run(batch: Tensor) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            raise NotImplementedError("no kernel for this device")
+        return batch.flatten(1)
+
+    choice = measure(run, torch.randn(4, 1, 4, 4))
+    assert choice.format.precision == "float32"
+    assert not any("bfloat16" in name for name in choice.seconds)
+
+
+def test_a_network_that_cannot_run_at_all_says_so_itself() -> None:
+    def run(_batch: Tensor) -> Tensor:
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        measure(run, torch.randn(4, 1, 4, 4))

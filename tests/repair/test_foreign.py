@@ -154,7 +154,6 @@ def pruned_by_torch_pruning(model: nn.Module, x: Tensor, *, ratio: float) -> nn.
         "digits_cnn",
         "unet",
         pytest.param("resnet18", marks=pytest.mark.slow),
-        pytest.param("mobilenet_v2", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
