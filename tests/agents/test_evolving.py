@@ -54,6 +54,7 @@ def most_of_the_first() -> int:
 # SPDY
 
 
+@pytest.mark.slow
 def test_spdy_begins_with_the_curves_as_they_are_and_ends_no_worse() -> None:
     found = search("spdy", {})
     again = search("spdy", {"shots": 0.0, "patience": 1})
@@ -153,6 +154,7 @@ def test_bad_options_of_evopress_are_refused(options: dict[str, Any], expected: 
 # MILP
 
 
+@pytest.mark.slow
 def test_the_programme_plays_every_policy_that_an_exponent_leads_to() -> None:
     options = {"exponents": [2.0, 0.25, 2.0]}
     found = search("milp", options)
@@ -172,7 +174,12 @@ def test_bad_exponents_are_refused(exponents: Any) -> None:
 
 @pytest.mark.parametrize("reward", ["accuracy", "loss", "kl_to_original"])
 @pytest.mark.parametrize(
-    ("name", "options"), [("random", {}), ("evopress", {}), ("evopress", {"stages": []})]
+    ("name", "options"),
+    [
+        ("random", {}),
+        pytest.param("evopress", {}, marks=pytest.mark.slow),
+        pytest.param("evopress", {"stages": []}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_raced_search_finds_the_same_policy_with_fewer_samples(
     name: str, options: dict[str, Any], reward: str

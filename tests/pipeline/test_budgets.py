@@ -105,6 +105,7 @@ def test_every_budget_leaves_what_a_run_for_it_alone_leaves(go: Go) -> None:
         assert exact.accuracy(loaded) == figures["repaired_accuracy"]
 
 
+@pytest.mark.slow
 def test_one_table_and_one_picture_show_all_budgets(
     go: Go, capsys: pytest.CaptureFixture[str]
 ) -> None:
