@@ -190,7 +190,7 @@ class _Rows:
     """Linear constraints, row by row."""
 
     def __init__(self) -> None:
-        self._columns: list[NDArray[np.int64]] = []
+        self._columns: list[NDArray[np.intc]] = []
         self._values: list[Values] = []
         self._bounds: list[tuple[float, float]] = []
 
@@ -198,7 +198,8 @@ class _Rows:
         self, columns: ArrayLike, values: ArrayLike, *, high: float, low: float = -np.inf
     ) -> None:
         """Add the constraint that the sum of these columns times the values is within bounds."""
-        self._columns.append(np.asarray(columns))
+        # Older releases of SciPy hand indices to the solver as they are, and it reads C integers.
+        self._columns.append(np.asarray(columns, dtype=np.intc))
         self._values.append(np.asarray(values))
         self._bounds.append((low, high))
 
@@ -207,7 +208,7 @@ class _Rows:
         from scipy.optimize import LinearConstraint
         from scipy.sparse import csr_array
 
-        ends = np.cumsum([0, *map(len, self._columns)])
+        ends = np.cumsum([0, *map(len, self._columns)], dtype=np.intc)
         parts = np.concatenate(self._values), np.concatenate(self._columns), ends
         low, high = zip(*self._bounds, strict=True)
         return LinearConstraint(csr_array(parts, shape=(len(ends) - 1, size)), low, high)

@@ -67,7 +67,7 @@ def trained_digits(*, epochs: int = 5) -> Subject:
     """A small CNN, trained here on scikit-learn's digits: it shows in seconds that all runs."""
     data = digits()
     model = build_model("digits_cnn", seed=0)
-    fit_(model, data.train, TrainingSettings(epochs=epochs), seed=0)
+    fit_(model, data.train, TrainingSettings(epochs=epochs, precision="float32"), seed=0)
     are_original = torch.ones(len(data.test), dtype=torch.bool)
     return Subject(
         name="digits_cnn", model=model, train=data.train, test=data.test, is_original=are_original
