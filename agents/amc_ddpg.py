@@ -136,7 +136,10 @@ class AMCDDPG(DDPG):
             train_freq=(1, "episode"),
             gradient_steps=-1,
             replay_buffer_class=EpisodeBuffer,
-            replay_buffer_kwargs={"baseline_decay": self.settings.baseline_decay},
+            replay_buffer_kwargs={
+                "baseline_decay": self.settings.baseline_decay,
+                "scale_rewards": self.settings.scale_rewards,
+            },
             policy_kwargs=_policy_arguments(self.settings),
             tensorboard_log=tensorboard_log,
             seed=seed,
@@ -182,12 +185,7 @@ class AMCDDPG(DDPG):
         self._observe_(seen)
         wanted = 2 * torch.as_tensor(actions, device=self.device)[:, None] - 1
         optimizer = torch.optim.Adam(self.actor.mu.parameters(), lr=learning_rate)
-        self.actor.set_training_mode(True)
-        for _ in range(steps):
-            optimizer.zero_grad()
-            (self.actor(seen) - wanted).square().mean().backward()
-            optimizer.step()
-        self.actor.set_training_mode(False)
+        self._approach_(seen, wanted, optimizer=optimizer, steps=steps)
         self.actor_target.load_state_dict(self.actor.state_dict())
 
     @override
@@ -201,7 +199,11 @@ class AMCDDPG(DDPG):
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         if self.episode <= self.settings.warmup_episodes:
             return
-        super().train(gradient_steps * self.settings.gradient_steps, batch_size)
+        steps = gradient_steps * self.settings.gradient_steps
+        super().train(steps, batch_size)
+        if self.settings.imitated_episodes:
+            best = self.episodes.best(self.settings.imitated_episodes)
+            self._approach_(*best, optimizer=self.actor.optimizer, steps=steps)
         self.logger.record("train/baseline", self.episodes.baseline)
         self.logger.record("train/sigma", self.settings.sigma_of_episode(self.episode))
 
@@ -287,8 +289,22 @@ class AMCDDPG(DDPG):
         if is_warming_up and not self.settings.warmup_around_actor:
             return float(self.rng.random())
         mean, _ = self.predict(self._last_obs, deterministic=True)
+        share = self.settings.explored_share
+        if share < 1.0 and self.rng.random() >= share:
+            return float(mean.item())
         sigma = self.settings.sigma_of_episode(self.episode)
         return sample_truncated_normal(self.rng, mean=float(mean.item()), sigma=sigma)
+
+    def _approach_(
+        self, seen: Tensor, wanted: Tensor, *, optimizer: torch.optim.Optimizer, steps: int
+    ) -> None:
+        """Take steps towards these scaled actions (n, 1) at observations (n, features)."""
+        self.actor.set_training_mode(True)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (self.actor(seen) - wanted).square().mean().backward()
+            optimizer.step()
+        self.actor.set_training_mode(False)
 
     def _observe_last_episode_(self) -> None:
         """Add the last episode to the observation statistics of all networks."""

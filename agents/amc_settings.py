@@ -24,6 +24,9 @@ _RULES: Mapping[str, Rule] = {
     "replay_episodes": whole(1),
     "baseline_decay": real(lambda x: 0 <= x < 1, "a number in [0, 1)"),
     "normalise_observations": YES_OR_NO,
+    "scale_rewards": YES_OR_NO,
+    "explored_share": SHARE,
+    "imitated_episodes": whole(0),
 }
 
 
@@ -49,6 +52,12 @@ class AMCSettings:
         baseline_decay: Weight of the previous reward baseline in its moving average.
         normalise_observations: Whether the networks see observations less their running mean, over
             their running deviation.
+        scale_rewards: Whether rewards are divided by their deviation over the episodes held.
+        explored_share: Share of the steps of an episode whose actions are noisy; at the others the
+            actor's own action is taken. The fewer, the clearer it is which of them changed the
+            reward.
+        imitated_episodes: After every gradient step, the actor also takes one towards the actions
+            of so many best episodes held (self-imitation, Oh et al. 2018); 0 for none.
 
     Raises:
         ValueError: A value has the wrong type or is out of its range.
@@ -68,6 +77,9 @@ class AMCSettings:
     replay_episodes: int = 100
     baseline_decay: float = 0.95
     normalise_observations: bool = True
+    scale_rewards: bool = False
+    explored_share: float = 1.0
+    imitated_episodes: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.hidden_sizes, list):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.error_curves import allocate, cut_to_budget, squared_errors
+from agents.error_curves import allocate, cut_to_budget
 from amc_env import ChannelGroup, ChannelPruningEnv
 from amc_env.structure.costs import CostPoint
 
@@ -60,7 +60,7 @@ class Division:
     """
 
     def __init__(self, env: ChannelPruningEnv) -> None:
-        self.curves: Curves = {group.name: squared_errors(env, group) for group in env.graph.groups}
+        self.curves: Curves = {g.name: env.pruner.squared_errors(g.name) for g in env.graph.groups}
         self.levels = levels_of(env)
         self._env = env
         self._start = allocate(env)

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,13 +64,16 @@ class EpisodeBuffer(ReplayBuffer):
     r"""Holds the last whole episodes; samples their steps with rewards less a baseline.
 
     A step can be sampled once its episode has ended. Its action is the one that was *executed*,
-    ``info["executed"]`` in [0, 1], or the action asked for if the environment reports none. Its
+    ``info["executed"]`` in [0, 1], or the action asked for if the environment reports none; where
+    the last step reports those of the whole episode as ``info["sparsities"]``, these hold. Its
     reward is the final reward ``R`` of its episode, from which :meth:`sample` subtracts a baseline:
 
-    .. math:: r = R - b, \quad b \leftarrow \lambda b + (1 - \lambda) \bar R
+    .. math:: r = (R - b) / \sigma, \quad b \leftarrow \lambda b + (1 - \lambda) \bar R
 
     ``R-bar`` is the mean of ``R`` over the sampled batch, ``lambda`` is ``baseline_decay``, and
-    ``b`` starts at the first ``R-bar``. Source: He et al. 2018 and their published code.
+    ``b`` starts at the first ``R-bar``. Source: He et al. 2018 and their published code. There,
+    ``sigma`` is 1; with ``scale_rewards`` it is the deviation of ``R`` over the episodes held, so
+    that rewards that differ by a hundredth teach as much as those that differ by one.
 
     ``buffer_size`` counts *episodes*; only 1 environment and no ``optimize_memory_usage`` are
     accepted.
@@ -89,6 +92,7 @@ class EpisodeBuffer(ReplayBuffer):
         device: torch.device | str = "auto",
         *,
         baseline_decay: float,
+        scale_rewards: bool = False,
         n_envs: int = 1,
         optimize_memory_usage: bool = False,
     ) -> None:
@@ -99,6 +103,7 @@ class EpisodeBuffer(ReplayBuffer):
         super().__init__(buffer_size, observation_space, action_space, device=device)
         self.low, self.high = float(action_space.low.min()), float(action_space.high.max())
         self.baseline_decay = baseline_decay
+        self.scale_rewards = scale_rewards
         self.reset()
         self.seed_(None)
 
@@ -119,6 +124,16 @@ class EpisodeBuffer(ReplayBuffer):
         if not self.episodes:
             raise ValueError("the buffer holds no finished episode; at least 1 is needed")
         return self.episodes[-1].observations[:, 0]
+
+    def best(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Observations (steps, ...) and scaled actions (steps, 1) of the most rewarded episodes.
+
+        Of equal rewards, the older episode counts as better.
+        """
+        ordered = sorted(self.episodes, key=lambda steps: -float(steps.rewards[-1, 0]))[:count]
+        parts = [[s.observations[:, 0] for s in ordered], [s.actions[:, 0] for s in ordered]]
+        observations, actions = (self.to_torch(np.concatenate(part)) for part in parts)
+        return observations, actions
 
     @override
     def reset(self) -> None:
@@ -153,7 +168,13 @@ class EpisodeBuffer(ReplayBuffer):
             )
         )
         if done[0]:
-            self.episodes.append(finish(self.unfinished))
+            episode = finish(self.unfinished)
+            if "sparsities" in info:
+                actions = [self._scaled(sparsity) for sparsity in info["sparsities"]]
+                episode = replace(
+                    episode, actions=np.array(actions, np.float32).reshape(episode.actions.shape)
+                )
+            self.episodes.append(episode)
             self.drop_unfinished_()
             self._lay_out_()
 
@@ -165,7 +186,14 @@ class EpisodeBuffer(ReplayBuffer):
         mean = float(samples.rewards.mean())
         before = mean if self.baseline is None else self.baseline
         self.baseline = self.baseline_decay * before + (1 - self.baseline_decay) * mean
-        return samples._replace(rewards=samples.rewards - self.baseline)
+        return samples._replace(rewards=(samples.rewards - self.baseline) / self._scale())
+
+    def _scale(self) -> float:
+        """What rewards are divided by; where all are equal, they are all 0 less their baseline."""
+        if not self.scale_rewards:
+            return 1.0
+        finals = np.array([steps.rewards[-1, 0] for steps in self.episodes], dtype=np.float64)
+        return float(finals.std()) or 1.0
 
     def _drawn(self, batch_size: int) -> Array:
         """Indices of the steps of one batch."""
@@ -176,12 +204,14 @@ class EpisodeBuffer(ReplayBuffer):
         if "executed" not in info:
             return np.array(asked, dtype=np.float32).reshape(1, 1, self.action_dim)
         executed = float(info["executed"])
+        return np.full((1, 1, self.action_dim), self._scaled(executed), dtype=np.float32)
+
+    def _scaled(self, executed: float) -> float:
         if not self.low <= executed <= self.high:
             raise ValueError(
                 f'info["executed"] is {executed}; it must be in [{self.low:g}, {self.high:g}]'
             )
-        scaled = 2 * (executed - self.low) / (self.high - self.low) - 1
-        return np.full((1, 1, self.action_dim), scaled, dtype=np.float32)
+        return 2 * (executed - self.low) / (self.high - self.low) - 1
 
     def _lay_out_(self) -> None:
         """Write the episodes into the arrays that stable-baselines3 samples from."""

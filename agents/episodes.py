@@ -139,20 +139,11 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
         self.episodes: list[Episode] = []
         self.screened = 0
         self._listener = on_episode
-        self._sparsities: list[float] = []
         self._started = time.perf_counter()
-
-    @override
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        self._sparsities = []
-        return super().reset(seed=seed, options=options)
 
     @override
     def step(self, action: Action) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         seen, reward, terminated, truncated, info = super().step(action)
-        self._sparsities.append(info["executed"])
         if terminated:
             self._note(float(reward), info)
         return seen, reward, terminated, truncated, info
@@ -218,7 +209,7 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
             flops_ratio=info["flops_ratio"],
             params_ratio=info["params_ratio"],
             counts=info["counts"],
-            sparsities=tuple(self._sparsities),
+            sparsities=info["sparsities"],
             seconds=info["seconds"],
             samples=info["samples"],
             reward_parts=info["reward_parts"],

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
@@ -132,20 +131,9 @@ def _ladder_below(
     return [most, *(count for count in _ladder(env, group) if count < most)]
 
 
-def squared_errors(env: ChannelPruningEnv, group: ChannelGroup) -> NDArray[np.float64]:
-    """The squared residuals for 1, 2, ... channels kept, summed over the layers that read them."""
-    try:
-        each = list(env.pruner.plan.layer_errors(group.name).values())
-    except ValueError:
-        # No layer that reads the group is repaired, so nothing tells its channels apart.
-        return np.linspace(1.0, 0.0, group.channels)
-    errors: NDArray[np.float64] = torch.stack(each).square().sum(0).numpy()
-    return errors
-
-
 def _convex_errors(env: ChannelPruningEnv, group: ChannelGroup) -> NDArray[np.float64]:
     """The lower convex hull of the squared residuals for 1, 2, ... channels kept."""
-    errors = squared_errors(env, group)
+    errors = env.pruner.squared_errors(group.name)
     hull: list[int] = []
     for point in range(len(errors)):
         while len(hull) > 1 and _is_above(errors, hull[-2], hull[-1], point):

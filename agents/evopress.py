@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from agents.division import Curves, fill_budget, need_budget
 from agents.episodes import Recorder
-from agents.error_curves import allocate, squared_errors
+from agents.error_curves import allocate
 from agents.options import SHARE, YES_OR_NO, Rule, check_values, whole
 from agents.searcher import Searcher
 from agents.searchers import uniform_counts
@@ -97,7 +97,7 @@ class _Births:
         self._generator = generator
         self._step = step
         self._names = [group.name for group in env.graph.groups]
-        self._curves: Curves = {g.name: squared_errors(env, g) for g in env.graph.groups}
+        self._curves: Curves = {g.name: env.pruner.squared_errors(g.name) for g in env.graph.groups}
         self._tried: set[tuple[int, ...]] = set()
 
     def first(self, counts: Mapping[str, int]) -> Counts:

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from agents.division import Curves, Values, fill_budget, levels_of, need_budget
 from agents.episodes import Recorder
-from agents.error_curves import cut_to_budget, squared_errors
+from agents.error_curves import cut_to_budget
 from agents.options import check_values, real
 from agents.searcher import Searcher
 from amc_env import ChannelPruningEnv
@@ -50,7 +50,7 @@ class Milp(Searcher):
     def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
         env = recorder.pruning
         need_budget(env, self.name)
-        squared = {group.name: squared_errors(env, group) for group in env.graph.groups}
+        squared = {g.name: env.pruner.squared_errors(g.name) for g in env.graph.groups}
         programme = Programme(env)
         played: list[dict[str, int]] = []
         for exponent in self.exponents:

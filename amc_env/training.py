@@ -44,7 +44,7 @@ class TrainingSettings:
         weight_decay: Of all weights.
         smoothing: Share of a label's probability that is spread over all classes.
         distil: Share of the loss that compares with the class scores of a teacher, instead of the
-            labels; 0 for none.
+            labels; 0 for none, and 1 reads no label.
         temperature: The scores of both are divided by this before they are compared.
         shift: Every image is moved by at most this many pixels in each direction; 0 for none.
         flip: Whether a random half of the images is mirrored.
@@ -290,13 +290,18 @@ class _Trainer:
         settings = self._settings
         with self._format.computing(images.device):
             scores = self._model(images).float()
-            loss = F.cross_entropy(scores, labels, label_smoothing=settings.smoothing)
-            if self._teacher is None:
-                return loss
-            with evaluating(self._teacher):
-                target = self._teacher(images).float()
-        soft = distillation_loss(scores, target, temperature=settings.temperature)
-        return (1 - settings.distil) * loss + settings.distil * soft
+            target = None
+            if self._teacher is not None:
+                with evaluating(self._teacher):
+                    target = self._teacher(images).float()
+        loss: Tensor = scores.new_zeros(())
+        if settings.distil < 1:
+            hard = F.cross_entropy(scores, labels, label_smoothing=settings.smoothing)
+            loss = loss + (1 - settings.distil) * hard
+        if target is not None:
+            soft = distillation_loss(scores, target, temperature=settings.temperature)
+            loss = loss + settings.distil * soft
+        return loss
 
 
 def _ready(teacher: nn.Module, batch: Tensor) -> nn.Module:

@@ -21,7 +21,7 @@ from amc_env.criteria import make_criterion
 from amc_env.env import BudgetKeeper
 from amc_env.evaluation import Evaluator
 from amc_env.repair import Pruner
-from benchmarks.rivals.subjects import Subject, published
+from benchmarks.subjects import Subject, published
 
 IMAGES, POSITIONS = (128, 250, 500, 1000, 3000), (4, 16, 64)
 

@@ -52,7 +52,7 @@ class AskedActions(Noting):
     @override
     def step(self, action: Action) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         seen, reward, terminated, truncated, info = super().step(action)
-        told = {key: value for key, value in info.items() if key != "executed"}
+        told = {key: v for key, v in info.items() if key not in ("executed", "sparsities")}
         return seen, reward, terminated, truncated, told
 
 
@@ -62,7 +62,8 @@ class KeptRatios(Noting):
     @override
     def step(self, action: Action) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         seen, reward, terminated, truncated, info = super().step(1 - action)
-        return seen, reward, terminated, truncated, {**info, "executed": 1 - info["executed"]}
+        told = {key: value for key, value in info.items() if key != "sparsities"}
+        return seen, reward, terminated, truncated, {**told, "executed": 1 - info["executed"]}
 
 
 class Alternating(EpisodeBuffer):

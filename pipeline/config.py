@@ -228,7 +228,16 @@ def _without_teacher(settings: TrainingSettings) -> TrainingSettings:
     return settings
 
 
+def _without_labels(settings: TrainingSettings) -> TrainingSettings:
+    if settings.distil != 1:
+        raise ValueError(
+            f"distil is {settings.distil}, but the adjustment reads no labels; give adjust.distil=1"
+        )
+    return settings
+
+
 BaseSection = Annotated[TrainingSection, AfterValidator(_without_teacher)]
+AdjustSection = Annotated[TrainingSection, AfterValidator(_without_labels)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -269,6 +278,7 @@ class RunConfig(_Section):
     env: EnvSection
     search: SearchSection
     base: BaseSection
+    adjust: AdjustSection
     finetune: TrainingSection
     seed: int = Field(ge=0)
     threads: int = Field(ge=0)
@@ -332,7 +342,7 @@ class RunConfig(_Section):
 
     def as_plain(self) -> Mapping[str, Any]:
         """The resolved settings, for a file."""
-        records = {key: asdict(getattr(self, key)) for key in ("env", "base", "finetune")}
+        records = {key: asdict(getattr(self, key)) for key in ("env", "base", "adjust", "finetune")}
         env = records["env"] | records["env"]["repair"]
         records["env"] = {name: value for name, value in env.items() if name not in _NOT_IN_ENV}
         compared = {

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from agents import Episode
+from agents import Episode, SearchResult
 from agents.episodes import Listener
 from amc_env import ChannelGraph, ChannelPruningEnv, PruningData
 from amc_env.data import Split
 from amc_env.data.datasets import DATASET, Dataset
 from amc_env.env.budget import BudgetKeeper
+from amc_env.env.realise import adjust
 from amc_env.evaluation import Evaluator
 from amc_env.models import MODELS, load_checkpoint_
 from amc_env.models.lookup import MODEL
@@ -144,7 +145,7 @@ def compare(run: Run, env: ChannelPruningEnv) -> list[Network]:
         try:
             pruned = _search(run, env, name)
             found.append(pruned)
-            found.append(_repair(env, pruned, finalists=run.config.search.finalists))
+            found.append(_repair(run, env, pruned, finalists=run.config.search.finalists))
         except KeyboardInterrupt:
             run.is_complete = False
         if found and found[-1].agent == name:
@@ -153,10 +154,10 @@ def compare(run: Run, env: ChannelPruningEnv) -> list[Network]:
 
 
 def repair(run: Run, env: ChannelPruningEnv, networks: Sequence[Network]) -> list[Network]:
-    """The networks until now, and the best policy's network repaired layer by layer.
+    """The networks until now, and the best policy's network repaired layer by layer and adjusted.
 
-    After an interruption of the search one policy is repaired; an interruption of the repair
-    leaves the networks until now.
+    After an interruption of the search one policy is repaired, and nothing is adjusted; an
+    interruption of the repair leaves the networks until now.
     """
     finalists = run.config.search.finalists if run.is_complete else 1
     at_most = f" (at most {finalists} policies)" if finalists > 1 else ""
@@ -167,7 +168,7 @@ def repair(run: Run, env: ChannelPruningEnv, networks: Sequence[Network]) -> lis
             smaller="split.calibration or env.sampled_positions",
             saved=run.folder.saved,
         ):
-            repaired = _repair(env, networks[-1], finalists=finalists)
+            repaired = _repair(run, env, networks[-1], finalists=finalists)
         _save(run.folder.path, env, repaired)
     except KeyboardInterrupt:
         run.is_complete = False
@@ -257,9 +258,37 @@ def _search(
     return Network(agent=title, stage="pruned", result=result)
 
 
-def _repair(env: ChannelPruningEnv, pruned: Network, *, finalists: int) -> Network:
+def _repair(run: Run, env: ChannelPruningEnv, pruned: Network, *, finalists: int) -> Network:
+    """The best policy's network repaired layer by layer, and its weights adjusted together."""
     repaired = pruned.result.realised(env, finalists=finalists)
-    return replace(pruned, stage="repaired", result=repaired)
+    return replace(pruned, stage="repaired", result=_adjusted(run, env, repaired))
+
+
+def _adjusted(run: Run, env: ChannelPruningEnv, repaired: SearchResult) -> SearchResult:
+    """The result with its network adjusted; as it was after an interruption."""
+    settings = run.config.adjust
+    if not run.is_complete or not settings.epochs:
+        return repaired
+    compact, counts = repaired.compact, repaired.best.counts
+    try:
+        settings = _announced(
+            "adjusting without labels", compact, env.data.calibration, settings, env.graph.model
+        )
+        with progress("adjusting without labels", total=settings.epochs) as advance:
+            adjusted = adjust(
+                env,
+                compact,
+                counts,
+                settings,
+                seed=run.config.seed,
+                on_epoch=lambda _, loss: advance(f"loss {loss:.4f}"),
+            )
+    except KeyboardInterrupt:
+        run.is_complete = False
+        return repaired
+    if adjusted is compact:
+        say("the adjusted network has no greater reward; the repaired one is kept")
+    return replace(repaired, compact=adjusted)
 
 
 def _finetune_(run: Run, network: nn.Module, teacher: nn.Module, fitted: Split) -> bool:

@@ -18,7 +18,7 @@ from amc_env.criteria import Criterion, make_criterion
 from amc_env.data import PruningData, Split
 from amc_env.env.bench import Bench
 from amc_env.env.budget import Budget, BudgetKeeper
-from amc_env.env.observation import FEATURE_NAMES, Observer
+from amc_env.env.observation import Observer, feature_names
 from amc_env.env.rendering import draw, tabulate
 from amc_env.env.settings import EnvSettings
 from amc_env.env.trial import Outcome, Trial
@@ -40,9 +40,10 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
     """An environment in which an episode prunes one network; a step decides one channel group.
 
     An action in [0, 1] asks for the sparsity of the group. The sparsity is rounded to whole
-    channels and clipped to the bounds of the group and to what the budget still allows;
-    ``info["executed"]`` is the sparsity that results. The reward of every step but the last is 0;
-    the last step is paid for the compact, repaired network.
+    channels and clipped to the bounds of the group and, unless ``over_budget`` says otherwise, to
+    what the budget still allows; ``info["executed"]`` is the sparsity that results, and
+    ``info["sparsities"]`` of the last step has those of all groups in the network. The reward of
+    every step but the last is 0; the last step is paid for the compact, repaired network.
 
     ``reset(options={"floor": R})`` begins an episode whose evaluation stops as soon as the reward
     cannot reach ``R`` any more; see :meth:`Trial.race`.
@@ -66,7 +67,6 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         "render_modes": ["ansi", "rgb_array"],
         "render_fps": 4,
     }
-    feature_names = FEATURE_NAMES
 
     def __init__(  # noqa: PLR0913 (gymnasium.make passes render_mode beside our own six)
         self,
@@ -172,6 +172,11 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         if self.render_mode == "rgb_array":
             return draw(self.graph, self._decided)
         return None
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The names of the numbers in an observation."""
+        return feature_names(has_errors=self.settings.observe_errors)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -284,14 +289,25 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             min_keep=self.settings.min_keep,
             max_keep=self.settings.max_keep,
         )
-        self._observer = Observer(self.graph, target=budget.target() if budget else 1.0)
+        features = len(self.feature_names)
+        # It knows the target; it is made anew when it is needed.
+        vars(self).pop("_observer", None)
         # Spaces draw random numbers, and so does an environment.
-        self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURE_NAMES),), np.float32)
+        self.observation_space = spaces.Box(0.0, 1.0, (features,), np.float32)
         self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
         self._np_random, self._np_random_seed = None, None
         # What Gymnasium's registry writes there names the budget.
         self.spec = None
         self._restart_()
+
+    @cached_property
+    def _observer(self) -> Observer:
+        errors = {g.name: self.pruner.squared_errors(g.name) for g in self.graph.groups}
+        return Observer(
+            self.graph,
+            target=self.budget.target() if self.budget else 1.0,
+            errors=errors if self.settings.observe_errors else None,
+        )
 
     def _restart_(self) -> None:
         self._decided: dict[str, int] = {}
@@ -306,7 +322,10 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
 
     def _executed_count(self, group: ChannelGroup, asked: float) -> int:
         wanted = kept_count(group.channels, sparsity=min(max(asked, 0.0), 1.0))
-        allowed = self.keeper.allowed(group, self._decided)
+        if self.settings.over_budget == "scale":
+            allowed = self.keeper.between(group)
+        else:
+            allowed = self.keeper.allowed(group, self._decided)
         # Of two numbers equally near, the larger is kept.
         return min(reversed(allowed), key=lambda count: abs(count - wanted))
 
@@ -316,6 +335,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         )
 
     def _finish(self) -> tuple[float, dict[str, Any]]:
+        if not self.keeper.fits(self._decided):
+            self._decided = self.keeper.scaled(self._decided)
         trial = self.trial(self._decided)
         outcome = trial.outcome() if self._floor is None else trial.race(self._floor)
         full = self.graph.cost()
@@ -327,6 +348,9 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             "params": outcome.params,
             "params_ratio": outcome.params / full.params,
             "counts": dict(self._decided),
+            "sparsities": tuple(
+                1.0 - self._decided[g.name] / g.channels for g in self.graph.groups
+            ),
             "samples": outcome.samples,
             "seconds": dict(trial.seconds),
             "policy": self.policy(self._decided),

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from amc_env.structure import ChannelGraph, ChannelGroup, LayerUse
 
-FEATURE_NAMES = (
+AMC_FEATURES = (
     "index",
     "is_conv",
     "is_depthwise",
@@ -24,6 +24,13 @@ FEATURE_NAMES = (
     "last_sparsity",
     "target",
 )
+# Shares of channels kept, and the features that tell what the plain repair then loses.
+_SHARES = {"error_at_75": 0.75, "error_at_50": 0.5, "error_at_25": 0.25}
+
+
+def feature_names(*, has_errors: bool) -> tuple[str, ...]:
+    """The names of the features, in their order."""
+    return AMC_FEATURES + (tuple(_SHARES) if has_errors else ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +53,22 @@ class Observer:
     Args:
         graph: The structure of the model.
         target: Ratio of the cost that may be left; 1 without a budget.
+        errors: By group, the squared errors of the repair for 1, 2, ... channels kept, for features
+            that are not AMC's; none if None.
     """
 
-    def __init__(self, graph: ChannelGraph, *, target: float) -> None:
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        *,
+        target: float,
+        errors: Mapping[str, NDArray[np.float64]] | None = None,
+    ) -> None:
+        self.names = feature_names(has_errors=errors is not None)
+        self._errors = {
+            group.name: _errors_at_shares(errors[group.name]) if errors is not None else {}
+            for group in graph.groups
+        }
         self._graph = graph
         self._target = target
         full = graph.cost()
@@ -70,7 +90,7 @@ class Observer:
     ) -> NDArray[np.float32]:
         """The observation before the group at ``index`` is decided; zeros behind the last."""
         if index == len(self._layers):
-            return np.zeros(len(FEATURE_NAMES), dtype=np.float32)
+            return np.zeros(len(self.names), dtype=np.float32)
         group, layer = self._graph.groups[index], self._layers[index]
         cost = self._graph.cost(decided)
         ahead = sum(c.flops for c in cost.layers if self._settled_by.get(c.name, -1) > index)
@@ -90,8 +110,15 @@ class Observer:
             "flops_ahead": ahead / self._total,
             "last_sparsity": last_sparsity,
             "target": self._target,
+            **self._errors[group.name],
         }
-        return np.array([features[name] for name in FEATURE_NAMES], dtype=np.float32)
+        return np.array([features[name] for name in self.names], dtype=np.float32)
+
+
+def _errors_at_shares(squared: NDArray[np.float64]) -> dict[str, float]:
+    """The relative errors where these shares of the channels are kept, at most 1."""
+    kept = {name: max(1, round(share * len(squared))) for name, share in _SHARES.items()}
+    return {name: float(min(1.0, squared[count - 1] ** 0.5)) for name, count in kept.items()}
 
 
 def _reader(group: ChannelGroup) -> str:

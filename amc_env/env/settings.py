@@ -1,10 +1,14 @@
 """The settings of an environment."""
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from amc_env.env.budget import check_bounds
+from amc_env.names import check_name
 from amc_env.precision import Precision
 from amc_env.repair.pruner import RepairSettings
+
+OverBudget = Literal["clip", "scale"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +20,12 @@ class EnvSettings:
         max_keep: Most channels that each group keeps, as a ratio of its channels.
         ignore: Names of modules whose output channels are never cut.
         round_to: A group keeps a multiple of this many channels, or all of them.
+        over_budget: What becomes of actions that ask for more than the budget allows. ``clip``
+            executes every action as far as the groups after it can still pay for it, as AMC does,
+            so the last groups pay. ``scale`` executes every action, and at the end of the episode
+            reduces all groups by one sparsity.
+        observe_errors: Whether observations also have the relative errors of the repair when the
+            group keeps 75, 50 and 25 % of its channels.
         repair: Settings of the repair of the weights.
         evaluation_batch: Validation samples in one forward pass.
         precision: Numeric precision of the forward passes that rewards need. ``auto`` measures
@@ -24,13 +34,16 @@ class EnvSettings:
         seed: Seed of rewards that draw random numbers.
 
     Raises:
-        ValueError: ``min_keep`` and ``max_keep`` are not ratios in order, or a number is below 1.
+        ValueError: ``min_keep`` and ``max_keep`` are not ratios in order, a number is below 1, or
+            ``over_budget`` is another word.
     """
 
     min_keep: float = 0.2
     max_keep: float = 1.0
     ignore: tuple[str, ...] = ()
     round_to: int = 1
+    over_budget: OverBudget = "clip"
+    observe_errors: bool = False
     repair: RepairSettings = field(default_factory=RepairSettings)
     evaluation_batch: int = 100
     precision: Precision = "auto"
@@ -38,6 +51,7 @@ class EnvSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self.min_keep, self.max_keep)
+        check_name("over_budget", self.over_budget, get_args(OverBudget))
         for name in ("round_to", "evaluation_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")

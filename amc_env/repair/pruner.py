@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amc_env.calibration import Calibration, calibrate
@@ -134,6 +136,19 @@ class Pruner:
             # memory that a search holds.
             takes_grams=True,
         )
+
+    def squared_errors(self, group: str) -> NDArray[np.float64]:
+        """The squared relative residuals of the plain repair for 1, 2, ... channels kept.
+
+        They are summed over the layers that read the group. Where none of these is repaired,
+        nothing tells the group's channels apart, and each is counted as worth the same.
+        """
+        try:
+            each = list(self.plan.layer_errors(group).values())
+        except ValueError:
+            return np.linspace(1.0, 0.0, self.graph.group(group).channels)
+        errors: NDArray[np.float64] = torch.stack(each).square().sum(0).numpy()
+        return errors
 
     def prune(self, keep: Mapping[str, Keep]) -> Pruned:
         """The compact network that keeps these channels, with repaired weights.

@@ -97,13 +97,13 @@ def tried(
             "realised networks are scored on the selection split, but the data has none; give "
             "PruningData a selection split"
         )
-    curves = _error_curves(env)
+    curves = {g.name: env.pruner.squared_errors(g.name) for g in env.graph.groups}
     full = env.graph.cost()
     for counts in policies:
         episode = env.context(env.pruner.prune(counts).model, counts)
         realised = env.context(env.pruner.prune_sequentially(counts), counts, on="selection")
         params_ratio = episode.cost.params / full.params
-        lost = sum(curve[counts[name] - 1] for name, curve in curves.items())
+        lost = float(sum(curve[counts[name] - 1] for name, curve in curves.items()))
         yield TriedPolicy(
             counts=counts,
             flops_ratio=episode.cost.flops / full.flops,
@@ -177,15 +177,3 @@ def _paid(reward: Reward, episode: RewardContext) -> float:
         # The rewards from entropy refuse networks in which no map varies; others still rank them.
         return nan
     return paid if isfinite(paid) else nan
-
-
-def _error_curves(env: ChannelPruningEnv) -> dict[str, list[float]]:
-    """Relative residuals of the plain repair for 1, 2, ... channels kept, by group."""
-    curves = {}
-    for group in env.graph.groups:
-        try:
-            curves[group.name] = env.pruner.plan.errors(group.name).tolist()
-        except ValueError:
-            # No layer that reads the group is repaired, so nothing is known of its channels.
-            continue
-    return curves

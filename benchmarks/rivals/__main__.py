@@ -23,7 +23,7 @@ from amc_env.evaluation import Evaluator
 from benchmarks.rivals.experiment import Run, Settings, compare
 from benchmarks.rivals.methods import METHODS, REFERENCE, checked_methods
 from benchmarks.rivals.report import markdown, write_rows
-from benchmarks.rivals.subjects import Subject, published, trained_digits
+from benchmarks.subjects import Subject, published, trained_digits
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

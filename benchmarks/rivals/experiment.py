@@ -17,7 +17,7 @@ from amc_env import Budget, ChannelPruningEnv, EnvSettings, Policy, PruningData,
 from amc_env.evaluation import Evaluator
 from benchmarks.rivals.methods import METHODS, Method, Task, with_norms_
 from benchmarks.rivals.outside import SCORES, globally_pruned, widths_of
-from benchmarks.rivals.subjects import Subject
+from benchmarks.subjects import Subject
 
 UNIFORM = "uniform"
 # Rewards are not looked at here, so the split that they are paid on may be small.

@@ -175,17 +175,29 @@ def test_a_buffer_of_the_wrong_kind_is_refused():
 
 
 def buffer_with(
-    final_rewards: list[float], *, executed: float = 0.5, decay: float = 0.75
+    final_rewards: list[float],
+    *,
+    executed: float = 0.5,
+    decay: float = 0.75,
+    scale_rewards: bool = False,
+    sparsities: tuple[float, ...] | None = None,
 ) -> EpisodeBuffer:
-    """Episodes of two steps each."""
+    """Episodes of two steps each; ``sparsities`` are told by the last."""
     buffer = EpisodeBuffer(
-        8, Targets.observation_space, Targets.action_space, "cpu", baseline_decay=decay
+        8,
+        Targets.observation_space,
+        Targets.action_space,
+        "cpu",
+        baseline_decay=decay,
+        scale_rewards=scale_rewards,
     )
     buffer.seed_(0)
     for pay in final_rewards:
         for reward, done in ((0.0, False), (pay, True)):
             zeros = np.zeros((1, 3), np.float32)
             infos = [{"executed": executed}]
+            if done and sparsities is not None:
+                infos[0] |= {"sparsities": sparsities}
             ends = np.array([done])
             buffer.add(zeros, zeros, np.zeros((1, 1)), np.array([reward]), ends, infos)
     return buffer
@@ -204,6 +216,22 @@ def test_the_baseline_follows_by_its_decay():
     # 0.75 * 10 + 0.25 * 2
     assert buffer.baseline == 8.0
     assert rewards.ravel().tolist() == [-6.0] * 4
+
+
+def test_the_sparsities_of_a_whole_episode_replace_those_of_its_steps():
+    buffer = buffer_with([1.0], sparsities=(0.0, 0.75))
+    assert buffer.actions.flatten().tolist() == [-1.0, 0.5]
+
+
+def test_scaled_rewards_have_the_deviation_of_the_episodes_held():
+    plain = buffer_with([1.0, 3.0, 8.0]).sample(32).rewards
+    scaled = buffer_with([1.0, 3.0, 8.0], scale_rewards=True).sample(32).rewards
+    torch.testing.assert_close(scaled, plain / float(np.std([1.0, 3.0, 8.0])))
+
+
+def test_equal_rewards_are_not_scaled():
+    rewards = buffer_with([2.0, 2.0], scale_rewards=True).sample(32).rewards
+    assert rewards.tolist() == [[0.0]] * 32
 
 
 def test_sampling_leaves_the_stored_rewards_alone():

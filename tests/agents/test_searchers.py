@@ -25,6 +25,7 @@ from amc_env import (
     Split,
 )
 from amc_env.models import build_model
+from amc_env.repair.pruner import Pruner
 
 # At 0.52 the sparsity lies where single precision would turn the rounding of one group.
 RATIOS = (0.2, 0.25, 0.5, 0.52, 0.75, 0.99)
@@ -266,10 +267,14 @@ def hull_of(each: dict[str, list[float]] | None) -> list[float]:
             raise ValueError(f"no layer that reads group {name!r} is repaired")
         return {n: torch.tensor(e, dtype=torch.float64).sqrt() for n, e in each.items()}
 
-    env: Any = SimpleNamespace(
-        pruner=SimpleNamespace(plan=SimpleNamespace(layer_errors=layer_errors))
-    )
     group: Any = SimpleNamespace(name="g", channels=5)
+    pruner: Any = SimpleNamespace(
+        plan=SimpleNamespace(layer_errors=layer_errors),
+        graph=SimpleNamespace(group=lambda _: group),
+    )
+    env: Any = SimpleNamespace(
+        pruner=SimpleNamespace(squared_errors=lambda name: Pruner.squared_errors(pruner, name))
+    )
     return error_curves._convex_errors(env, group).tolist()
 
 

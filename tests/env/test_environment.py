@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,40 @@ def test_the_executed_sparsity_is_of_whole_channels() -> None:
     assert seen["last_sparsity"] == 0.25
     assert seen["flops_removed"] == pytest.approx(
         1 - env.graph.cost(env.counts).flops / env.graph.cost().flops
+    )
+
+
+def test_what_is_over_the_budget_is_scaled_for_all_groups_alike() -> None:
+    env = tiny_env(budget=HALF, settings=replace(SETTINGS, over_budget="scale"))
+    *steps, last = run(env, [0.0, 0.0, 0.0])
+    # Every action is executed at first, over the budget or not.
+    assert [step[4]["executed"] for step in steps[1:]] == [0.0, 0.0]
+    info = last[4]
+    assert info["counts"] == env.keeper.scaled({}) == env.counts
+    assert info["flops_ratio"] <= 0.5
+    channels = {group.name: group.channels for group in env.graph.groups}
+    told = [1 - info["counts"][name] / width for name, width in channels.items()]
+    assert info["sparsities"] == pytest.approx(told)
+
+
+def test_what_is_within_the_budget_is_not_scaled() -> None:
+    scaling = tiny_env(budget=HALF, settings=replace(SETTINGS, over_budget="scale"))
+    clipping = tiny_env(budget=HALF, settings=SETTINGS)
+    assert run(scaling, [0.7, 0.7, 0.7]) == run(clipping, [0.7, 0.7, 0.7])
+
+
+def test_observations_can_tell_what_the_repair_loses() -> None:
+    env = tiny_env(budget=HALF, settings=replace(SETTINGS, observe_errors=True))
+    seen, _ = env.reset(seed=0)
+    assert env.observation_space.contains(seen)
+    told = dict(zip(env.feature_names, seen.tolist(), strict=True))
+    group = env.graph.groups[0]
+    curve = env.pruner.squared_errors(group.name)
+    for name, kept in (("error_at_75", 6), ("error_at_50", 4), ("error_at_25", 2)):
+        assert told[name] == pytest.approx(min(1.0, curve[kept - 1] ** 0.5))
+    other = env.with_budget(Budget(flops=0.6))
+    assert dict(zip(other.feature_names, other.reset()[0], strict=True))["target"] == np.float32(
+        0.6
     )
 
 

@@ -1,13 +1,16 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from pruning import samples, tiny_env
+from pruning import samples, tiny, tiny_env
 from torch import nn
+from torch.nn.utils import parameters_to_vector
 
 from amc_env import ChannelPruningEnv, EnvSettings, PruningData, RepairSettings, Split
-from amc_env.env.realise import realise
+from amc_env.env.realise import adjust, realise
 from amc_env.rewards import RewardContext
+from amc_env.training import TrainingSettings
 
 
 def rewarded(rewards: list[float]) -> Any:
@@ -115,3 +118,52 @@ def test_what_is_paid_is_the_network_that_is_given() -> None:
     logits = env.evaluator.logits(sequential)
     loss = nn.functional.cross_entropy(logits, env.data.validation.labels)
     assert paid.reward == pytest.approx(-float(loss), rel=1e-5)
+
+
+WITHOUT_LABELS = TrainingSettings(
+    epochs=10, learning_rate=0.003, batch=8, clip=1.0, distil=1.0, precision="float32"
+)
+NARROW = {"stem": 4, "wide": 6, "last": 5}
+
+
+def test_an_adjustment_comes_nearer_to_the_original_and_leaves_its_network_alone() -> None:
+    model = tiny()
+    with torch.no_grad():
+        # Scores that differ from sample to sample, as those of a trained network do.
+        model.head.weight *= 300
+        model.head.bias -= model(samples(24).inputs).mean(0)
+    data = PruningData(
+        calibration=samples(256), validation=samples(40, seed=1), selection=samples(100, seed=2)
+    )
+    env = ChannelPruningEnv(model=model, data=data, reward="kl_to_original")
+    compact = env.pruner.prune_sequentially(NARROW)
+    before = {name: value.clone() for name, value in compact.state_dict().items()}
+    adjusted = adjust(env, compact, NARROW, WITHOUT_LABELS)
+    assert env.judge(adjusted, NARROW).reward > env.judge(compact, NARROW).reward
+    assert all(torch.equal(value, before[name]) for name, value in compact.state_dict().items())
+
+
+def test_an_adjustment_reads_no_label() -> None:
+    found = []
+    for shift in (0, 1):
+        env = tiny_env(reward="kl_to_original")
+        calibration = env.data.calibration
+        env.data = replace(
+            env.data, calibration=replace(calibration, labels=(calibration.labels + shift) % 4)
+        )
+        compact = env.pruner.prune_sequentially(NARROW)
+        found.append(adjust(env, compact, NARROW, WITHOUT_LABELS))
+    one, other = (parameters_to_vector(network.parameters()) for network in found)
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_an_adjustment_that_gains_nothing_is_undone() -> None:
+    env = tiny_env(reward=rewarded([1.0, 1.0]))
+    compact = env.pruner.prune_sequentially(NARROW)
+    assert adjust(env, compact, NARROW, WITHOUT_LABELS) is compact
+
+
+def test_an_adjustment_with_labels_is_refused() -> None:
+    env = tiny_env()
+    with pytest.raises(ValueError, match=r"distil is 0\.5; .* give distil=1"):
+        adjust(env, env.graph.model, {}, replace(WITHOUT_LABELS, distil=0.5))

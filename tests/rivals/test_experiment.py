@@ -11,7 +11,7 @@ from amc_env import Split
 from amc_env.policy import make_policy
 from benchmarks.rivals.experiment import UNIFORM, Run, Settings, compare
 from benchmarks.rivals.methods import METHODS, checked_methods
-from benchmarks.rivals.subjects import Subject
+from benchmarks.subjects import Subject
 
 SETTINGS = Settings(
     methods=checked_methods(["none", "norms", "sequential"]), seeds=(0, 1), calibration=20

@@ -9,7 +9,7 @@ import torch
 
 from amc_env.models import build_model
 from benchmarks.rivals.__main__ import main
-from benchmarks.rivals.subjects import published, trained_digits
+from benchmarks.subjects import published, trained_digits
 
 
 def test_it_runs_on_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

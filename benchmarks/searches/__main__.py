@@ -1,0 +1,124 @@
+"""Searches of several agents on a published ResNet, and what their networks are worth.
+
+Every search is a file in OUT; a search whose file is there is not run again. ``--table`` writes the
+tables of all files of this network and budget. Accuracies are of test images: those that are
+original, and all of them where ``--data`` has re-encoded ones too. "repaired" is the best of five
+finalists, repaired layer by layer; "adjusted" the same after all weights were trained on the
+calibration images towards the original's class scores, without labels.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from amc_env.evaluation import Evaluator
+from amc_env.training import TrainingSettings
+from benchmarks.searches.report import markdown, reached
+from benchmarks.searches.search import Found, environment, search
+from benchmarks.subjects import Subject, published
+
+# As in the experiments of configs/experiment.
+ADJUSTMENT = TrainingSettings(
+    epochs=20, learning_rate=0.03, warmup=0.1, min_steps=16, clip=1.0, weight_decay=0.0,
+    distil=1.0, shift=4, flip=True,
+)  # fmt: skip
+
+
+def main() -> None:
+    """Run the searches that are asked for, or print the tables."""
+    options = _options()
+    subject = published(options.folder, options.model, data=options.data)
+    if options.table:
+        print(_tables(options, subject))
+        return
+    torch.set_num_threads(options.threads)
+    test = Evaluator(subject.test, precision="float32")
+    env = environment(
+        subject,
+        flops=options.flops,
+        reward=options.reward,
+        images={"calibration": options.calibration, "validation": 1000, "selection": 1000},
+        settings={},
+    )
+    print(f"networks are evaluated in {env.evaluator.choice}", flush=True)
+    done = {(f.title, f.reward, f.seed) for f in _found(options)}
+    for seed in options.seeds:
+        for agent in options.agents:
+            name, _, own = agent.partition(" ")
+            if (agent, options.reward, seed) in done:
+                continue
+            described = {
+                "network": options.model,
+                "flops": options.flops,
+                "agent": name,
+                "options": own,
+                "reward": options.reward,
+                "seed": seed,
+            }
+            found = search(env, test, described, episodes=options.episodes, adjustment=ADJUSTMENT)
+            found.write(options.out)
+            print(_line(found, subject), flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="holds models/ and, without --data, data/")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the searches' files")
+    parser.add_argument("--data", type=Path, help="an .npz of all images")
+    parser.add_argument("--model", default="cifar_resnet56")
+    parser.add_argument("--flops", type=float, default=0.5)
+    parser.add_argument("--reward", default="loss")
+    parser.add_argument(
+        "--agents", nargs="*", default=["ddpg"],
+        help="files of configs/agent; with options of their own as 'ddpg sigma=0.1'",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--calibration", type=int, default=3000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="print the tables and do nothing")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def _found(options: argparse.Namespace) -> list[Found]:
+    """All searches of this network and budget, in the order in which they ended."""
+    files = sorted(options.out.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    found = [Found.model_validate_json(path.read_text(encoding="utf-8")) for path in files]
+    return [f for f in found if (f.network, f.flops) == (options.model, options.flops)]
+
+
+def _tables(options: argparse.Namespace, subject: Subject) -> str:
+    found = _found(options)
+    reference = options.agents[0]
+    tables = (
+        markdown(found, _images(subject), reference=reference),
+        reached(found),
+    )
+    return "\n\n".join(tables)
+
+
+def _images(subject: Subject) -> dict[str, np.ndarray]:
+    """Masks of the test images that count."""
+    is_original = subject.is_original.numpy()
+    masks = {f"{is_original.sum()} originals": is_original}
+    if not is_original.all():
+        masks[f"all {len(is_original)}"] = np.ones_like(is_original)
+    return masks
+
+
+def _line(found: Found, subject: Subject) -> str:
+    """A search in one line, for the log."""
+    shown = [
+        f"{stage} {name} {100 * found.right(stage)[mask].mean():.2f}"
+        for stage in found.is_right
+        for name, mask in _images(subject).items()
+    ]
+    return f"{found.title} seed {found.seed}: {', '.join(shown)}; {found.seconds}"
+
+
+if __name__ == "__main__":
+    main()
