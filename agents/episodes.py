@@ -99,6 +99,9 @@ class SearchResult:
         return sorted(distinct.values(), key=lambda e: (-e.reward, e.number))[:count]
 
 
+# An episode whose numbers of channels are planned, and are not to be scaled.
+EXACTLY: Mapping[str, Any] = {"budgeting": "clip"}
+
 Listener = Callable[[Episode], None]
 
 
@@ -156,14 +159,12 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
         Raises:
             ValueError: A floor is given, but the reward has no upper bound.
         """
-        self.reset(options=None if floor is None else {"floor": floor})
-        for action in actions:
-            self.step(np.array([action], dtype=np.float32))
-        return self.episodes[-1]
+        return self._play(actions, {} if floor is None else {"floor": floor})
 
     def play_counts(self, counts: Mapping[str, int], *, floor: float | None = None) -> Episode:
         """Play one episode that keeps these numbers of channels, as far as the budget allows."""
-        return self.play(self.actions_for(counts), floor=floor)
+        options = {**EXACTLY} | ({} if floor is None else {"floor": floor})
+        return self._play(self.actions_for(counts), options)
 
     def best(self) -> Episode | None:
         """The episode of the greatest reward, of equal rewards the first; None before any."""
@@ -200,6 +201,12 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
             seconds=self.seconds,
             is_complete=is_complete,
         )
+
+    def _play(self, actions: Sequence[float], options: Mapping[str, Any]) -> Episode:
+        self.reset(options=dict(options))
+        for action in actions:
+            self.step(np.array([action], dtype=np.float32))
+        return self.episodes[-1]
 
     def _note(self, reward: float, info: dict[str, Any]) -> None:
         episode = Episode(

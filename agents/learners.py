@@ -16,7 +16,7 @@ import torch
 from typing_extensions import override
 
 from agents.amc_settings import AMCSettings
-from agents.episodes import Recorder
+from agents.episodes import EXACTLY, Recorder
 from agents.error_curves import allocate
 from agents.options import FRACTION, SHARE, YES_OR_NO, Rule, check_values, real, whole
 from agents.searcher import Searcher
@@ -98,7 +98,7 @@ class Ddpg(Searcher):
     @property
     def name(self) -> str:
         """The name in tables and files."""
-        return "ddpg_warm" if self.warm_start else "ddpg"
+        return "ddpg" if self.warm_start else "ddpg_amc"
 
     @override
     def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
@@ -255,7 +255,7 @@ def _demonstration(recorder: Recorder, episodes: int) -> tuple[Observation, Acti
 
 def _demonstrated(recorder: Recorder, counts: Mapping[str, int]) -> tuple[Observation, Action]:
     """Observations and executed actions of an episode that keeps these numbers of channels."""
-    seen, _ = recorder.reset()
+    seen, _ = recorder.reset(options={**EXACTLY})
     observations = []
     for action in recorder.actions_for(counts):
         observations.append(seen)

@@ -28,16 +28,21 @@ def _learner(algorithm: str, /, **options: Any) -> Learner:
 
 # The numbers of the learners are those of the files in ``configs/agent``, which a test compares.
 AGENTS: Mapping[str, Callable[..., Searcher]] = {
-    "ddpg": partial(_ddpg, "ddpg"),
-    "ddpg_warm": partial(
+    "ddpg_amc": partial(_ddpg, "ddpg_amc"),
+    "ddpg": partial(
         _ddpg,
-        "ddpg_warm",
+        "ddpg",
         warm_start=True,
         gamma=0.0,
-        gradient_steps=2,
-        warmup_episodes=50,
-        sigma=0.05,
+        actor_learning_rate=1e-3,
+        gradient_steps=4,
+        warmup_episodes=20,
+        sigma=0.3,
         sigma_decay=0.99,
+        replay_episodes=400,
+        scale_rewards=True,
+        explored_share=0.3,
+        imitated_episodes=1,
     ),
     "td3": partial(
         _learner, "td3", learning_rate=1e-3, learning_starts=100, batch_size=64, gamma=1.0
@@ -70,7 +75,7 @@ AGENT: Kind[Searcher] = Kind(
 def make_agent(agent: str | Searcher, options: Mapping[str, Any] | None = None) -> Searcher:
     """The agent of a name with its options; an agent that is made already is given back.
 
-    The options of ``ddpg`` and ``ddpg_warm`` are ``warm_start`` and the fields of ``AMCSettings``;
+    The options of ``ddpg`` and ``ddpg_amc`` are ``warm_start`` and the fields of ``AMCSettings``;
     those of ``td3``, ``sac``, ``ppo`` and ``tqc`` are the arguments of their algorithms in
     stable-baselines3 and sb3-contrib.
 

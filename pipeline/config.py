@@ -278,8 +278,8 @@ class RunConfig(_Section):
     env: EnvSection
     search: SearchSection
     base: BaseSection
-    adjust: AdjustSection
     finetune: TrainingSection
+    adjust: AdjustSection  # after what it takes values from
     seed: int = Field(ge=0)
     threads: int = Field(ge=0)
     device: str

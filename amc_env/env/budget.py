@@ -175,17 +175,35 @@ class BudgetKeeper:
         """
         whole = self._whole(counts)
         sparsity = self.fitting_sparsity(whole)
-        scaled = self._reduced(whole, sparsity)
-        missing = {
-            g.name: (1.0 - sparsity) * (whole[g.name] / g.channels) - scaled[g.name] / g.channels
-            for g in self._graph.groups
-        }
-        for name in sorted(missing, key=lambda name: -missing[name]):
-            steps = self.between(self._graph.group(name))
-            more = next((c for c in steps if scaled[name] < c <= whole[name]), None)
-            if more is not None and self.fits({**scaled, name: more}):
-                scaled[name] = more
-        return scaled
+        wanted = {name: (1.0 - sparsity) * count for name, count in whole.items()}
+        return self._with_rest_spent(self._reduced(whole, sparsity), wanted, at_most=whole)
+
+    def spent(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Numbers of channels that spend the budget, ``counts`` times one factor for all groups.
+
+        Where ``counts`` exceed the budget they are those of ``scaled``. Otherwise the factor is the
+        greatest that meets the budget, with no group beyond the most channels that it may keep, and
+        what rounding leaves of the budget is spent as there. Without a budget nothing changes.
+
+        Raises:
+            ValueError: A group does not exist or has not that many channels.
+        """
+        whole = self._whole(counts)
+        if not self._limits:
+            return whole
+        if not self.fits(whole):
+            return self.scaled(whole)
+        low, high = 1.0, max(self._max_counts[name] / count for name, count in whole.items())
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            if self.fits(self._grown(whole, middle)):
+                low = middle
+            else:
+                high = middle
+        wanted = {name: low * count for name, count in whole.items()}
+        return self._with_rest_spent(
+            self._grown(whole, low), wanted, at_most={**whole, **self._max_counts}
+        )
 
     def fitting_sparsity(self, counts: Mapping[str, int]) -> float:
         """The smallest sparsity that meets the budget when all ``counts`` are reduced by it.
@@ -226,6 +244,30 @@ class BudgetKeeper:
         # The graph refuses groups that do not exist and numbers that they cannot keep.
         self._graph.cost(counts)
         return {group.name: counts.get(group.name, group.channels) for group in self._graph.groups}
+
+    def _grown(self, counts: Mapping[str, int], factor: float) -> dict[str, int]:
+        """What each group would keep of its number of channels times a factor of at least 1."""
+        return {
+            group.name: max(
+                counts[group.name],
+                *(c for c in self.between(group) if c <= factor * counts[group.name] + 1e-9),
+                self._min_counts[group.name],
+            )
+            for group in self._graph.groups
+        }
+
+    def _with_rest_spent(
+        self, counts: dict[str, int], wanted: Mapping[str, float], *, at_most: Mapping[str, int]
+    ) -> dict[str, int]:
+        """One more step of channels where it fits, first for the groups that rounding cost most."""
+        channels = {group.name: group.channels for group in self._graph.groups}
+        missing = {name: (wanted[name] - counts[name]) / channels[name] for name in counts}
+        for name in sorted(missing, key=lambda name: -missing[name]):
+            steps = self.between(self._graph.group(name))
+            more = next((c for c in steps if counts[name] < c <= at_most[name]), None)
+            if more is not None and self.fits({**counts, name: more}):
+                counts[name] = more
+        return counts
 
     def _reduced(self, counts: Mapping[str, int], sparsity: float) -> dict[str, int]:
         """What each group would keep of its number of channels if there were no budget."""

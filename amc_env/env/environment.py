@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from functools import cached_property, partial
-from typing import Any, Literal, SupportsFloat
+from typing import Any, Literal, SupportsFloat, get_args
 from weakref import WeakValueDictionary
 
 import gymnasium as gym
@@ -20,11 +20,11 @@ from amc_env.env.bench import Bench
 from amc_env.env.budget import Budget, BudgetKeeper
 from amc_env.env.observation import Observer, feature_names
 from amc_env.env.rendering import draw, tabulate
-from amc_env.env.settings import EnvSettings
+from amc_env.env.settings import Budgeting, EnvSettings
 from amc_env.env.trial import Outcome, Trial
 from amc_env.evaluation import Evaluator
 from amc_env.folding import folds_of
-from amc_env.names import name_of
+from amc_env.names import check_name, name_of
 from amc_env.policy import Policy, make_policy
 from amc_env.repair.pruner import Pruner
 from amc_env.rewards import Reward, RewardContext, WeightedSum, make_reward
@@ -40,13 +40,14 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
     """An environment in which an episode prunes one network; a step decides one channel group.
 
     An action in [0, 1] asks for the sparsity of the group. The sparsity is rounded to whole
-    channels and clipped to the bounds of the group and, unless ``over_budget`` says otherwise, to
+    channels and clipped to the bounds of the group and, unless ``budgeting`` says otherwise, to
     what the budget still allows; ``info["executed"]`` is the sparsity that results, and
     ``info["sparsities"]`` of the last step has those of all groups in the network. The reward of
     every step but the last is 0; the last step is paid for the compact, repaired network.
 
     ``reset(options={"floor": R})`` begins an episode whose evaluation stops as soon as the reward
-    cannot reach ``R`` any more; see :meth:`Trial.race`.
+    cannot reach ``R`` any more; see :meth:`Trial.race`. ``reset(options={"budgeting": "clip"})``
+    begins one that is held to the budget otherwise than the settings say.
 
     Args:
         model: A trained network that gives class scores. It is not modified.
@@ -135,7 +136,10 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
     ) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed, options=options)
         self._restart_()
-        self._floor = self._checked_floor((options or {}).get("floor"))
+        options = options or {}
+        self._floor = self._checked_floor(options.get("floor"))
+        self._budgeting = options.get("budgeting", self.settings.budgeting)
+        check_name("budgeting", self._budgeting, get_args(Budgeting))
         return self._observe(), {}
 
     @override
@@ -313,6 +317,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         self._decided: dict[str, int] = {}
         self._last_sparsity = 0.0
         self._floor = None
+        self._budgeting = self.settings.budgeting
 
     def _forget_(self) -> None:
         """Forget the outcomes of all networks, but not those that another environment shares."""
@@ -322,7 +327,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
 
     def _executed_count(self, group: ChannelGroup, asked: float) -> int:
         wanted = kept_count(group.channels, sparsity=min(max(asked, 0.0), 1.0))
-        if self.settings.over_budget == "scale":
+        if self._budgeting == "scale":
             allowed = self.keeper.between(group)
         else:
             allowed = self.keeper.allowed(group, self._decided)
@@ -335,8 +340,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         )
 
     def _finish(self) -> tuple[float, dict[str, Any]]:
-        if not self.keeper.fits(self._decided):
-            self._decided = self.keeper.scaled(self._decided)
+        if self._budgeting == "scale":
+            self._decided = self.keeper.spent(self._decided)
         trial = self.trial(self._decided)
         outcome = trial.outcome() if self._floor is None else trial.race(self._floor)
         full = self.graph.cost()

@@ -8,7 +8,7 @@ from amc_env.names import check_name
 from amc_env.precision import Precision
 from amc_env.repair.pruner import RepairSettings
 
-OverBudget = Literal["clip", "scale"]
+Budgeting = Literal["clip", "scale"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +20,10 @@ class EnvSettings:
         max_keep: Most channels that each group keeps, as a ratio of its channels.
         ignore: Names of modules whose output channels are never cut.
         round_to: A group keeps a multiple of this many channels, or all of them.
-        over_budget: What becomes of actions that ask for more than the budget allows. ``clip``
-            executes every action as far as the groups after it can still pay for it, as AMC does,
-            so the last groups pay. ``scale`` executes every action, and at the end of the episode
-            reduces all groups by one sparsity.
+        budgeting: How actions are held to the budget. ``clip`` executes every action as far as the
+            groups after it can still pay for it, as AMC does, so the last groups pay, and what is
+            not asked for is not spent. ``scale`` executes every action, and at the end of the
+            episode multiplies the channels of all groups by one factor that spends the budget.
         observe_errors: Whether observations also have the relative errors of the repair when the
             group keeps 75, 50 and 25 % of its channels.
         repair: Settings of the repair of the weights.
@@ -35,14 +35,14 @@ class EnvSettings:
 
     Raises:
         ValueError: ``min_keep`` and ``max_keep`` are not ratios in order, a number is below 1, or
-            ``over_budget`` is another word.
+            ``budgeting`` is another word.
     """
 
     min_keep: float = 0.2
     max_keep: float = 1.0
     ignore: tuple[str, ...] = ()
     round_to: int = 1
-    over_budget: OverBudget = "clip"
+    budgeting: Budgeting = "scale"
     observe_errors: bool = False
     repair: RepairSettings = field(default_factory=RepairSettings)
     evaluation_batch: int = 100
@@ -51,7 +51,7 @@ class EnvSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self.min_keep, self.max_keep)
-        check_name("over_budget", self.over_budget, get_args(OverBudget))
+        check_name("budgeting", self.budgeting, get_args(Budgeting))
         for name in ("round_to", "evaluation_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")

@@ -21,7 +21,7 @@ from benchmarks.subjects import Subject, published
 
 # As in the experiments of configs/experiment.
 ADJUSTMENT = TrainingSettings(
-    epochs=20, learning_rate=0.03, warmup=0.1, min_steps=16, clip=1.0, weight_decay=0.0,
+    epochs=10, learning_rate=0.03, warmup=0.1, min_steps=16, clip=1.0, weight_decay=0.0,
     distil=1.0, shift=4, flip=True,
 )  # fmt: skip
 

@@ -63,7 +63,8 @@ def test_vectors_of_environments_run(mode: str) -> None:
         "model": tiny(),
         "data": tiny_data(),
         "budget": HALF,
-        "settings": SETTINGS,
+        # Held to the budget by one factor, both would be the same policy.
+        "settings": replace(SETTINGS, budgeting="clip"),
         "reward": "loss",
     }
     vector = gym.make_vec(
@@ -115,7 +116,7 @@ def test_the_executed_sparsity_is_of_whole_channels() -> None:
 
 
 def test_what_is_over_the_budget_is_scaled_for_all_groups_alike() -> None:
-    env = tiny_env(budget=HALF, settings=replace(SETTINGS, over_budget="scale"))
+    env = tiny_env(budget=HALF, settings=replace(SETTINGS, budgeting="scale"))
     *steps, last = run(env, [0.0, 0.0, 0.0])
     # Every action is executed at first, over the budget or not.
     assert [step[4]["executed"] for step in steps[1:]] == [0.0, 0.0]
@@ -127,10 +128,26 @@ def test_what_is_over_the_budget_is_scaled_for_all_groups_alike() -> None:
     assert info["sparsities"] == pytest.approx(told)
 
 
-def test_what_is_within_the_budget_is_not_scaled() -> None:
-    scaling = tiny_env(budget=HALF, settings=replace(SETTINGS, over_budget="scale"))
-    clipping = tiny_env(budget=HALF, settings=SETTINGS)
-    assert run(scaling, [0.7, 0.7, 0.7]) == run(clipping, [0.7, 0.7, 0.7])
+SCALING = tiny_env(budget=HALF, settings=replace(SETTINGS, budgeting="scale"))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3))
+def test_whatever_is_asked_the_budget_is_spent_and_no_more(actions: list[float]) -> None:
+    *_, last = run(SCALING, actions)
+    counts = last[4]["counts"]
+    assert SCALING.keeper.fits(counts)
+    # Not every group can have one more channel.
+    more = {g.name: min(counts[g.name] + 1, g.channels) for g in SCALING.graph.groups}
+    assert not SCALING.keeper.fits(more)
+
+
+def test_the_channels_keep_their_proportions_when_all_grow() -> None:
+    asked = {"stem": 2, "wide": 4, "last": 2}
+    counts = SCALING.keeper.spent(asked)
+    # One factor explains all of them, but for one channel of rounding each.
+    lowest = max((counts[name] - 1) / asked[name] for name in asked)
+    assert 1 < lowest <= min((counts[name] + 1) / asked[name] for name in asked)
 
 
 def test_observations_can_tell_what_the_repair_loses() -> None:

@@ -134,7 +134,7 @@ def test_one_table_and_one_picture_show_all_budgets(
 
 @pytest.mark.slow
 def test_a_search_begins_from_the_best_at_the_budget_before(go: Go) -> None:
-    _, folder = go("agent=ddpg_warm", TWO, "search.episodes=2", "search.compare=[]")
+    _, folder = go("agent=ddpg", TWO, "search.episodes=2", "search.compare=[]")
     best = Policy.load(folder / "budget.flops=0.6" / "policy.json")
     assert best.reached["flops"] > 0.4
     graph = ChannelGraph(build_model("digits_cnn").eval(), digits().train.inputs[:2])

@@ -86,7 +86,7 @@ def test_every_file_composes_and_what_it_names_can_be_made(file: str) -> None:
     [
         ("criterion", {*CRITERIA}),
         ("reward", {*REWARDS, "auto"}),
-        ("agent", {*AGENTS, "ddpg_warm"}),
+        ("agent", {*AGENTS}),
         ("data", {*DATASETS}),
     ],
 )
@@ -121,7 +121,7 @@ def test_an_agent_s_file_states_its_code_s_defaults(name: str) -> None:
     assert as_lists(composed(f"agent={name}").make().agent) == as_lists(make_agent(name))
 
 
-@pytest.mark.parametrize("name", ["td3", "sac", "ppo", "tqc", "ddpg", "ddpg_warm"])
+@pytest.mark.parametrize("name", ["td3", "sac", "ppo", "tqc", "ddpg", "ddpg_amc"])
 def test_a_compared_agent_is_that_of_its_file(name: str) -> None:
     parts = composed(f"agent={name}", f"search.compare=[{name}]").make()
     assert parts.compared[name] == parts.agent
@@ -133,6 +133,8 @@ def test_the_environment_s_section_states_its_code_s_defaults() -> None:
 
 OTHER = {
     "min_keep": 0.3,
+    "budgeting": "clip",
+    "observe_errors": True,
     "max_keep": 0.9,
     "ignore": ("conv1",),
     "precision": "float32",

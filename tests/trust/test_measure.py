@@ -53,11 +53,11 @@ def test_parameters_and_error_curves_predict_without_a_network() -> None:
         assert policy.params_ratio == cost.params / full.params
         assert policy.flops_ratio == cost.flops / full.flops
         errors = [
-            float(ENV.pruner.plan.errors(name)[count - 1])
+            sum(e[count - 1] ** 2 for e in ENV.pruner.plan.layer_errors(name).values())
             # No layer that reads the stem alone can be solved for, but those behind it can.
             for name, count in policy.counts.items()
         ]
-        assert policy.predicted["summed error curves"] == pytest.approx(-sum(errors))
+        assert policy.predicted["summed error curves"] == pytest.approx(-float(sum(errors)))
 
 
 def test_a_reward_that_refuses_a_network_has_no_correlation_and_stands_last() -> None:
