@@ -6,7 +6,7 @@ stable-baselines3 takes seconds to import, so it is imported only where a learne
 import importlib
 import inspect
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -84,28 +84,25 @@ class Ddpg(Searcher):
 
     Attributes:
         settings: The settings of the agent.
-        warm_start: Whether the first episode is that of ``error_curves``, and the second, where
-            there is a policy to begin from, that policy. The actor is trained to imitate the better
-            of them, and the warm-up explores around the actor instead of uniformly.
+        warm_start: Whether the first episode is that of ``error_curves``. Where there is a policy
+            to begin from, the next is that policy. The actor is trained to imitate the better of
+            them, and the warm-up explores around the actor instead of uniformly.
+        name: The name in tables and files.
     """
 
     settings: AMCSettings = field(default_factory=AMCSettings)
     warm_start: bool = False
+    name: str = "ddpg_amc"
 
     def __post_init__(self) -> None:
         check_values("agent 'ddpg'", vars(self), {"warm_start": YES_OR_NO})
-
-    @property
-    def name(self) -> str:
-        """The name in tables and files."""
-        return "ddpg" if self.warm_start else "ddpg_amc"
 
     @override
     def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
         from agents.amc_ddpg import AMCDDPG, learn_episodes
 
-        settings = self.settings
-        if self.warm_start:
+        settings, plans = self.settings, self._plans(recorder)
+        if plans:
             settings = replace(settings, warmup_around_actor=True)
         with _global_randomness_restored():
             model = AMCDDPG(
@@ -115,14 +112,23 @@ class Ddpg(Searcher):
                 device="cpu",
                 tensorboard_log=_folder(recorder),
             )
-            if self.warm_start:
-                observations, actions = _demonstration(recorder, episodes)
+            if plans:
+                observations, actions = _demonstration(recorder, plans[:episodes])
                 model.imitate_(observations, actions)
             left = episodes - len(recorder.episodes)
             if left > 1:
                 learn_episodes(model, episodes=left - 1)
             if left:
                 _play_greedily(model, recorder)
+
+    def _plans(self, recorder: Recorder) -> list[Mapping[str, int]]:
+        """The policies to begin with, as the numbers of channels to keep."""
+        plans: list[Mapping[str, int]] = []
+        if self.warm_start:
+            plans.append(allocate(recorder.pruning))
+        if recorder.start:
+            plans.append(recorder.start)
+        return plans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,13 +248,11 @@ def _global_randomness_restored() -> Iterator[None]:
         np.random.set_state(numpys)  # noqa: NPY002
 
 
-def _demonstration(recorder: Recorder, episodes: int) -> tuple[Observation, Action]:
-    """Observations and executed actions of the better of at most two episodes.
-
-    The first follows the error curves, the second the policy to begin from, if there is one.
-    """
-    plans = [allocate(recorder.pruning), *([recorder.start] if recorder.start else [])]
-    played = [_demonstrated(recorder, counts) for counts in plans[:episodes]]
+def _demonstration(
+    recorder: Recorder, plans: Sequence[Mapping[str, int]]
+) -> tuple[Observation, Action]:
+    """Observations and executed actions of the best of the episodes of these policies."""
+    played = [_demonstrated(recorder, counts) for counts in plans]
     best = max(range(len(played)), key=lambda index: recorder.episodes[index].reward)
     return played[best]
 

@@ -57,7 +57,7 @@ class Searcher(ABC):
             log: Folder in which a learner writes its learning curves; they are not written if None.
             start: How many channels each group keeps in a policy to begin from, such as the best
                 at another budget. More than the budget allows are reduced by one sparsity for all.
-                ``ddpg``, ``cma_es`` and ``tpe`` begin there; other searchers take no notice.
+                ``ddpg``, ``ddpg_amc``, ``cma_es`` and ``tpe`` begin there; others take no notice.
 
         Raises:
             ValueError: ``episodes`` is less than 1, or ``start`` names a group that does not exist.

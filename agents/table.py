@@ -19,7 +19,7 @@ from amc_env.names import Kind, check_options
 def _ddpg(name: str, /, **options: Any) -> Ddpg:
     check_options("agent", name, options, ("warm_start", *(f.name for f in fields(AMCSettings))))
     warm_start = options.pop("warm_start", False)
-    return Ddpg(settings=AMCSettings(**options), warm_start=warm_start)
+    return Ddpg(settings=AMCSettings(**options), warm_start=warm_start, name=name)
 
 
 def _learner(algorithm: str, /, **options: Any) -> Learner:
@@ -32,17 +32,15 @@ AGENTS: Mapping[str, Callable[..., Searcher]] = {
     "ddpg": partial(
         _ddpg,
         "ddpg",
-        warm_start=True,
         gamma=0.0,
         actor_learning_rate=1e-3,
-        gradient_steps=4,
-        warmup_episodes=20,
+        gradient_steps=2,
+        warmup_episodes=30,
         sigma=0.3,
-        sigma_decay=0.99,
+        sigma_decay=0.985,
         replay_episodes=400,
         scale_rewards=True,
-        explored_share=0.3,
-        imitated_episodes=1,
+        imitated_episodes=5,
     ),
     "td3": partial(
         _learner, "td3", learning_rate=1e-3, learning_starts=100, batch_size=64, gamma=1.0
