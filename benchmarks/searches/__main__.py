@@ -1,6 +1,6 @@
 """Searches of several agents on a published ResNet, and what their networks are worth.
 
-Every search is a file in OUT; a search whose file is there is not run again. ``--table`` writes the
+A seed draws the images too. Every search is a file in OUT; a search whose file is there is not run again. ``--table`` writes the
 tables of all files of this network and budget. Accuracies are of test images: those that are
 original, and all of them where ``--data`` has re-encoded ones too. "repaired" is the best of five
 finalists, repaired layer by layer; "adjusted" the same after all weights were trained on the
@@ -35,20 +35,18 @@ def main() -> None:
         return
     torch.set_num_threads(options.threads)
     test = Evaluator(subject.test, precision="float32")
-    env = environment(
-        subject,
-        flops=options.flops,
-        reward=options.reward,
-        images={"calibration": options.calibration, "validation": 1000, "selection": 1000},
-        settings={},
-    )
-    print(f"networks are evaluated in {env.evaluator.choice}", flush=True)
+    images = {"calibration": options.calibration, "validation": 1000, "selection": 1000}
     done = {(f.title, f.reward, f.seed) for f in _found(options)}
     for seed in options.seeds:
-        for agent in options.agents:
+        left = [a for a in options.agents if (a, options.reward, seed) not in done]
+        if not left:
+            continue
+        env = environment(
+            subject, flops=options.flops, reward=options.reward, images=images, seed=seed
+        )
+        print(f"networks are evaluated in {env.evaluator.choice}", flush=True)
+        for agent in left:
             name, _, own = agent.partition(" ")
-            if (agent, options.reward, seed) in done:
-                continue
             described = {
                 "network": options.model,
                 "flops": options.flops,

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from agents import make_agent
-from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData
+from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, RepairSettings
 from amc_env.env.realise import adjust
 from amc_env.evaluation import Evaluator
 from amc_env.files import write_text
@@ -34,7 +34,7 @@ class Found(BaseModel):
         agent: Name of the agent.
         options: Options that are not those of the agent's file, as text.
         reward: Name of the reward.
-        seed: Seed of the search.
+        seed: Of the search, and of the images that are drawn for it.
         rewards: The reward of every episode.
         accuracy: Of the best episode, on the validation images.
         flops_ratio: Multiply-accumulates that are left.
@@ -84,17 +84,17 @@ def environment(
     flops: float,
     reward: str,
     images: Mapping[str, int],
-    settings: Mapping[str, Any],
+    seed: int,
 ) -> ChannelPruningEnv:
-    """The environment of the searches; ``images`` has the sizes of the splits."""
-    drawn = PruningData.of_training(subject.train, test=subject.test, seed=0, **images)
+    """The environment of a seed's searches; ``images`` has the sizes of the splits that it draws."""
+    drawn = PruningData.of_training(subject.train, test=subject.test, seed=seed, **images)
     return ChannelPruningEnv(
         model=subject.model,
         data=drawn,
         criterion="reconstruction",
         reward=reward,
         budget=Budget(flops=flops),
-        settings=EnvSettings(ignore=subject.ignore, **settings),
+        settings=EnvSettings(ignore=subject.ignore, seed=seed, repair=RepairSettings(seed=seed)),
     )
 
 
@@ -124,7 +124,9 @@ def search(
     realised = result.realised(env, finalists=FINALISTS)
     seconds["realise"] = time.perf_counter() - started
     started = time.perf_counter()
-    adjusted = adjust(env, realised.compact, realised.best.counts, adjustment)
+    adjusted = adjust(
+        env, realised.compact, realised.best.counts, adjustment, seed=described["seed"]
+    )
     seconds["adjust"] = time.perf_counter() - started
     networks = {"repaired": realised.compact, "adjusted": adjusted}
     return Found(
