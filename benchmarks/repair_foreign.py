@@ -19,16 +19,14 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch_pruning
 import torchvision
-from resnet56_search import split
 from torch import Tensor, nn
 
 from amc_env import PruningData, RepairSettings, repair
 from amc_env.evaluation import Evaluator
-from amc_env.models import build_model, load_checkpoint_
+from benchmarks.subjects import published
 
 COLUMNS = ("network", "images", "MACs", "measure", "original", "cut", "repaired", "seconds")
 
@@ -75,15 +73,12 @@ def share(small: nn.Module, model: nn.Module, x: Tensor) -> float:
 
 def trained(shared: Path, name: str, images: list[int], settings: RepairSettings) -> Iterator[str]:
     """Rows of a CIFAR-10 ResNet, one for every number of calibration images."""
-    data = np.load(shared / "data" / "cifar10_lossless.npz")
-    test = split(data, "test")
+    subject = published(shared, f"cifar_{name}")
+    model = subject.model
     drawn = PruningData.of_training(
-        split(data, "train"), test=test, calibration=max(images), validation=1, seed=0
+        subject.train, test=subject.test, calibration=max(images), validation=1, seed=0
     ).calibration
-    model = build_model(f"cifar_{name}")
-    load_checkpoint_(model, shared / "models" / f"cifar10_{name}.th")
-    model.eval()
-    judge = Evaluator(test, precision="float32")
+    judge = Evaluator(subject.test, precision="float32")
     small = pruned(model, drawn.inputs, macs=0.5)
     for count in images:
         repaired, seconds = timed(small, model, drawn.inputs[:count], settings)

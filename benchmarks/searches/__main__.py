@@ -1,10 +1,10 @@
 """Searches of several agents on a published ResNet, and what their networks are worth.
 
-A seed draws the images too. Every search is a file in OUT; a search whose file is there is not run again. ``--table`` writes the
-tables of all files of this network and budget. Accuracies are of test images: those that are
-original, and all of them where ``--data`` has re-encoded ones too. "repaired" is the best of five
-finalists, repaired layer by layer; "adjusted" the same after all weights were trained on the
-calibration images towards the original's class scores, without labels.
+A seed draws the images too. Every search is a file in OUT; a search whose file is there is not run
+again. ``--table`` writes the tables of all files of this network and budget. Accuracies are of
+test images: those that are original, and all of them where ``--data`` has re-encoded ones too.
+"repaired" is the best of five finalists, repaired layer by layer; "adjusted" the same after all
+weights were trained on the calibration images towards the original's class scores, without labels.
 """
 
 import argparse

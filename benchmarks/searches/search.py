@@ -86,7 +86,7 @@ def environment(
     images: Mapping[str, int],
     seed: int,
 ) -> ChannelPruningEnv:
-    """The environment of a seed's searches; ``images`` has the sizes of the splits that it draws."""
+    """The environment of a seed's searches; ``images`` has the sizes of the drawn splits."""
     drawn = PruningData.of_training(subject.train, test=subject.test, seed=seed, **images)
     return ChannelPruningEnv(
         model=subject.model,

@@ -319,6 +319,48 @@ def test_the_first_episode_after_the_warm_up_follows_the_actor():
     assert record.actions[0] == pytest.approx(chosen, abs=1e-5)
 
 
+def test_only_a_share_of_the_steps_explores():
+    settings = replace(
+        QUICK,
+        warmup_around_actor=True,
+        explored_share=0.25,
+        sigma=0.3,
+        replay_episodes=4,
+        normalise_observations=False,
+    )
+    model = AMCDDPG(Targets(), settings=settings, seed=0, device="cpu")
+    record = Record()
+    learn_episodes(model, episodes=4, callback=record)
+    # Without gradient steps, the actor's own action depends on the last one alone.
+    seen = model.episodes.observations[:, 0]
+    own = model.predict(seen, deterministic=True)[0][:, 0]
+    explored = np.abs(np.array(record.actions) - own) > 1e-5
+    assert 0 < explored.sum() < 12
+
+
+def test_the_actor_comes_near_its_best_episode_and_the_rest_teach_it_less():
+    quiet = replace(QUICK, replay_episodes=60, gradient_steps=10, actor_learning_rate=1e-3)
+    model, record = trained(30, settings=replace(quiet, imitated_episodes=1))
+    best = model.episodes.best(1)
+    done = model.predict(best[0].numpy(), deterministic=True)[0][:, 0]
+    wanted = (best[1][:, 0].numpy() + 1) / 2
+    assert np.abs(done - wanted).mean() < 0.1
+    plain, _ = trained(30, settings=quiet)
+    far = plain.predict(best[0].numpy(), deterministic=True)[0][:, 0]
+    assert np.abs(far - wanted).mean() > 2 * np.abs(done - wanted).mean()
+    assert max(record.final_rewards) == pytest.approx(
+        float(max(steps.rewards[-1, 0] for steps in model.episodes.episodes))
+    )
+
+
+def test_the_best_episodes_are_those_of_the_greatest_rewards():
+    buffer = buffer_with([1.0, 3.0, 2.0])
+    for number, steps in enumerate(buffer.episodes):
+        steps.observations[:] = number
+    seen, _ = buffer.best(2)
+    assert seen[:, 0].tolist() == [1.0, 1.0, 2.0, 2.0]
+
+
 def test_the_warm_up_is_uniform():
     settings = AMCSettings(warmup_episodes=80, hidden_sizes=(16,))
     _, record = trained(80, settings=settings)

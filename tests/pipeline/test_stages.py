@@ -131,6 +131,40 @@ def test_the_better_of_repaired_and_finetuned_is_exported(
     assert "* exported" in output
 
 
+def test_a_repaired_network_is_adjusted_unless_that_gains_nothing(
+    begin: Begin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hard = ("budget.flops=0.1", "env.min_keep=0.05", "reward=kl_to_original", "adjust.epochs=10",
+            "split.calibration=200", "split.validation=100")  # fmt: skip
+    run, env, _ = begin(*hard)
+    found = stages.search(run, env)
+    adjusted = stages.repair(run, env, found)[-1].result
+    plain = found[-1].result.realised(env, finalists=run.config.search.finalists)
+    own, other = (env.judge(r.compact, r.best.counts).reward for r in (adjusted, plain))
+    assert own > other
+    assert "adjusting without labels: 10 epochs" in capsys.readouterr().out
+    # A learning rate that ruins every network.
+    run, env, _ = begin(*hard, "adjust.learning_rate=3", "adjust.warmup=0", "adjust.clip=null")
+    kept = stages.repair(run, env, stages.search(run, env))[-1].result
+    for name, value in kept.compact.state_dict().items():
+        assert torch.equal(value, plain.compact.state_dict()[name])
+    assert "the repaired one is kept" in capsys.readouterr().out
+
+
+def test_an_interrupted_adjustment_leaves_the_repaired_network(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    run, env, _ = begin()
+    found = stages.search(run, env)
+    monkeypatch.setattr(stages, "adjust", interrupted)
+    networks = stages.repair(run, env, found)
+    assert [network.stage for network in networks] == ["pruned", "repaired"]
+    assert not run.is_complete
+
+
 def test_of_equally_good_networks_the_finetuned_one_is_kept(begin: Begin) -> None:
     run, env, _ = begin()
     (pruned,) = stages.search(run, env)

@@ -1,0 +1,73 @@
+"""The benchmark of searches: its records, and the tables that are made of them."""
+
+import base64
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pruning import samples, tiny_env
+
+from amc_env import Budget
+from amc_env.evaluation import Evaluator
+from amc_env.training import TrainingSettings
+from benchmarks.searches.report import markdown, reached
+from benchmarks.searches.search import Found, search
+
+WITHOUT_LABELS = TrainingSettings(epochs=1, distil=1.0, precision="float32")
+DESCRIBED = {
+    "network": "tiny", "flops": 0.5, "agent": "random", "options": "race=true", "reward": "loss",
+    "seed": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found() -> Found:
+    env = tiny_env(budget=Budget(flops=0.5), selection=samples(24, seed=2))
+    test = Evaluator(samples(30, seed=3), precision="float32")
+    return search(env, test, DESCRIBED, episodes=3, adjustment=WITHOUT_LABELS)
+
+
+def test_a_search_is_read_back_as_it_was_written(found: Found, tmp_path: Path) -> None:
+    found.write(tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert Found.model_validate_json(path.read_text(encoding="utf-8")) == found
+
+
+def test_a_search_says_which_test_images_its_networks_get_right(found: Found) -> None:
+    assert found.title == "random race=true"
+    assert len(found.rewards) == 3
+    assert found.flops_ratio <= 0.5
+    for stage in ("repaired", "adjusted"):
+        assert found.right(stage).shape == (30,)
+        # The classes of random images are guessed, neither all right nor all wrong.
+        assert 0 < found.right(stage).sum() < 30
+
+
+def with_right(found: Found, agent: str, seed: int, bits: list[bool]) -> Found:
+    packed = base64.b64encode(np.packbits(bits).tobytes()).decode()
+    changes = {
+        "agent": agent, "options": "", "seed": seed, "tests": len(bits),
+        "is_right": {"repaired": packed, "adjusted": packed},
+    }  # fmt: skip
+    return found.model_copy(update=changes)
+
+
+def test_differences_are_paired_over_the_images(found: Found) -> None:
+    three = [
+        with_right(found, "ours", 0, [True, True, True, False]),
+        with_right(found, "other", 0, [True, False, True, False]),
+        with_right(found, "other", 1, [True, False, False, False]),
+    ]
+    table = markdown(three, {"4 images": np.ones(4, dtype=bool)}, reference="ours")
+    ours, other = ([c.strip() for c in line.split("|")[1:-1]] for line in table.splitlines()[2:])
+    assert ours[7:] == ["75.00", "75.00", ""]
+    gained = np.array([0.0, -1.0, -0.5, 0.0])
+    half = 1.96 * gained.std(ddof=1) / 2
+    assert other[2] == "2"
+    assert other[7:] == ["37.50 (25.00 to 50.00)"] * 2 + [f"-37.50 ± {100 * half:.2f}"]
+
+
+def test_rewards_are_shown_after_so_many_episodes(found: Found) -> None:
+    line = reached([found.model_copy(update={"rewards": [-3.0, -1.0, -2.0, 0.5]})], ends=(1, 3))
+    cells = [cell.strip() for cell in line.splitlines()[2].split("|")[1:-1]]
+    assert cells == ["random race=true", "loss", "-3.000", "-1.000", "0.500"]
