@@ -168,7 +168,7 @@ VARIANTS = {
 
 def quickstart() -> tuple[ChannelPruningEnv, AMCSettings, int]:
     """The quickstart's environment, its agent's settings and its number of episodes."""
-    config = RunConfig.of(Settings(CONFIGS).compose(["agent=ddpg_amc"]))
+    config = RunConfig.of(Settings(CONFIGS).compose(["agent=ddpg_amc", "env.budgeting=clip"]))
     with TemporaryDirectory() as folder:
         run = stages.start(config, Path(folder))
         model, data = stages.base_model(run)

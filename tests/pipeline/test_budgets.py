@@ -23,7 +23,7 @@ from pipeline.table import read_runs, tabulate
 from train_agent import run_job
 
 SHORT = ["search.episodes=3", "search.compare=[uniform]", "reward=accuracy", "finetune.epochs=0",
-         "split.calibration=50", "split.validation=300"]  # fmt: skip
+         "adjust.epochs=0", "split.calibration=50", "split.validation=300"]  # fmt: skip
 TWO = "budget.flops=[0.4,0.6]"
 
 # An agent of a user's own, which a run stops as Ctrl-C would: in its search at one of the budgets.

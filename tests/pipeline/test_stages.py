@@ -24,6 +24,7 @@ from pipeline.run import Network, Run, choose
 
 SHORT = ["agent=random", "search.episodes=3", "search.compare=[]", "reward=accuracy",
          "finetune.epochs=0", "env.precision=float32", "finetune.precision=float32",
+         "adjust.epochs=0",
          "split.calibration=50", "split.validation=300"]  # fmt: skip
 
 
@@ -157,7 +158,7 @@ def test_an_interrupted_adjustment_leaves_the_repaired_network(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    run, env, _ = begin()
+    run, env, _ = begin("adjust.epochs=1")
     found = stages.search(run, env)
     monkeypatch.setattr(stages, "adjust", interrupted)
     networks = stages.repair(run, env, found)

@@ -20,7 +20,7 @@ from amc_env.models import build_model
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["base.epochs=3", "finetune.epochs=1", "search.episodes=6", "search.compare=[uniform]",
          "agent.options.warmup_episodes=3", "env.precision=float32", "base.precision=float32",
-         "finetune.precision=float32"]  # fmt: skip
+         "finetune.precision=float32", "adjust.epochs=1"]  # fmt: skip
 
 
 def command(*arguments: str) -> list[str]:
