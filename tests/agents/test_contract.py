@@ -526,7 +526,7 @@ def test_learners_learn_and_end_with_their_own_policy(
 
 
 def test_a_warm_start_begins_with_the_error_curves_episode() -> None:
-    agent = make_agent("ddpg", {**OPTIONS["ddpg_amc"], "sigma": 0.1})
+    agent = make_agent("ddpg", {**OPTIONS["ddpg"], "warm_start": True, "sigma": 0.1})
     result = agent.search(env_of(), episodes=EPISODES, seed=0)
     assert len(result.episodes) == EPISODES
     assert result.episodes[0].counts == played("error_curves")[0].best.counts
@@ -549,17 +549,17 @@ def test_every_agent_takes_a_policy_to_begin_from(name: str) -> None:
     again = make(name).search(env, episodes=EPISODES, seed=0, start=START)
     assert outcomes(again) == outcomes(result)
     assert len(result.episodes) == len(played(name)[0].episodes)
-    begins_there = name in ("ddpg", "cma_es", "tpe")
+    begins_there = name in ("ddpg", "ddpg_amc", "cma_es", "tpe")
     assert (outcomes(result) != outcomes(played(name)[0])) is begins_there
 
 
-@pytest.mark.parametrize(("name", "episode"), [("tpe", 0), ("ddpg", 1)])
-def test_the_policy_to_begin_from_is_played_within_the_budget(name: str, episode: int) -> None:
+@pytest.mark.parametrize("name", ["tpe", "ddpg", "ddpg_amc"])
+def test_the_policy_to_begin_from_is_played_within_the_budget(name: str) -> None:
     env = env_of()
     result = make(name).search(env, episodes=EPISODES, seed=0, start=START)
     start = env.keeper.scaled(START)
     # tpe asks for it as for any other policy, and what is left of the budget is spent.
-    assert result.episodes[episode].counts == (env.keeper.spent(start) if episode == 0 else start)
+    assert result.episodes[0].counts == (env.keeper.spent(start) if name == "tpe" else start)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -567,7 +567,7 @@ def test_a_warm_start_imitates_the_better_policy(sign: int) -> None:
     # Of the two policies, one is better by this reward and the other by its opposite.
     env = env_of(lambda context: float(sign * context.counts["wide"]))
     # With next to no noise, an episode of the warm-up shows what the actor imitates.
-    agent = make_agent("ddpg", {**OPTIONS["ddpg_amc"], "sigma": 1e-3})
+    agent = make_agent("ddpg", {**OPTIONS["ddpg"], "warm_start": True, "sigma": 1e-3})
     curves, start, imitated = agent.search(env, episodes=3, seed=0, start=START).episodes
 
     def distance(episode: Episode) -> int:
