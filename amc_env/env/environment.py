@@ -306,12 +306,11 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
 
     @cached_property
     def _observer(self) -> Observer:
-        errors = {g.name: self.pruner.squared_errors(g.name) for g in self.graph.groups}
-        return Observer(
-            self.graph,
-            target=self.budget.target() if self.budget else 1.0,
-            errors=errors if self.settings.observe_errors else None,
-        )
+        errors = None
+        if self.settings.observe_errors:
+            errors = {g.name: self.pruner.squared_errors(g.name) for g in self.graph.groups}
+        target = self.budget.target() if self.budget else 1.0
+        return Observer(self.graph, target=target, errors=errors)
 
     def _restart_(self) -> None:
         self._decided: dict[str, int] = {}

@@ -149,18 +149,20 @@ def pruned_by_torch_pruning(model: nn.Module, x: Tensor, *, ratio: float) -> nn.
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "images"),
     [
-        "digits_cnn",
-        "unet",
-        pytest.param("resnet18", marks=pytest.mark.slow),
+        ("digits_cnn", 30),
+        ("unet", 30),
+        # Among a thousand classes of a network with random weights, the decisions on the six held
+        # out of 30 images are chance.
+        pytest.param("resnet18", 100, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-def test_what_torch_pruning_has_cut_is_repaired(name: str) -> None:
+def test_what_torch_pruning_has_cut_is_repaired(name: str, images: int) -> None:
     model, x = build_architecture(ARCHITECTURES[name])
     small = pruned_by_torch_pruning(model, x, ratio=0.3)
-    inputs = torch.randn(30, *x.shape[1:], generator=torch.Generator().manual_seed(0))
+    inputs = torch.randn(images, *x.shape[1:], generator=torch.Generator().manual_seed(0))
     repaired = repair(small, model, inputs)
     fresh = torch.randn(20, *x.shape[1:], generator=torch.Generator().manual_seed(1))
     assert distance(repaired, model, fresh) < 0.8 * distance(small, model, fresh)
