@@ -186,10 +186,10 @@ class EpisodeBuffer(ReplayBuffer):
         mean = float(samples.rewards.mean())
         before = mean if self.baseline is None else self.baseline
         self.baseline = self.baseline_decay * before + (1 - self.baseline_decay) * mean
-        return samples._replace(rewards=(samples.rewards - self.baseline) / self._scale())
+        return samples._replace(rewards=(samples.rewards - self.baseline) / self._deviation())
 
-    def _scale(self) -> float:
-        """What rewards are divided by; where all are equal, they are all 0 less their baseline."""
+    def _deviation(self) -> float:
+        """What rewards are divided by: 1 where they are not to be scaled, or are all equal."""
         if not self.scale_rewards:
             return 1.0
         finals = np.array([steps.rewards[-1, 0] for steps in self.episodes], dtype=np.float64)

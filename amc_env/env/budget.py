@@ -193,16 +193,11 @@ class BudgetKeeper:
             return whole
         if not self.fits(whole):
             return self.scaled(whole)
-        low, high = 1.0, max(self._max_counts[name] / count for name, count in whole.items())
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            if self.fits(self._grown(whole, middle)):
-                low = middle
-            else:
-                high = middle
-        wanted = {name: low * count for name, count in whole.items()}
+        most = max(self._max_counts[name] / count for name, count in whole.items())
+        factor = _last_fitting(1.0, most, lambda f: self.fits(self._grown(whole, f)))
+        wanted = {name: factor * count for name, count in whole.items()}
         return self._with_rest_spent(
-            self._grown(whole, low), wanted, at_most={**whole, **self._max_counts}
+            self._grown(whole, factor), wanted, at_most={**whole, **self._max_counts}
         )
 
     def fitting_sparsity(self, counts: Mapping[str, int]) -> float:
@@ -216,16 +211,10 @@ class BudgetKeeper:
         """
         whole = self._whole(counts)
         beyond = min(1.0 - self._max_counts[name] / count for name, count in whole.items())
-        low, high = max(0.0, beyond), 1.0
-        if self.fits(self._reduced(whole, low)):
-            return low
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            if self.fits(self._reduced(whole, middle)):
-                high = middle
-            else:
-                low = middle
-        return high
+        least = max(0.0, beyond)
+        if self.fits(self._reduced(whole, least)):
+            return least
+        return _last_fitting(1.0, least, lambda s: self.fits(self._reduced(whole, s)))
 
     def fits(self, counts: Mapping[str, int]) -> bool:
         """Whether a network with these numbers of channels meets every limit."""
@@ -282,6 +271,17 @@ class BudgetKeeper:
     def reads_totals_only(self) -> bool:
         """Whether the limits depend on nothing but multiply-accumulates and parameters."""
         return all(measure in (_flops, _params) for measure, _ in self._limits)
+
+
+def _last_fitting(fitting: float, beyond: float, fits: Callable[[float], bool]) -> float:
+    """The number farthest from one that fits, towards one that need not, by bisection."""
+    for _ in range(_HALVINGS):
+        middle = (fitting + beyond) / 2
+        if fits(middle):
+            fitting = middle
+        else:
+            beyond = middle
+    return fitting
 
 
 def check_bounds(min_keep: float, max_keep: float) -> None:

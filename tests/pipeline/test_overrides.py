@@ -64,13 +64,13 @@ def test_null_stands_for_any_type() -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/tmp/my dör/file.npz",
-        "/tmp/a (copy)/x.npz",
-        "/tmp/it's/file.npz",
+        "/my data/dör/file.npz",
+        "/data/a (copy)/x.npz",
+        "/data/it's/file.npz",
         "C:\\data\\x y",
         "a,b.npz",
-        "/tmp/a=b.npz",
-        "/tmp/ends\\",
+        "/data/a=b.npz",
+        "/data/ends\\",
     ],
 )
 def test_paths_need_no_quotes(path: str) -> None:
@@ -79,8 +79,8 @@ def test_paths_need_no_quotes(path: str) -> None:
 
 
 def test_a_function_of_a_file_needs_no_quotes() -> None:
-    (job,) = SETTINGS.expand(["model.name=/tmp/my nets/größe.py:net"], is_sweep=False)
-    assert SETTINGS.compose(list(job.values())).model.name == "/tmp/my nets/größe.py:net"
+    (job,) = SETTINGS.expand(["model.name=/my nets/größe.py:net"], is_sweep=False)
+    assert SETTINGS.compose(list(job.values())).model.name == "/my nets/größe.py:net"
 
 
 def test_plain_values_and_those_of_the_grammar_stay_as_they_are() -> None:
