@@ -32,7 +32,7 @@ SHORT = ["agent=random", "search.episodes=3", "search.compare=[]", "reward=accur
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "digits.safetensors"
     model = build_model("digits_cnn", seed=0)
-    fit_(model, digits().train, TrainingSettings(epochs=2, learning_rate=0.1))
+    fit_(model, digits().train, TrainingSettings(epochs=2, learning_rate=0.1, precision="float32"))
     save_model(model, str(path))
     return path
 
