@@ -35,6 +35,7 @@ INSIDE_STRUCTURE = (
     "records",
     "ledger",
     "tracer",
+    "stored_sizes",
     "tensor_operations",
     "layer_operations",
     "grouping",

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from amc_env.structure.cutting import named_tensors
 from amc_env.structure.grouping import Rounding, structure_of
 from amc_env.structure.ledger import Discovery
+from amc_env.structure.module_copy import copy_module
 from amc_env.structure.probing import HANDLERS, Prober, follow, training_flags
 from amc_env.structure.records import Structure
+from amc_env.structure.stored_sizes import mark_stored_sizes_
 from amc_env.structure.tracer import Tracer, tensors_in
 from amc_env.structure.values import own_randomness, value_refusals
 
@@ -43,7 +45,7 @@ def _analyse(
 ) -> Structure:
     _LOG.info("running the network once to find its channels")
     twin, given, found = _first_run(model, inputs, ignored)
-    trained = _with_training_branches(twin, given, found, ignored)
+    trained = _with_training_branches(_unused_copy(twin), given, found, ignored)
     runs = (False,) if trained is None else (False, True)
     found = trained or found
     refused: dict[int, str] = {}
@@ -67,12 +69,24 @@ def _first_run(
         try:
             # Shapes suffice to follow channels, whatever the layers would have to compute.
             twin, given = _evaluation_copy(model, on_meta=True), tuple(x.to("meta") for x in inputs)
-            return twin, given, _discover(twin, given, ignored)
+            return twin, given, _discover(_unused_copy(twin), given, ignored)
         except ValueError:
             # Some code looks at values, to choose its way or to build tensors of them.
             _LOG.info("the network does not run without values: running it on the example")
     twin = _evaluation_copy(model, on_meta=False)
-    return twin, inputs, _discover(twin, inputs, ignored)
+    return twin, inputs, _discover(_unused_copy(twin), inputs, ignored)
+
+
+def _unused_copy(model: nn.Module) -> nn.Module:
+    """A copy to discover channels in, which shares the parameters.
+
+    A module may keep what its first run computes, as torchvision's detectors keep the scales of
+    their levels, and then runs otherwise; every run of the analysis is a first one.
+    """
+    memo: dict[int, object] = {id(p): p for p in model.parameters()}
+    copied = copy_module(model, memo)
+    mark_stored_sizes_(copied)
+    return copied
 
 
 def _is_small(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:

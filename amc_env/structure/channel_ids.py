@@ -18,6 +18,7 @@ class ChannelClasses:
         self._labels = torch.zeros(1, dtype=torch.long)
         self._count = 1
         self._pending: list[Tensor] = []
+        self._sizes: tuple[Tensor, Tensor] | None = None
 
     def fresh(self, count: int) -> Tensor:
         """``count`` ids that no channel had before."""
@@ -42,6 +43,14 @@ class ChannelClasses:
             self._labels = _smallest_connected(self._labels, torch.cat(self._pending, dim=1))
             self._pending = []
         return self._labels
+
+    def sizes(self) -> Tensor:
+        """The number of ids in every id's class, indexed by id."""
+        labels = self.labels()
+        # A large flatten makes millions of ids, whose counting is not to be done for each question.
+        if self._sizes is None or self._sizes[0] is not labels:
+            self._sizes = (labels, labels.bincount()[labels])
+        return self._sizes[1]
 
     def canonical(self, ids: Tensor) -> Tensor:
         """``ids`` with each replaced by the smallest of its class; repeats stay repeats."""

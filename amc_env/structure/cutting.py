@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from amc_env.structure.module_copy import copy_module
-from amc_env.structure.records import CutAxis, Structure
+from amc_env.structure.records import CutAttribute, CutAxis, Structure
 
 
 def keep_mask(structure: Structure, kept: Mapping[str, Tensor]) -> Tensor:
@@ -37,11 +37,19 @@ def cut_channels(model: nn.Module, structure: Structure, mask: Tensor) -> nn.Mod
     for count in structure.attributes:
         index = indices.of(count.labels)
         if index is not None:
-            number = len(index)
-            # LayerNorm stores a tuple of sizes where other modules store a number.
-            is_shape = count.attribute == "normalized_shape"
-            setattr(modules[count.module], count.attribute, (number,) if is_shape else number)
+            _store(modules[count.module], count, len(index))
     return compact
+
+
+def _store(module: nn.Module, count: CutAttribute, number: int) -> None:
+    value: object = number
+    if count.index is not None:
+        sizes = getattr(module, count.attribute)
+        value = type(sizes)([*sizes[: count.index], number, *sizes[count.index + 1 :]])
+    elif count.attribute == "normalized_shape":
+        # LayerNorm stores a tuple of sizes where other modules store a number.
+        value = (number,)
+    setattr(module, count.attribute, value)
 
 
 class _Indices:

@@ -75,7 +75,7 @@ def structure_of(
     signatures: defaultdict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
     for label, places in _places(sides).items():
         if label not in reasons:
-            signatures[tuple(sorted(places.items()))].append(label)
+            signatures[tuple(places)].append(label)
     # Norms over channels are marked here, because cutting then differs from silencing by nature.
     normed = _mask(labels, found.normed)
     groups: list[ChannelGroup] = []
@@ -102,11 +102,13 @@ def structure_of(
         frozen=tuple(_frozen(found, labels, reasons)),
         classes=classes,
         n_labels=len(labels),
-        facts=tuple(found.facts),
+        facts={place: tuple(facts) for place, facts in found.facts.items()},
         axes=tuple(replace(axis, labels=vectors.shared(axis.labels)) for axis in axes),
         attributes=tuple(
-            CutAttribute(module=module, attribute=name, labels=vectors.shared(labels[ids]))
-            for (module, name), ids in found.attributes.items()
+            CutAttribute(
+                module=module, attribute=name, index=index, labels=vectors.shared(labels[ids])
+            )
+            for (module, name, index), ids in found.attributes.items()
         ),
         layers=tuple(seen.use for seen in found.layers.values()),
     )
@@ -147,8 +149,7 @@ def _cut_axes(found: Discovery) -> tuple[CutAxis, ...]:
 
 def _is_unmet(found: Discovery, ids: Tensor) -> bool:
     """Whether no operation has united these ids with others, or said that they must stay."""
-    labels = found.classes.labels()
-    is_single = labels.bincount()[labels[ids]] == 1
+    is_single = found.classes.sizes()[ids] == 1
     frozen = [other for other, _ in found.frozen]
     return bool(is_single.all()) and not any(torch.isin(ids, other).any() for other in frozen)
 
@@ -205,12 +206,12 @@ def _kind(module: nn.Module) -> str:
     return next((kind for base, kind in _FOLLOWERS if isinstance(module, base)), "parameter")
 
 
-def _places(sides: list[_Side]) -> dict[int, Counter[int]]:
-    """How often each label occurs on each side, labels in order of their first occurrence."""
-    places: dict[int, Counter[int]] = {}
+def _places(sides: list[_Side]) -> dict[int, list[tuple[int, int]]]:
+    """On which sides each label occurs and how often, labels in order of their first occurrence."""
+    places: dict[int, list[tuple[int, int]]] = {}
     for number, side in enumerate(sides):
-        for label in side.labels.tolist():
-            places.setdefault(label, Counter())[number] += 1
+        for label, count in Counter(side.labels.tolist()).items():
+            places.setdefault(label, []).append((number, count))
     return places
 
 

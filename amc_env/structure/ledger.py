@@ -1,7 +1,8 @@
 """Where a run of the model writes down what it learns about channels, or checks what it knew."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -45,10 +46,14 @@ class Ledger(ABC):
         """Say that these channels must all stay."""
 
     @abstractmethod
-    def settle(self, seen: Callable[[], bool]) -> bool:
+    def settle(self, place: str, seen: Callable[[], bool]) -> bool:
         """What ``seen`` finds in the whole network, also when a cut one is followed.
 
         A cut to one channel hides along which dimension channels lie.
+
+        Args:
+            place: The operation and the module that asks, which may ask several times.
+            seen: Looks for it.
         """
 
     @abstractmethod
@@ -60,8 +65,13 @@ class Ledger(ABC):
         """One representative for all ids known to be the same channel."""
 
     @abstractmethod
-    def attribute(self, module: str, attribute: str, ids: Tensor) -> None:
-        """Say that a module stores the number of channels ``ids`` under ``attribute``."""
+    def attribute(
+        self, module: str, attribute: str, ids: Tensor, *, index: int | None = None
+    ) -> None:
+        """Say that a module stores the number of channels ``ids`` under ``attribute``.
+
+        In a list or tuple, ``index`` is the number's place.
+        """
 
     @abstractmethod
     def layer(self, use: LayerUse, inputs: Tensor, outputs: Tensor) -> None:
@@ -87,10 +97,10 @@ class Discovery(Ledger):
         self.classes = ChannelClasses()
         self.axes: dict[tuple[str, int], Tensor] = {}
         self.parameters: dict[str, Tensor] = {}
-        self.attributes: dict[tuple[str, str], Tensor] = {}
+        self.attributes: dict[tuple[str, str, int | None], Tensor] = {}
         self.layers: dict[str, LayerSeen] = {}
         self.frozen: list[tuple[Tensor, str]] = []
-        self.facts: list[bool] = []
+        self.facts: defaultdict[str, list[bool]] = defaultdict(list)
         self.normed: list[Tensor] = []
         self.counts_uses = True
 
@@ -130,9 +140,9 @@ class Discovery(Ledger):
         self.frozen.append((narrow.unique(), reason))
 
     @override
-    def settle(self, seen: Callable[[], bool]) -> bool:
-        self.facts.append(seen())
-        return self.facts[-1]
+    def settle(self, place: str, seen: Callable[[], bool]) -> bool:
+        self.facts[place].append(seen())
+        return self.facts[place][-1]
 
     @override
     def constant(self, shape: tuple[int, ...], reason: str) -> Tensor:
@@ -146,8 +156,10 @@ class Discovery(Ledger):
         return self.classes.canonical(ids)
 
     @override
-    def attribute(self, module: str, attribute: str, ids: Tensor) -> None:
-        self.attributes.setdefault((module, attribute), ids)
+    def attribute(
+        self, module: str, attribute: str, ids: Tensor, *, index: int | None = None
+    ) -> None:
+        self.attributes.setdefault((module, attribute, index), ids)
 
     @override
     def layer(self, use: LayerUse, inputs: Tensor, outputs: Tensor) -> None:
@@ -189,15 +201,20 @@ class Verification(Ledger):
     Args:
         expected: Class label of every index of every axis that was kept, by tensor and dimension.
         fixed: Mask over labels: these were never cut, so an unlabelled channel may stand for them.
-        facts: What the run of the whole network settled, in order.
+        facts: What the run of the whole network settled, in order, by place.
     """
 
     def __init__(
-        self, expected: Mapping[tuple[str, int], Tensor], *, fixed: Tensor, facts: Iterable[bool]
+        self,
+        expected: Mapping[tuple[str, int], Tensor],
+        *,
+        fixed: Tensor,
+        facts: Mapping[str, Sequence[bool]],
     ) -> None:
         self._expected = expected
         self._fixed = fixed
-        self._facts = iter(facts)
+        self._facts = facts
+        self._asked = Counter[str]()
 
     @override
     def produce(self, tensor: str, dim: int, size: int) -> Tensor:
@@ -240,11 +257,14 @@ class Verification(Ledger):
             raise ChannelMismatchError(reason)
 
     @override
-    def settle(self, seen: Callable[[], bool]) -> bool:
-        fact = next(self._facts, None)
-        if fact is None:
+    def settle(self, place: str, seen: Callable[[], bool]) -> bool:
+        if place not in self._facts:
             raise ChannelMismatchError("the network would take another way through its forward")
-        return fact
+        facts = self._facts[place]
+        number = self._asked[place]
+        self._asked[place] += 1
+        # A loop over what a detector finds takes more or fewer rounds when channels are cut.
+        return facts[min(number, len(facts) - 1)]
 
     @override
     def constant(self, shape: tuple[int, ...], reason: str) -> Tensor:
@@ -255,7 +275,9 @@ class Verification(Ledger):
         return ids
 
     @override
-    def attribute(self, module: str, attribute: str, ids: Tensor) -> None:
+    def attribute(
+        self, module: str, attribute: str, ids: Tensor, *, index: int | None = None
+    ) -> None:
         pass
 
     @override

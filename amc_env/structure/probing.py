@@ -123,10 +123,10 @@ class Prober:
             return None
         mask = keep_mask(self.structure, kept)
         compact = cut_channels(self.model, self.structure, mask)
-        # Channels of no group are whole in every trial, so any place may stand for them.
+        # Channels of no group in this trial are whole, so any place may stand for them.
         fixed = torch.ones(self.structure.n_labels, dtype=torch.bool)
-        for labels in self.structure.classes.values():
-            fixed[labels] = False
+        for name in names:
+            fixed[self.structure.classes[name]] = False
         ledger = Verification(
             kept_labels(self.structure.axes, mask), fixed=fixed, facts=self.structure.facts
         )

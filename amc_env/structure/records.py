@@ -108,10 +108,15 @@ class CutAxis:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CutAttribute:
-    """A number stored on a module that counts the channels of ``labels``."""
+    """A number stored on a module that counts the channels of ``labels``.
+
+    Attributes:
+        index: The number's place in a list or tuple; None if it is stored by itself.
+    """
 
     module: str
     attribute: str
+    index: int | None
     labels: Tensor
 
 
@@ -158,7 +163,7 @@ class Structure:
     Attributes:
         classes: Channel class label of every channel, by group.
         n_labels: Number of labels; a mask over them says what stays.
-        facts: What the run of the whole network settled, in order.
+        facts: What the run of the whole network settled, in order, by place.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -166,7 +171,7 @@ class Structure:
     # No tensor of the model is held, so that a structure outlives the network that it was found in.
     classes: Mapping[str, Tensor]
     n_labels: int
-    facts: tuple[bool, ...]
+    facts: Mapping[str, tuple[bool, ...]]
     axes: tuple[CutAxis, ...]
     attributes: tuple[CutAttribute, ...]
     layers: tuple[LayerUse, ...]

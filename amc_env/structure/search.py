@@ -64,7 +64,7 @@ class _Search:
         return self._trial([*self.passing, *more])
 
     def refuse_suspects(self, failure: Failure) -> bool:
-        """Refuse the suspects that fail by themselves, and say whether there was one."""
+        """Refuse the suspects that fail, and say whether there was one."""
         # The place of a failure usually names its cause, which spares the search through all
         # groups. It is not a proof: a layer that reads two groups may fail because of one.
         suspects = [name for name in self.todo if name in failure.suspects]
@@ -74,7 +74,25 @@ class _Search:
             alone = self.fail([name])
             if alone is not None:
                 self._refuse(name, alone)
-        return any(name in self.reasons for name in suspects)
+        if any(name in self.reasons for name in suspects):
+            return True
+        return bool(suspects) and self._refuse_in_company(suspects, failure)
+
+    def _refuse_in_company(self, suspects: list[str], failure: Failure) -> bool:
+        """Refuse the suspects that fail beside the others, where those pass without them."""
+        others = [name for name in self.todo if name not in suspects]
+        if self.fail(others) is not None:
+            return False
+        for name in suspects:
+            # Of a single one it is known that all fail with it.
+            beside = failure if len(suspects) == 1 else self.fail([*others, name])
+            if beside is None:
+                others.append(name)
+            else:
+                self._refuse(name, beside)
+        self.passing += others
+        self.todo = []
+        return True
 
     def refuse_first(self, failure: Failure) -> None:
         """Refuse the first group that fails together with all before it.

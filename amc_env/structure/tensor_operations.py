@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amc_env.structure.channel_ids import NEUTRAL, narrow_repeats
+from amc_env.structure.channel_ids import NEUTRAL, along, narrow_repeats
+from amc_env.structure.stored_sizes import (
+    store_narrow_bounds,
+    store_shape,
+    store_slice_bounds,
+    store_split_sizes,
+)
 from amc_env.structure.tracer import Call, Tracer, tensors_in
 
 _Handler = Callable[[Tracer, Call], None]
@@ -22,6 +28,7 @@ def reshape(trace: Tracer, call: Call) -> None:
     """The result holds the subject's elements in their order, in another shape."""
     ids = trace.ids(call.subject).reshape(call.out.shape)
     trace.assign(call.out, _respread(ids))
+    store_shape(trace, call)
 
 
 def move(trace: Tracer, call: Call) -> None:
@@ -33,13 +40,31 @@ def move(trace: Tracer, call: Call) -> None:
 
 
 def split(trace: Tracer, call: Call) -> None:
-    """Move, and keep equal parts equal: a split in n parts stays one only if all shrink alike."""
+    """Move, and keep equal parts equal: a split in n parts stays one only if all shrink alike.
+
+    Sizes that a module keeps, as in ``split(x, self.sizes)``, are cut with the parts instead.
+    """
     move(trace, call)
     parts = call.outputs()
-    if len({tuple(part.shape) for part in parts}) == 1:
+    has_sizes = call.name.startswith("split")
+    # Parts of a cut network may have equal sizes by chance, so the whole network decides.
+    apart = trace.settle(call, lambda: has_sizes and store_split_sizes(trace, call))
+    if not apart and len({tuple(part.shape) for part in parts}) == 1:
         first = trace.ids(parts[0])
         for part in parts[1:]:
             trace.ledger.unite(first, trace.ids(part))
+
+
+def take(trace: Tracer, call: Call) -> None:
+    """Move, and note bounds along channels that a module keeps, as in ``x[:, :self.width]``."""
+    move(trace, call)
+    store_slice_bounds(trace, call)
+
+
+def take_range(trace: Tracer, call: Call) -> None:
+    """Move, as an index that is a range."""
+    move(trace, call)
+    store_narrow_bounds(trace, call)
 
 
 def gated_linear(trace: Tracer, call: Call) -> None:
@@ -60,7 +85,7 @@ def pad(trace: Tracer, call: Call) -> None:
         size = ids.shape[dim] + before + after
         # Whether an axis holds channels or pixels shows in the ids alone: along pixels they are
         # equal.
-        if not trace.ledger.settle(partial(_varies, trace.ledger.canonical(ids), dim)):
+        if not trace.settle(call, partial(_varies, trace.ledger.canonical(ids), dim)):
             ids = ids.narrow(dim, 0, 1).expand(_resized(ids, dim, size))
             continue
         reason = f"{trace.where(call)} adds a fixed number of channels beside them"
@@ -89,6 +114,13 @@ def pool(*, spatial: int | None) -> _Handler:
             trace.assign(out, ids)
 
     return handle
+
+
+def region_pool(trace: Tracer, call: Call) -> None:
+    """Each region is pooled from the channels of the maps, whatever region it is."""
+    maps = call.subject
+    ids = trace.axis_ids(trace.ids(maps), 1)
+    trace.assign(call.out, along(ids, tuple(call.out.shape), 1))
 
 
 def reduce(trace: Tracer, call: Call) -> None:
@@ -134,7 +166,7 @@ def _needs_all_channels(trace: Tracer, call: Call, dims: list[int]) -> bool:
         return any(_varies(ids, d) for d in dims) and not any(_varies(ids, d) for d in others)
 
     # In a network cut to one channel nothing varies, so the whole network decides.
-    if not trace.ledger.settle(is_over_channels):
+    if not trace.settle(call, is_over_channels):
         return False
     trace.freeze_inputs(call, f"{trace.where(call)} works over these channels")
     return True
@@ -153,7 +185,7 @@ def elementwise(trace: Tracer, call: Call) -> None:
     for number, ids in enumerate(spread):
         others = [other for k, other in enumerate(spread) if k != number]
         covers = partial(_is_spread_over_channels, trace, operands[number], shape, others)
-        if trace.ledger.settle(covers):
+        if trace.settle(call, covers):
             trace.ledger.freeze(ids, f"{trace.where(call)} spreads them over other channels")
             continue
         trace.ledger.unite(result, ids)
@@ -254,7 +286,7 @@ _SAME = (
 _RESHAPE = "view reshape flatten unflatten squeeze unsqueeze view_as reshape_as ravel"
 _MOVE = (
     "permute transpose swapaxes swapdims movedim moveaxis t adjoint cat concat concatenate "
-    "stack hstack vstack unbind getitem narrow select expand expand_as broadcast_to repeat "
+    "stack hstack vstack unbind select expand expand_as broadcast_to repeat "
     "tile roll flip repeat_interleave index_select take_along_dim pixel_shuffle "
     "pixel_unshuffle channel_shuffle native_channel_shuffle meshgrid broadcast_tensors"
 )
@@ -292,7 +324,11 @@ TENSOR_HANDLERS: dict[str, _Handler] = {
         for suffix in ("", "_with_indices")
     },
     **dict.fromkeys(("interpolate", "upsample", "grid_sample"), pool(spatial=None)),
+    "getitem": take,
+    "narrow": take_range,
     "glu": gated_linear,
+    "roi_align": region_pool,
+    "roi_pool": region_pool,
     "pad": pad,
     "setitem": write,
     "property T": transpose_property,

@@ -104,6 +104,10 @@ class Tracer(TorchFunctionMode):
         name, module = self.current_module()
         return f"{call.name} in {name or 'the model'} ({type(module).__name__})"
 
+    def settle(self, call: Call, seen: Callable[[], bool]) -> bool:
+        """What ``seen`` finds at this call in the whole network."""
+        return self.ledger.settle(self.where(call), seen)
+
     def ids(self, tensor: Tensor) -> Tensor:
         """The channel ids of a tensor, of the tensor's shape."""
         known = self._ids.get(id(tensor))
@@ -215,7 +219,7 @@ class Tracer(TorchFunctionMode):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
         name = _plain_name(func)
-        if _keeps_meta_shape(name, args):
+        if "out" not in kwargs and _keeps_meta_shape(name, args):
             in_place = func.__name__.endswith("_") or kwargs.get("inplace", False)
             out = args[0] if in_place else torch.empty_like(args[0])
         else:
@@ -253,12 +257,19 @@ _SHAPE_KEEPING = (
     "alpha_dropout feature_alpha_dropout"
 )
 _KEEP_SHAPE = frozenset(_SHAPE_KEEPING.split())
+_KEEP_SHAPE_OF_EQUALS = frozenset({"add", "sub", "mul"})
 
 
 def _keeps_meta_shape(name: str, args: tuple[Any, ...]) -> bool:
-    if name not in _KEEP_SHAPE or not args or not isinstance(args[0], Tensor):
+    if not args or not isinstance(args[0], Tensor):
         return False
-    return args[0].is_meta and args[0].is_floating_point()
+    first = args[0]
+    if not first.is_meta or not first.is_floating_point():
+        return False
+    if name in _KEEP_SHAPE:
+        return True
+    second = args[1] if name in _KEEP_SHAPE_OF_EQUALS and len(args) > 1 else None
+    return isinstance(second, Tensor) and (second.shape, second.dtype) == (first.shape, first.dtype)
 
 
 def _plain_name(func: Callable[..., Any]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import roi_align
 
 
 def conv(inputs: int, outputs: int, **settings: int) -> nn.Conv2d:
@@ -55,6 +56,70 @@ class FlattenNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(F.dropout(F.relu(self.hidden(self.body(x))), training=self.training))
+
+
+class StoredSizes(nn.Module):
+    """Splits and slices by numbers of channels that it keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.sizes, self.narrow, self.heads = 4, [3, 5], 6, 4
+        self.shape, self.scale = (12, 1, 1), nn.Parameter(torch.rand(12) + 0.5)
+        self.stem, self.branch = conv(3, 12), conv(4, 4)
+        self.wide, self.small, self.large = conv(12, 8), conv(3, 6), conv(5, 4)
+        self.head = nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x) * self.scale.view(self.shape)
+        first, *others = torch.split(F.relu(x), self.width, 1)
+        x = self.wide(torch.cat([self.branch(first), *others], 1))
+        small, large = x.split(self.sizes, dim=1)
+        x = torch.cat([self.small(small), self.large(large)], 1)
+        x = torch.cat([x[:, : self.narrow].relu(), x[:, self.narrow :]], 1)
+        x = torch.cat([x.narrow(1, 0, self.narrow), x[:, self.narrow :].relu()], 1)
+        return self.head(x.mean((2, 3)) / self.heads**0.5)
+
+
+class SizeInTwoRoles(nn.Module):
+    """Splits by a number that it needs for something else as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 4
+        self.stem, self.out, self.head = conv(3, 8), conv(4, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = torch.split(self.stem(x), self.width, 1)
+        x = self.out((first + second) / self.width)
+        return self.head(x.mean((2, 3)))
+
+
+class FirstRunDiffers(nn.Module):
+    """Keeps on its first run what later runs need, and does more operations to find it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale: Tensor | None = None
+        self.stem, self.out, self.head = conv(3, 8), conv(8, 6), nn.Linear(6, 5)
+        self.map = conv(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.scale is None:
+            self.scale = (x.amax(1, keepdim=True) - x.amin(1, keepdim=True)).mean()
+        x = self.stem(x)
+        x = F.relu(self.out(x * torch.sigmoid(self.map(x)) * self.scale))
+        return self.head(x.mean((2, 3)))
+
+
+def _regions(net: nn.Module, x: Tensor) -> Tensor:
+    boxes = torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0], [1.0, 2.0, 2.0, 7.0, 8.0]])
+    return net.out(roi_align(x, boxes, 3))
+
+
+def _rounds_by_values(net: nn.Module, x: Tensor) -> Tensor:
+    for _ in range(sum(value > 0 for value in x[0, :, 0, 0].tolist())):
+        x = F.pad(x, (1, 1))[..., 1:-1]
+    return net.out(x * torch.sigmoid(net.map(x)))
 
 
 class BareWeights(nn.Module):
@@ -206,6 +271,14 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "spatial gate": (lambda: Net(_spatial_gate, 6, map=conv(8, 1), out=conv(8, 6)), (2, 3, 8, 8)),
     "split in halves": (lambda: Net(_split_halves, 6, out=conv(4, 6)), (2, 3, 8, 8)),
+    "stored sizes": (StoredSizes, (2, 3, 8, 8)),
+    "size in two roles": (SizeInTwoRoles, (2, 3, 8, 8)),
+    "first run differs": (FirstRunDiffers, (2, 3, 8, 8)),
+    "regions": (lambda: Net(_regions, 6, out=conv(8, 6)), (2, 3, 8, 8)),
+    "rounds by values": (
+        lambda: Net(_rounds_by_values, 6, map=conv(8, 1), out=conv(8, 6)),
+        (2, 3, 8, 8),
+    ),
     "hard-coded split": (lambda: Net(_hard_split, 6, mid=conv(8, 8), out=conv(4, 6)), (2, 3, 8, 8)),
     "gated linear unit": (
         lambda: Net(lambda n, x: n.out(F.glu(x, 1)), 6, out=conv(4, 6)),

@@ -87,6 +87,11 @@ EXPECTED_GROUPS = {
     "spatial gate": {"stem": 8, "out": 6},
     "split in halves": {"stem": 4, "out": 6},
     "hard-coded split": {"stem": 8, "out": 6},
+    "stored sizes": {"stem": 4, "branch": 4, "wide": 3, "wide@2": 5, "small": 6, "large": 4},
+    "size in two roles": {"out": 6},
+    "regions": {"stem": 8, "out": 6},
+    "rounds by values": {"stem": 8, "out": 6},
+    "first run differs": {"stem": 8, "out": 6},
     "gated linear unit": {"stem": 4, "out": 6},
     "dense": {"stem": 8, "first": 6, "second": 4},
     "module used twice": {"stem": 8},
@@ -146,6 +151,17 @@ def test_what_cannot_be_cut_is_frozen_with_the_reason() -> None:
     assert frozen["mid"].channels == 8
     assert "a cut network fails" in frozen["mid"].reason
     assert frozen["head"].reason == "they are the network's output"
+
+
+def test_numbers_that_a_module_splits_by_are_cut_with_the_channels_they_count() -> None:
+    model, x = build(NETWORKS, "stored sizes")
+    graph = ChannelGraph(model, x)
+    compact = graph.compact({"stem": [0, 3], "wide": [1], "wide@2": range(4), "small": [0, 2]})
+    assert (compact.width, compact.sizes, compact.narrow, compact.heads) == (2, [1, 4], 2, 4)
+    assert compact.shape == (6, 1, 1)
+    assert (model.width, model.sizes, model.narrow) == (4, [3, 5], 6)
+    again = ChannelGraph(compact, x)
+    assert [g.channels for g in again.groups] == [2, 4, 4, 2, 4]
 
 
 def test_a_reduction_over_the_channels_of_one_layer_needs_them_all() -> None:

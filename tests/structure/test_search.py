@@ -67,3 +67,16 @@ def test_a_trial_that_fails_without_any_group_refuses_all_at_once() -> None:
 
 def test_no_groups_need_no_trial() -> None:
     assert failing_groups([], Trials(set()), what="a test") == {}
+
+
+def test_a_suspect_that_fails_only_in_company_is_found_in_few_trials() -> None:
+    class Beside(Trials):
+        def __call__(self, names: Sequence[str]) -> Failure | None:
+            self.count += 1
+            if "g29" in names and len(names) > 2:
+                return Failure(reason="beside others", suspects=frozenset({"g29"}))
+            return None
+
+    trials = Beside()
+    assert failing_groups(NAMES, trials, what="a test") == {"g29": "beside others"}
+    assert trials.count <= 6
