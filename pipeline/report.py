@@ -11,8 +11,8 @@ from typing import Any
 from agents import SearchResult
 from amc_env import ChannelGraph, ChannelPruningEnv
 from amc_env.data.datasets import Dataset
-from amc_env.evaluation import Evaluator
 from amc_env.latency import latencies_ms
+from pipeline.accuracies import Examiner
 from pipeline.failures import explained
 from pipeline.picture import ORIGINAL, Point, save_picture
 from pipeline.run import Network, Run, choose, write_network
@@ -61,21 +61,23 @@ def finish(
     ``metrics.json``.
     """
     kept = choose(networks)
-    exact = Evaluator(data.test, precision="float32")
+    exact = Examiner(data)
     with explained("measuring on the test data", smaller="the test data", saved=run.folder.saved):
         base = _original(run, env, exact)
         own = [_row(env, exact, network, is_kept=network is kept) for network in networks]
         rows = [base, *own, *(_row(env, exact, network) for network in rivals)]
         models = [row.model for row in rows]
         latencies = latencies_ms(models, data.test.inputs[:_LATENCY_BATCH])
-    accuracy = next(row.accuracy for row in own if row.is_kept)
+    accuracy = next(row.accuracies.whole for row in own if row.is_kept)
     write_network(run.folder.path, env, kept, accuracy=accuracy, measured_on="the test data")
+    stages = [network.stage for network in networks]
     metrics = {
-        "baseline_accuracy": base.accuracy,
-        **{f"{n.stage}_accuracy": row.accuracy for n, row in zip(networks, own, strict=True)},
+        "baseline_accuracy": base.accuracies.whole,
+        **{f"{s}_accuracy": row.accuracies.whole for s, row in zip(stages, own, strict=True)},
         **_figures(run, env.graph, networks, kept),
         "evaluation_format": asdict(env.evaluator.choose(env.graph.model)),
-        "test_accuracies": {row.name: row.accuracy for row in rows},
+        "test_accuracies": {row.name: row.accuracies.whole for row in rows},
+        **_on_originals(rows),
         "network_flops": {row.name: row.flops for row in rows},
         "latencies_ms": {row.name: ms for row, ms in zip(rows, latencies, strict=True)},
     }
@@ -148,23 +150,30 @@ def _points(finished: Mapping[str, Mapping[str, Any]]) -> Iterator[Point]:
             )
 
 
-def _original(run: Run, env: ChannelPruningEnv, exact: Evaluator) -> Row:
+def _on_originals(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Accuracies on the original test images, where the data marks them."""
+    found = {row.name: row.accuracies.originals for row in rows}
+    known = {name: accuracy for name, accuracy in found.items() if accuracy is not None}
+    return {"test_accuracies_on_originals": known} if known else {}
+
+
+def _original(run: Run, env: ChannelPruningEnv, exact: Examiner) -> Row:
     """The original network, which is measured once however many budgets there are."""
     model, cost = env.graph.model, env.graph.cost()
-    if run.shared.original_accuracy is None:
-        run.shared.original_accuracy = exact.accuracy(model)
-    accuracy = run.shared.original_accuracy
-    return Row(name=ORIGINAL, model=model, accuracy=accuracy, flops=cost.flops, params=cost.params)
+    if run.shared.original is None:
+        run.shared.original = exact.examine(model)
+    found = run.shared.original
+    return Row(name=ORIGINAL, model=model, accuracies=found, flops=cost.flops, params=cost.params)
 
 
 def _row(
-    env: ChannelPruningEnv, exact: Evaluator, network: Network, *, is_kept: bool = False
+    env: ChannelPruningEnv, exact: Examiner, network: Network, *, is_kept: bool = False
 ) -> Row:
     cost = env.graph.cost(network.result.best.counts)
     return Row(
         name=network.name,
         model=network.result.compact,
-        accuracy=exact.accuracy(network.result.compact),
+        accuracies=exact.examine(network.result.compact),
         flops=cost.flops,
         params=cost.params,
         is_kept=is_kept,

@@ -10,6 +10,7 @@ from agents import SearchResult
 from amc_env import ChannelPruningEnv
 from amc_env.policy import PrunedFacts, save_pruned
 from amc_env.trust import Trust
+from pipeline.accuracies import Accuracies
 from pipeline.config import Parts, RunConfig
 from pipeline.folder import RunFolder
 
@@ -23,12 +24,12 @@ class Shared:
     Attributes:
         found: How many channels each group keeps in the policy that an agent found last, by the
             name of a compared agent and by None for the run's own agent.
-        original_accuracy: The original network's accuracy on the test data, for reports only; None
-            until it has been measured.
+        original: The original network's accuracies on the test data, for reports only; None until
+            they have been measured.
     """
 
     found: dict[str | None, Mapping[str, int]] = field(default_factory=dict)
-    original_accuracy: float | None = None
+    original: Accuracies | None = None
 
 
 @dataclass(kw_only=True, eq=False)

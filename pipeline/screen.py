@@ -12,6 +12,7 @@ from rich.status import Status
 from rich.table import Table
 from torch import nn
 
+from pipeline.accuracies import Accuracies
 from pipeline.picture import Point
 
 CONSOLE = Console()
@@ -24,7 +25,7 @@ class Row:
     Attributes:
         name: The agent and the stage.
         model: The network.
-        accuracy: On the test data.
+        accuracies: On the test data.
         flops: Multiply-accumulates for one sample.
         params: Number of parameters.
         is_kept: Whether this network is the one that the run exports.
@@ -32,7 +33,7 @@ class Row:
 
     name: str
     model: nn.Module
-    accuracy: float
+    accuracies: Accuracies
     flops: int
     params: int
     is_kept: bool = False
@@ -76,12 +77,14 @@ def show(rows: Sequence[Row], latencies: Sequence[float], *, title: str) -> None
     """Print the summary; the first row is the original network, latencies are in milliseconds."""
     caption = "* exported" if any(row.is_kept for row in rows) else None
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    for name in ("network", "accuracy", "MACs", "left", "params", "left", "latency"):
+    marked = ("originals",) if rows[0].accuracies.originals is not None else ()
+    for name in ("network", "accuracy", *marked, "MACs", "left", "params", "left", "latency"):
         table.add_column(name, justify="left" if name == "network" else "right", no_wrap=True)
     for row, latency in zip(rows, latencies, strict=True):
         table.add_row(
             f"{row.name} *" if row.is_kept else row.name,
-            f"{row.accuracy:.2%}",
+            f"{row.accuracies.whole:.2%}",
+            *(f"{row.accuracies.originals:.2%}" for _ in marked),
             _short(row.flops),
             f"{row.flops / rows[0].flops:.3f}",
             _short(row.params),

@@ -32,9 +32,16 @@ class RunRecord:
 
     @property
     def accuracies(self) -> dict[str, float]:
-        """Test accuracies by stage; those of other agents by agent and stage."""
+        """Test accuracies by stage; those of other agents by agent and stage.
+
+        Those on the original images alone, where the data marks them, stand beside them.
+        """
         own = f"{self.metrics['agent']}, "
-        given = self.metrics["test_accuracies"]
+        marked = self.metrics.get("test_accuracies_on_originals", {})
+        given = {
+            **self.metrics["test_accuracies"],
+            **{f"{name}, originals": accuracy for name, accuracy in marked.items()},
+        }
         return {name.removeprefix(own): accuracy for name, accuracy in given.items()}
 
 
@@ -69,7 +76,7 @@ def tabulate(runs: Sequence[RunRecord]) -> str:
 
 def _runs_table(runs: Sequence[RunRecord], differing: Sequence[str]) -> str:
     columns = _columns(runs)
-    header = [*differing, "seed", "kept", "MACs", *columns, "seconds"]
+    header = [*differing, "seed", "kept", "MACs", "parameters", *columns, "seconds"]
     rows = []
     for run in runs:
         metrics, found = run.metrics, run.accuracies
@@ -80,6 +87,7 @@ def _runs_table(runs: Sequence[RunRecord], differing: Sequence[str]) -> str:
                 f"{metrics['seed']}{mark}",
                 metrics["kept"],
                 f"{metrics['flops_ratio']:.3f}",
+                f"{metrics['params_ratio']:.3f}",
                 *(_percent(found[name]) if name in found else "" for name in columns),
                 f"{metrics['seconds']:.0f}",
             ]
@@ -95,16 +103,16 @@ def _groups_table(runs: Sequence[RunRecord], differing: Sequence[str]) -> str:
         if run.metrics["is_complete"]:
             members.append(run)
     columns = _columns(runs)
-    header = [*differing, "seeds", "MACs", *(f"{name}: median (range)" for name in columns)]
+    medians = [f"{name}: median (range)" for name in columns]
+    header = [*differing, "seeds", "MACs", "parameters", *medians]
     rows = []
     for values, members in groups.items():
         found = [member.accuracies for member in members]
-        ratios = [member.metrics["flops_ratio"] for member in members]
         rows.append(
             [
                 *values,
                 str(len({member.metrics["seed"] for member in members})),
-                f"{statistics.median(ratios):.3f}" if ratios else "",
+                *(_median(members, key) for key in ("flops_ratio", "params_ratio")),
                 *(_spread([f[name] for f in found if name in f]) for name in columns),
             ]
         )
@@ -119,6 +127,10 @@ def _differing(runs: Sequence[RunRecord]) -> list[str]:
 
 def _columns(runs: Sequence[RunRecord]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run.accuracies))
+
+
+def _median(runs: Sequence[RunRecord], key: str) -> str:
+    return f"{statistics.median(run.metrics[key] for run in runs):.3f}" if runs else ""
 
 
 def _spread(accuracies: Sequence[float]) -> str:

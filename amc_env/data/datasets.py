@@ -19,9 +19,12 @@ from amc_env.data.splits import Split, stratified_order
 from amc_env.names import Kind
 
 if TYPE_CHECKING:
-    from torchvision.datasets import CIFAR10, ImageFolder
+    from torchvision.datasets import CIFAR10, MNIST, ImageFolder
 
 CIFAR_MEAN, CIFAR_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Of all pixels of the training images.
+MNIST_MEAN, MNIST_DEVIATION = (0.1307,), (0.3081,)
+FASHION_MNIST_MEAN, FASHION_MNIST_DEVIATION = (0.2860,), (0.3530,)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,15 +35,28 @@ class Dataset:
         train: All that is learnt or chosen comes from these samples.
         test: Only the final report reads these samples.
         name: What tables and files call it; by default the name that it was loaded by.
+        test_originals: A mask of the test samples that were never re-encoded, on which accuracies
+            are reported as well; None if all are alike.
     """
 
     train: Split
     test: Split
     name: str = ""
+    test_originals: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        mask = self.test_originals
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != self.test.labels.shape):
+            raise ValueError(
+                f"test_originals is {mask.dtype} {tuple(mask.shape)}; give a bool for each of "
+                f"{len(self.test)} test samples"
+            )
 
     def to(self, device: str) -> "Dataset":
         """The same data on a device."""
-        return replace(self, train=self.train.to(device), test=self.test.to(device))
+        mask = None if self.test_originals is None else self.test_originals.to(device)
+        train, test = self.train.to(device), self.test.to(device)
+        return replace(self, train=train, test=test, test_originals=mask)
 
     @property
     def classes(self) -> int:
@@ -71,7 +87,7 @@ def cifar10(
     """CIFAR-10, downloaded by torchvision into the folder ``path`` if it is not there."""
     from torchvision.datasets import CIFAR10
 
-    return _cifar(CIFAR10, path, (mean, deviation))
+    return _downloaded(CIFAR10, path, (mean, deviation))
 
 
 def cifar100(
@@ -83,7 +99,31 @@ def cifar100(
     """CIFAR-100, downloaded by torchvision into the folder ``path`` if it is not there."""
     from torchvision.datasets import CIFAR100
 
-    return _cifar(CIFAR100, path, (mean, deviation))
+    return _downloaded(CIFAR100, path, (mean, deviation))
+
+
+def mnist(
+    *,
+    path: str = "data",
+    mean: tuple[float, ...] = MNIST_MEAN,
+    deviation: tuple[float, ...] = MNIST_DEVIATION,
+) -> Dataset:
+    """MNIST, downloaded by torchvision into the folder ``path`` if it is not there."""
+    from torchvision.datasets import MNIST
+
+    return _downloaded(MNIST, path, (mean, deviation))
+
+
+def fashion_mnist(
+    *,
+    path: str = "data",
+    mean: tuple[float, ...] = FASHION_MNIST_MEAN,
+    deviation: tuple[float, ...] = FASHION_MNIST_DEVIATION,
+) -> Dataset:
+    """Fashion-MNIST, downloaded by torchvision into the folder ``path`` if it is not there."""
+    from torchvision.datasets import FashionMNIST
+
+    return _downloaded(FashionMNIST, path, (mean, deviation))
 
 
 def arrays(
@@ -95,6 +135,8 @@ def arrays(
     """The arrays ``train_x``, ``train_y``, ``test_x`` and ``test_y`` of an ``.npz`` file.
 
     Images are bytes, (samples, height, width, channels); labels are whole numbers, one an image.
+    Where some test images are re-encoded copies, ``test_lossless`` says which are not, a bool for
+    each; accuracies on those are then reported beside the others.
 
     Raises:
         ValueError: There is no such file, an array is missing, or an array has another shape or
@@ -107,9 +149,12 @@ def arrays(
         if missing:
             raise ValueError(f"{path} has no array {', '.join(sorted(missing))}")
         parts = {name: file[name] for name in ("train_x", "train_y", "test_x", "test_y")}
+        marked = file["test_lossless"] if "test_lossless" in file.files else None
     return Dataset(
         train=_split(parts["train_x"], parts["train_y"], (mean, deviation)),
         test=_split(parts["test_x"], parts["test_y"], (mean, deviation)),
+        # With every image original there is nothing to tell apart.
+        test_originals=None if marked is None or marked.all() else torch.from_numpy(marked),
     )
 
 
@@ -145,6 +190,8 @@ DATASETS: Mapping[str, Callable[..., Dataset]] = {
     "digits": digits,
     "cifar10": cifar10,
     "cifar100": cifar100,
+    "mnist": mnist,
+    "fashion_mnist": fashion_mnist,
     "arrays": arrays,
     "image_folder": image_folder,
 }
@@ -167,8 +214,10 @@ def load_dataset(given: str | Dataset, options: Mapping[str, Any] | None = None)
     return DATASET.make(given, options)
 
 
-def _cifar(
-    source: "type[CIFAR10]", path: str, scale: tuple[tuple[float, ...], tuple[float, ...]]
+def _downloaded(
+    source: "type[CIFAR10] | type[MNIST]",
+    path: str,
+    scale: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Dataset:
     try:
         parts = [source(path, train=is_train, download=True) for is_train in (True, False)]
@@ -177,8 +226,16 @@ def _cifar(
             f"{source.__name__} is not in {path} and could not be downloaded ({error}); "
             "give its folder as data.options.path, or data=arrays"
         ) from error
-    train, test = (_split(part.data, np.array(part.targets), scale) for part in parts)
+    train, test = (
+        _split(_pixels(part.data), torch.as_tensor(part.targets).numpy(), scale) for part in parts
+    )
     return Dataset(train=train, test=test)
+
+
+def _pixels(images: NDArray[np.uint8] | Tensor) -> NDArray[np.uint8]:
+    """Bytes, (samples, height, width, channels); grey images have a channel too."""
+    given = images.numpy() if isinstance(images, Tensor) else images
+    return given if given.ndim == 4 else given[..., None]
 
 
 def _folder(path: Path) -> "ImageFolder":

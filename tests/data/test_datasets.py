@@ -10,6 +10,7 @@ from torchvision.datasets import CIFAR10
 
 from amc_env.data.datasets import DATASETS, digits, load_dataset
 
+IMAGES, LABELS = np.zeros((4, 5, 6, 3), np.uint8), np.arange(4)
 PLAIN = {"mean": (0.0, 0.0, 0.0), "deviation": (1.0, 1.0, 1.0)}
 
 
@@ -35,7 +36,8 @@ def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
         load_dataset("digits", {"shuffle": True})
     with pytest.raises(ValueError, match="data set 'arrays' needs the option path"):
         load_dataset("arrays")
-    assert set(DATASETS) == {"digits", "cifar10", "cifar100", "arrays", "image_folder"}
+    downloaded = {"cifar10", "cifar100", "mnist", "fashion_mnist"}
+    assert set(DATASETS) == {"digits", "arrays", "image_folder", *downloaded}
 
 
 def write_image(path: Path, colour: tuple[int, int, int], size: tuple[int, int]) -> None:
@@ -94,13 +96,50 @@ def test_cifar_is_read_as_torchvision_keeps_it(
     assert data.test.labels.tolist() == [1]
 
 
+@pytest.mark.parametrize(
+    ("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")]
+)
+def test_grey_images_are_read_as_torchvision_keeps_them(
+    tmp_path: Path, name: str, folder: str
+) -> None:
+    raw = tmp_path / folder / "raw"
+    raw.mkdir(parents=True)
+    pixels = np.zeros((3, 28, 28), np.uint8)
+    pixels[2, 4, 5] = 255
+    for part, count in (("train", 3), ("t10k", 2)):
+        # The magic number says bytes and the number of dimensions.
+        sizes = np.array([0x0803, count, 28, 28], ">i4").tobytes()
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(sizes + pixels[-count:].tobytes())
+        sizes = np.array([0x0801, count], ">i4").tobytes()
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(sizes + bytes(range(count)))
+    data = load_dataset(name, {"path": f"{tmp_path}", "mean": (0.5,), "deviation": (0.5,)})
+    assert data.train.inputs.shape == (3, 1, 28, 28)
+    assert data.train.inputs[2, 0, 4, 5] == 1.0
+    assert data.train.inputs.sum() == -(3 * 28 * 28 - 2)
+    assert data.test.labels.tolist() == [0, 1]
+
+
+def test_original_test_images_are_marked(tmp_path: Path) -> None:
+    parts = {"train_x": IMAGES, "train_y": LABELS, "test_x": IMAGES, "test_y": LABELS}
+    marks = np.array([True, False, True, True])
+    path = tmp_path / "some.npz"
+    np.savez(path, test_lossless=marks, **parts)
+    found = load_dataset("arrays", {"path": f"{path}"}).to("cpu").test_originals
+    assert found is not None
+    assert found.tolist() == marks.tolist()
+    np.savez(path, test_lossless=~np.zeros(4, bool), **parts)
+    assert load_dataset("arrays", {"path": f"{path}"}).test_originals is None
+    np.savez(path, test_lossless=marks[:3], **parts)
+    with pytest.raises(
+        ValueError, match=r"test_originals is torch.bool \(3,\); give a bool for each"
+    ):
+        load_dataset("arrays", {"path": f"{path}"})
+
+
 def test_a_download_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CIFAR10, "url", (tmp_path / "nowhere.tar.gz").as_uri())
     with pytest.raises(ValueError, match=r"CIFAR10 is not in .* could not be downloaded \("):
         load_dataset("cifar10", {"path": f"{tmp_path}"})
-
-
-IMAGES, LABELS = np.zeros((4, 5, 6, 3), np.uint8), np.arange(4)
 
 
 @pytest.mark.parametrize(

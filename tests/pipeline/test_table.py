@@ -19,7 +19,7 @@ def job(
     settings = {"seed": 0, "agent": {"name": "ddpg", "options": {}}} | (settings or {})
     metrics = {
         "agent": settings["agent"]["name"], "seed": settings["seed"], "flops_ratio": 0.5,
-        "seconds": 3.2, "kept": "repaired", "is_complete": is_complete,
+        "params_ratio": 0.6, "seconds": 3.2, "kept": "repaired", "is_complete": is_complete,
         "test_accuracies": accuracies,
     }  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics))
@@ -35,16 +35,17 @@ def test_runs_become_rows_and_seeds_a_median_with_its_range(tmp_path: Path) -> N
         named = {"original": 1.0, "ddpg, repaired": accuracy, "uniform, repaired": 0.4}
         job(tmp_path / str(seed), named, settings={"seed": seed})
     each, whole = ": median (range)", "100.00% (100.00% to 100.00%)"
+    rival = "uniform, repaired"
     assert lines(tmp_path) == [
-        "| seed | kept | MACs | original | repaired | uniform, repaired | seconds |",
-        "| --- | --- | --: | --: | --: | --: | --: |",
-        "| 0 | repaired | 0.500 | 100.00% | 50.00% | 40.00% | 3 |",
-        "| 1 | repaired | 0.500 | 100.00% | 90.00% | 40.00% | 3 |",
-        "| 2 | repaired | 0.500 | 100.00% | 70.00% | 40.00% | 3 |",
+        "| seed | kept | MACs | parameters | original | repaired | uniform, repaired | seconds |",
+        "| --- | --- | --: | --: | --: | --: | --: | --: |",
+        "| 0 | repaired | 0.500 | 0.600 | 100.00% | 50.00% | 40.00% | 3 |",
+        "| 1 | repaired | 0.500 | 0.600 | 100.00% | 90.00% | 40.00% | 3 |",
+        "| 2 | repaired | 0.500 | 0.600 | 100.00% | 70.00% | 40.00% | 3 |",
         "",
-        f"| seeds | MACs | original{each} | repaired{each} | uniform, repaired{each} |",
-        "| --: | --: | --: | --: | --: |",
-        f"| 3 | 0.500 | {whole} | 70.00% (50.00% to 90.00%) | 40.00% (40.00% to 40.00%) |",
+        f"| seeds | MACs | parameters | original{each} | repaired{each} | {rival}{each} |",
+        "| --: | --: | --: | --: | --: | --: |",
+        f"| 3 | 0.500 | 0.600 | {whole} | 70.00% (50.00% to 90.00%) | 40.00% (40.00% to 40.00%) |",
     ]
 
 
@@ -64,9 +65,9 @@ def test_rewards_and_agents_are_groups_of_their_own(tmp_path: Path) -> None:
     whole, rival = "100.00% (100.00% to 100.00%)", "30.00% (30.00% to 30.00%)"
     # An accuracy that a run does not have is left out instead of being counted as NaN.
     assert groups == [
-        f"| ddpg | loss | 3 | 0.500 | {whole} | 20.00% (10.00% to 60.00%) |  |",
-        f"| td3 | loss | 1 | 0.500 | {whole} | 70.00% (70.00% to 70.00%) | {rival} |",
-        f"| td3 | random | 1 | 0.500 | {whole} | 90.00% (90.00% to 90.00%) | {rival} |",
+        f"| ddpg | loss | 3 | 0.500 | 0.600 | {whole} | 20.00% (10.00% to 60.00%) |  |",
+        f"| td3 | loss | 1 | 0.500 | 0.600 | {whole} | 70.00% (70.00% to 70.00%) | {rival} |",
+        f"| td3 | random | 1 | 0.500 | 0.600 | {whole} | 90.00% (90.00% to 90.00%) | {rival} |",
     ]
 
 
@@ -76,8 +77,8 @@ def test_a_failed_job_is_named_and_an_interrupted_one_is_in_no_median(tmp_path: 
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "error.json").write_text(json.dumps({"error": "a | b is wrong"}))
     text = lines(tmp_path)
-    assert "| 2 (interrupted) | repaired | 0.500 | 10.00% | 3 |" in text
-    assert "| 1 | 0.500 | 90.00% (90.00% to 90.00%) |" in text
+    assert "| 2 (interrupted) | repaired | 0.500 | 0.600 | 10.00% | 3 |" in text
+    assert "| 1 | 0.500 | 0.600 | 90.00% (90.00% to 90.00%) |" in text
     assert text[-1] == "| c | a \\| b is wrong |"
 
 
@@ -92,15 +93,26 @@ def test_a_job_with_several_budgets_has_a_row_for_each(tmp_path: Path) -> None:
     (whole / "error.json").write_text(json.dumps({"error": "the third budget failed"}))
     text = lines(tmp_path)
     assert text[:6] == [
-        "| budget.flops | seed | kept | MACs | original | seconds |",
-        "| --- | --- | --- | --: | --: | --: |",
-        "| 0.5 | 0 | repaired | 0.500 | 90.00% | 3 |",
-        "| 0.7 | 0 | repaired | 0.500 | 90.00% | 3 |",
-        "| 0.5 | 1 | repaired | 0.500 | 90.00% | 3 |",
-        "| 0.7 | 1 | repaired | 0.500 | 90.00% | 3 |",
+        "| budget.flops | seed | kept | MACs | parameters | original | seconds |",
+        "| --- | --- | --- | --: | --: | --: | --: |",
+        "| 0.5 | 0 | repaired | 0.500 | 0.600 | 90.00% | 3 |",
+        "| 0.7 | 0 | repaired | 0.500 | 0.600 | 90.00% | 3 |",
+        "| 0.5 | 1 | repaired | 0.500 | 0.600 | 90.00% | 3 |",
+        "| 0.7 | 1 | repaired | 0.500 | 0.600 | 90.00% | 3 |",
     ]
     assert text[-1] == "| 1_seed=1 | the third budget failed |"
     assert [line[:11] for line in text[9:11]] == ["| 0.5 | 2 |", "| 0.7 | 2 |"]
+
+
+def test_accuracies_on_original_images_stand_beside_the_others(tmp_path: Path) -> None:
+    job(tmp_path / "a", {"original": 0.9, "ddpg, repaired": 0.7})
+    path = tmp_path / "a" / "metrics.json"
+    marked = {"original": 0.95, "ddpg, repaired": 0.75}
+    metrics = json.loads(path.read_text()) | {"test_accuracies_on_originals": marked}
+    path.write_text(json.dumps(metrics))
+    text = lines(tmp_path)
+    assert "| original | repaired | original, originals | repaired, originals |" in text[0]
+    assert "| 90.00% | 70.00% | 95.00% | 75.00% |" in text[2]
 
 
 def test_a_sweep_of_failures_is_a_table_too(tmp_path: Path) -> None:
