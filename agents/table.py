@@ -10,6 +10,7 @@ from agents.error_curves import ErrorCurves
 from agents.evopress import EvoPress
 from agents.learners import Ddpg, Learner
 from agents.milp import Milp
+from agents.one_shot import OneShot
 from agents.searcher import Searcher
 from agents.searchers import CmaEs, RandomSearch, Tpe, Uniform
 from agents.spdy import Spdy
@@ -60,6 +61,7 @@ AGENTS: Mapping[str, Callable[..., Searcher]] = {
     "spdy": Spdy,
     "evopress": EvoPress,
     "milp": Milp,
+    "one_shot": OneShot,
 }
 
 AGENT: Kind[Searcher] = Kind(

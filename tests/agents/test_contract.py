@@ -40,8 +40,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sac": {"learning_starts": 6},
     "tqc": {"learning_starts": 6},
 }
-# They play one episode; milp, because all its exponents lead to one policy in this network.
-WITHOUT_CHANCE = ("uniform", "error_curves", "milp")
+# They play one episode; milp because all its exponents lead to one policy in this network.
+WITHOUT_CHANCE = ("uniform", "error_curves", "milp", "one_shot")
 BY_CHANCE = [name for name in AGENTS if name not in WITHOUT_CHANCE]
 
 every_agent = pytest.mark.parametrize("name", AGENTS)
