@@ -84,7 +84,7 @@ def finish(
     run.folder.write_metrics(metrics)
     run.folder.close()
     title = (
-        f"{metrics['seconds']:.0f} s; accuracy on test data, latency of {_LATENCY_BATCH} samples"
+        f"{metrics['seconds']:.0f} s; accuracy on test data, ms for {_LATENCY_BATCH} samples"
     )
     show(rows, latencies, title=title)
     say(f"policy.json, pruned.safetensors, metrics.json and more are in {run.folder.path}")
@@ -110,7 +110,7 @@ def write_together(run: Run, finished: Mapping[str, Mapping[str, Any]]) -> None:
 def show_together(run: Run, finished: Mapping[str, Mapping[str, Any]]) -> None:
     """Show the networks of all finished budgets in one table."""
     found = f"{len(finished)} of {len(run.parts.budgets)} budgets"
-    title = f"{found}; accuracy on test data, latency of {_LATENCY_BATCH} samples"
+    title = f"{found}; accuracy on test data, ms for {_LATENCY_BATCH} samples"
     show_points(list(_points(finished)), title=title)
     name = run.folder.picture.name
     say(f"a folder for each, metrics.json, {name}.svg and {name}.png are in {run.folder.path}")

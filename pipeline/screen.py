@@ -78,7 +78,7 @@ def show(rows: Sequence[Row], latencies: Sequence[float], *, title: str) -> None
     caption = "* exported" if any(row.is_kept for row in rows) else None
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     marked = ("originals",) if rows[0].accuracies.originals is not None else ()
-    for name in ("network", "accuracy", *marked, "MACs", "left", "params", "left", "latency"):
+    for name in ("network", "accuracy", *marked, "MACs", "left", "params", "left", "ms"):
         table.add_column(name, justify="left" if name == "network" else "right", no_wrap=True)
     for row, latency in zip(rows, latencies, strict=True):
         table.add_row(
@@ -89,7 +89,7 @@ def show(rows: Sequence[Row], latencies: Sequence[float], *, title: str) -> None
             f"{row.flops / rows[0].flops:.3f}",
             _short(row.params),
             f"{row.params / rows[0].params:.3f}",
-            f"{latency:.2f} ms",
+            f"{latency:.2f}",
         )
     CONSOLE.print(table)
 
@@ -107,7 +107,7 @@ def show_cells(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: 
 def show_points(points: Sequence[Point], *, title: str) -> None:
     """Print the networks of several budgets; the first is the original one."""
     table = Table(title=title, title_justify="left", caption="* exported", caption_justify="left")
-    for name in ("budget", "network", "accuracy", "MACs", "left", "latency"):
+    for name in ("budget", "network", "accuracy", "MACs", "left", "ms"):
         is_text = name in ("budget", "network")
         table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
     for point, following in zip_longest(points, points[1:]):
@@ -118,7 +118,7 @@ def show_points(points: Sequence[Point], *, title: str) -> None:
             f"{point.accuracy:.2%}",
             _short(point.flops),
             f"{point.flops / points[0].flops:.3f}",
-            f"{point.latency_ms:.2f} ms",
+            f"{point.latency_ms:.2f}",
             end_section=is_last,
         )
     CONSOLE.print(table)
