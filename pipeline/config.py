@@ -283,6 +283,7 @@ class RunConfig(_Section):
     seed: int = Field(ge=0)
     threads: int = Field(ge=0)
     device: str
+    report: bool
     folder: str | None = None
 
     @classmethod

@@ -15,6 +15,7 @@ from amc_env import ChannelGraph, Policy
 from amc_env.env.rendering import draw
 from amc_env.files import write_text
 from amc_env.policy import POLICY_FILE
+from amc_env.report.details import DETAILS_FILE, Details
 from pipeline.output import check_output
 
 _COLUMNS = ("number", "reward", "accuracy", "samples", "flops_ratio", "params_ratio", "at_seconds")
@@ -41,6 +42,11 @@ class RunFolder:
     def picture(self) -> Path:
         """The picture of a run with several budgets, without an ending."""
         return self.path / "budgets"
+
+    @property
+    def page(self) -> Path:
+        """The page about the run."""
+        return self.path / "report.html"
 
     def compared(self, agent: str) -> Path:
         """The folder for the policy and weights of an agent that this run is compared with."""
@@ -91,6 +97,10 @@ class RunFolder:
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write the figures of the run."""
         write_text(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+    def write_details(self, details: Details) -> None:
+        """Write what the run knows of layers and channels."""
+        write_text(self.path / DETAILS_FILE, details.model_dump_json() + "\n")
 
     def saved(self) -> str:
         """What the search has left here until now, as part of a sentence."""

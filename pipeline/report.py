@@ -12,6 +12,7 @@ from agents import SearchResult
 from amc_env import ChannelGraph, ChannelPruningEnv
 from amc_env.data.datasets import Dataset
 from amc_env.latency import latencies_ms
+from amc_env.report import details_of, write_report
 from pipeline.accuracies import Examiner
 from pipeline.failures import explained
 from pipeline.picture import ORIGINAL, Point, save_picture
@@ -82,12 +83,14 @@ def finish(
         "latencies_ms": {row.name: ms for row, ms in zip(rows, latencies, strict=True)},
     }
     run.folder.write_metrics(metrics)
+    run.folder.write_details(details_of(env, kept.result.best.counts))
     run.folder.close()
-    title = (
-        f"{metrics['seconds']:.0f} s; accuracy on test data, ms for {_LATENCY_BATCH} samples"
-    )
+    title = f"{metrics['seconds']:.0f} s; accuracy on test data, ms for {_LATENCY_BATCH} samples"
     show(rows, latencies, title=title)
     say(f"policy.json, pruned.safetensors, metrics.json and more are in {run.folder.path}")
+    if run.config.report:
+        write_report([run.folder.path], run.folder.page)
+        say(f"to look at the run, open {run.folder.page} in a browser")
     if not run.is_complete:
         say("interrupted: this is the best that was found until then")
     return metrics
@@ -210,6 +213,7 @@ def _figures(
         "seconds": time.perf_counter() - run.started,
         "seed": config.seed,
         "is_complete": run.is_complete,
+        "command": shlex.join(["uv", "run", "train_agent.py", *run.overrides]),
     }
 
 

@@ -27,6 +27,7 @@ ORDER = (
     "rewards",
     "env",
     "trust",
+    "report",
     "__main__",
 )
 INSIDE_STRUCTURE = (

@@ -88,6 +88,9 @@ class Pruner:
         repair: How weights are repaired.
         norm_format: How networks are run to estimate the statistics of their norms again.
 
+    Attributes:
+        scores: The criterion's score of every channel, by group.
+
     Raises:
         ValueError: ``repair`` asks for norms to be estimated again, and the model has none.
     """
@@ -123,10 +126,10 @@ class Pruner:
             labels=samples.labels,
             sampling=self._sampling,
         )
-        self._orders = {
-            group.name: ranking(channel_scores(criterion, group, self.calibration))
-            for group in graph.groups
+        self.scores = {
+            group.name: channel_scores(criterion, group, self.calibration) for group in graph.groups
         }
+        self._orders = {name: ranking(scores) for name, scores in self.scores.items()}
         self.plan = Reconstruction(
             graph,
             self.calibration,

@@ -1,0 +1,157 @@
+"""Puts tables and charts of runs into one file."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from amc_env.files import write_text
+from amc_env.report.reading import FinishedRun
+
+_SETTINGS = ("model", "data", "criterion", "reward_name", "agent", "seed", "episodes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chart:
+    """A figure as the text of an object in JavaScript, with what it shows."""
+
+    title: str
+    caption: str
+    figure: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Section:
+    """A part of the page: first its tables, then its charts, then what is folded away."""
+
+    title: str
+    tables: Sequence[_Table]
+    charts: Sequence[_Chart]
+    command: str = ""
+    folded: Sequence[_Table] = ()
+    settings: str = ""
+
+
+def write_report(folders: Sequence[Path], out: Path) -> None:
+    """Write a page about the runs in these folders.
+
+    Raises:
+        ValueError: A folder is not that of a finished run, or a file in it is damaged.
+        OSError: A file of a run is missing, or the page cannot be written.
+    """
+    # These take a second to import, which the other commands need not spend.
+    import jinja2
+    from plotly.offline import get_plotlyjs
+
+    runs = [FinishedRun.read(folder) for folder in folders]
+    template = files("amc_env.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(template).render(
+        title=", ".join(run.name for run in runs),
+        plotly=get_plotlyjs(),
+        sections=[*_together(runs), *(_section(run) for run in runs)],
+    )
+    write_text(out, page)
+
+
+def _together(runs: Sequence[FinishedRun]) -> Iterator[_Section]:
+    """What several runs are compared by; nothing for a single one."""
+    if len(runs) < 2:
+        return
+    from amc_env.report import charts
+
+    rows = [[run.name, *_settings(run), *_result(run)] for run in runs]
+    header = ["run", *_SETTINGS, "stage", "accuracy", "MACs left", "parameters left"]
+    figure = charts.front(runs)
+    caption = "Every network of the runs; the line joins those that no other beats."
+    chart = _Chart(title="Accuracy and cost", caption=caption, figure=_text(figure))
+    yield _Section(
+        title="All runs", tables=[_Table(title="Runs", header=header, rows=rows)], charts=[chart]
+    )
+
+
+def _section(run: FinishedRun) -> _Section:
+    return _Section(
+        title=run.name,
+        tables=[_networks(run)],
+        charts=list(_charts(run)),
+        command=run.metrics.get("command", ""),
+        folded=[_layers(run)],
+        settings=run.config,
+    )
+
+
+def _charts(run: FinishedRun) -> Iterator[_Chart]:
+    from amc_env.report import charts
+
+    drawn = (
+        ("Episodes", "Rewards and accuracies are those of the validation split.",
+         charts.episodes(run.episodes)),
+        ("Channels", "Channels of every group in the original and in the pruned network.",
+         charts.channels(run.details)),
+        ("Cost", "Multiply-accumulates of every layer for one sample.", charts.macs(run.details)),
+        ("Policies", "The sparsity of every group in every episode.",
+         charts.policies(run.episodes)),
+        ("Error and sparsity", "What the plain repair leaves, with the chosen point of each group.",
+         charts.errors(run.details)),
+        ("Scores", "How the criterion ranks the channels of a group.", charts.scores(run.details)),
+    )  # fmt: skip
+    for title, caption, figure in drawn:
+        yield _Chart(title=title, caption=caption, figure=_text(figure))
+
+
+def _networks(run: FinishedRun) -> _Table:
+    metrics = run.metrics
+    whole = metrics["network_flops"]["original"]
+    rows = [
+        [
+            f"{name} (exported)" if name == f"{metrics['agent']}, {metrics['kept']}" else name,
+            f"{accuracy:.2%}",
+            f"{metrics['network_flops'][name]:,}",
+            f"{metrics['network_flops'][name] / whole:.3f}",
+            f"{metrics['latencies_ms'][name]:.2f}",
+        ]
+        for name, accuracy in metrics["test_accuracies"].items()
+    ]
+    header = ["network", "accuracy on the test data", "MACs", "left", "ms for 64 samples"]
+    return _Table(title="Networks", header=header, rows=rows)
+
+
+def _layers(run: FinishedRun) -> _Table:
+    rows = [
+        [
+            layer.name,
+            f"{layer.macs:,}",
+            f"{layer.macs_left:,}",
+            f"{layer.params:,}",
+            f"{layer.params_left:,}",
+        ]
+        for layer in run.details.layers
+    ]
+    header = ["layer", "MACs", "MACs left", "parameters", "parameters left"]
+    return _Table(title="Layers", header=header, rows=rows)
+
+
+def _settings(run: FinishedRun) -> list[str]:
+    return [str(run.metrics[name]) for name in _SETTINGS]
+
+
+def _result(run: FinishedRun) -> list[str]:
+    metrics: dict[str, Any] = run.metrics
+    accuracy = metrics["test_accuracies"][f"{metrics['agent']}, {metrics['kept']}"]
+    shares = (metrics["flops_ratio"], metrics["params_ratio"])
+    return [metrics["kept"], f"{accuracy:.2%}", *(f"{share:.3f}" for share in shares)]
+
+
+def _text(figure: Any) -> str:
+    # A name of a layer could end the script that the figure stands in.
+    text: str = figure.to_json()
+    return text.replace("</", "<\\/")
