@@ -27,8 +27,9 @@ from amc_env.folding import folds_of
 from amc_env.names import check_name, name_of
 from amc_env.policy import Policy, make_policy
 from amc_env.repair.pruner import Pruner
-from amc_env.rewards import Reward, RewardContext, WeightedSum, make_reward
+from amc_env.rewards import NetworkLayers, Reward, RewardContext, WeightedSum, make_reward
 from amc_env.rewards.bounds import has_upper_bound, upper_bound
+from amc_env.rewards.functions import check_layers
 from amc_env.structure import ChannelGraph, ChannelGroup
 from amc_env.structure.sparsity import kept_count
 
@@ -95,6 +96,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             round_to=self.settings.round_to,
         )
         self._begin_(budget)
+        self._layers = NetworkLayers.of(self.graph)
+        check_layers(self._reward, self._layers)
         # A run over a whole split takes long. The sample with the greatest label is enough to find
         # out whether the network runs and has a score for every class.
         for split in (data.validation, data.judging):
@@ -264,9 +267,11 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         """Pay all further episodes by another reward.
 
         Raises:
-            ValueError: The reward does not exist.
+            ValueError: The reward does not exist, or reads layers that the network does not have.
         """
-        self._reward = make_reward(reward)
+        made = make_reward(reward)
+        check_layers(made, self._layers)
+        self._reward = made
         self._forget_()
 
     def policy(self, counts: Mapping[str, int], *, seed: int = 0) -> Policy:
@@ -385,7 +390,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         )
 
     def _bench(self, evaluator: Evaluator, *, mapped: Split) -> Bench:
-        return Bench(self.graph, evaluator, mapped=mapped, seed=self.settings.seed)
+        seed = self.settings.seed
+        return Bench(self.graph, evaluator, layers=self._layers, mapped=mapped, seed=seed)
 
     def _pay(self, counts: Mapping[str, int], compact: nn.Module, scores: Tensor) -> Outcome:
         """The outcome on the samples that there are class scores of."""
@@ -412,5 +418,5 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
 
     def _bound(self, counts: Mapping[str, int], compact: nn.Module, scores: Tensor) -> float:
         """The greatest reward that the samples without scores still leave possible."""
-        whole = self._validation.context(compact, counts)
+        whole = self.context(compact, counts)
         return upper_bound(self._reward, whole, scores)

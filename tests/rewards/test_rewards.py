@@ -10,7 +10,7 @@ from amc_env import ChannelPruningEnv, Split
 from amc_env.calibration.hooks import evaluating
 from amc_env.evaluation import Evaluator
 from amc_env.information.aura import spatial_entropy
-from amc_env.rewards import REWARDS, RewardContext, WeightedSum, make_reward
+from amc_env.rewards import REWARDS, NetworkLayers, RewardContext, WeightedSum, make_reward
 
 ENV = tiny_env()
 # The rewards that need options get these.
@@ -26,7 +26,7 @@ def context(*, counts: dict[str, int] | None = None, seed: int = 0) -> RewardCon
         evaluator=ENV.evaluator,
         original_logits=ENV.evaluator.logits(ENV.graph.model),
         calibration=ENV.data.calibration,
-        layers=("stem", "wide", "last"),
+        layers=NetworkLayers.of(ENV.graph),
         counts=counts,
         cost=ENV.graph.cost(counts),
         original_cost=ENV.graph.cost(),
@@ -108,15 +108,19 @@ def test_spatial_entropy_is_that_of_the_maps_and_its_opposite() -> None:
     with evaluating(given.compact):
         x = ENV.data.calibration.inputs
         stem = given.compact.norm(given.compact.stem(x)).relu()
-        wide = given.compact.wide(given.compact.depthwise(stem)).relu()
+        depthwise = given.compact.depthwise(stem)
+        wide = given.compact.wide(depthwise).relu()
         last = given.compact.last(wide).relu()
     each = []
-    for maps in (stem, wide, last):
+    for maps in (stem, depthwise, wide, last):
         live = maps.flatten(2).amax((0, 2)) > maps.flatten(2).amin((0, 2))
         each.append(spatial_entropy(maps, bins=256)[live].mean().item())
     reward = make_reward("spatial_entropy")(given)
     assert reward == pytest.approx(1 - np.mean(each), abs=1e-6)
     assert make_reward("spatial_entropy_max")(given) == pytest.approx(1 - reward)
+    # The depthwise convolution makes no channels of its own.
+    reward = make_reward("spatial_entropy", {"layers": "pruned"})(given)
+    assert reward == pytest.approx(1 - np.mean([each[0], *each[2:]]), abs=1e-6)
 
 
 def test_random_rewards_depend_on_seed_and_numbers_of_channels_alone() -> None:
@@ -187,7 +191,21 @@ def test_the_histogram_reward_refuses_maps_that_are_constant() -> None:
     with pytest.raises(
         ValueError, match=r"univariate_entropy at bins 64 .* stem, wide, last: each"
     ):
-        make_reward("univariate_entropy", {"bins": 64})(given)
+        make_reward("univariate_entropy", {"bins": 64, "layers": "pruned"})(given)
+
+
+@pytest.mark.parametrize("dead", ["constant", "zero"])
+@pytest.mark.parametrize("name", ["spatial_entropy", "spatial_entropy_max", "univariate_entropy"])
+def test_an_entropy_reward_refuses_a_network_in_which_no_channel_is_alive(
+    name: str, dead: str
+) -> None:
+    given = context()
+    for module in given.compact.modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    with pytest.raises(ValueError, match=f"the reward {name} at bins 256 finds no entropy in any"):
+        make_reward(name, {"dead": dead})(given)
 
 
 def test_a_function_is_a_reward_and_a_misspelt_name_is_none() -> None:
