@@ -38,13 +38,19 @@ class Bench:
         self._original_logits = evaluator.logits(graph.model)
 
     def context(
-        self, compact: nn.Module, counts: Mapping[str, int], *, scores: Tensor | None = None
+        self,
+        compact: nn.Module,
+        counts: Mapping[str, int],
+        *,
+        draw: float,
+        scores: Tensor | None = None,
     ) -> RewardContext:
         """What rewards read of a network that keeps these numbers of channels.
 
         Args:
             compact: The network.
             counts: How many channels each group keeps.
+            draw: A uniform random number from 0 to 1.
             scores: Its class scores of the first samples, if they are known. Rewards are then
                 computed on these samples only.
         """
@@ -61,5 +67,6 @@ class Bench:
             cost=self._graph.cost(counts),
             original_cost=self._graph.cost(),
             seed=self._seed,
+            draw=draw,
             scores=scores,
         )

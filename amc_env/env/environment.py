@@ -29,7 +29,7 @@ from amc_env.policy import Policy, make_policy
 from amc_env.repair.pruner import Pruner
 from amc_env.rewards import NetworkLayers, Reward, RewardContext, WeightedSum, make_reward
 from amc_env.rewards.bounds import has_upper_bound, upper_bound
-from amc_env.rewards.functions import check_layers
+from amc_env.rewards.functions import check_layers, is_repeatable
 from amc_env.structure import ChannelGraph, ChannelGroup
 from amc_env.structure.sparsity import kept_count
 
@@ -204,7 +204,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         """The network of these numbers of channels, to be evaluated on a part of the samples.
 
         An episode that keeps the same numbers while the trial is held goes on with it, so that no
-        sample is run twice. Groups that are not named keep all their channels.
+        sample is run twice, unless the reward pays a policy differently every time. Groups that are
+        not named keep all their channels.
 
         Raises:
             ValueError: A group does not exist or cannot keep that many channels.
@@ -212,17 +213,13 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         # Trials are looked up by the groups that exist, so a name that does not exist has to be
         # refused before.
         self.pruner.plan.kept(counts)
+        if not is_repeatable(self._reward):
+            return self._new_trial(counts, {})
         key = tuple(counts.get(group.name, group.channels) for group in self.graph.groups)
         trial = self._trials.get(key)
         if trial is None:
-            trial = self._trials[key] = Trial(
-                counts,
-                prune=partial(self.pruner.prune, counts),
-                pay=partial(self._pay, counts),
-                bound=partial(self._bound, counts),
-                evaluator=self.evaluator,
-                known=self._outcomes.setdefault(key, {}),
-            )
+            known = self._outcomes.setdefault(key, {})
+            trial = self._trials[key] = self._new_trial(counts, known)
         return trial
 
     def pay(self, compact: nn.Module, counts: Mapping[str, int]) -> Outcome:
@@ -261,7 +258,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
                 maps of its samples too. Where the data has no selection split, validation serves.
         """
         bench = self._validation if on == "validation" else self._selection
-        return bench.context(compact, counts)
+        return bench.context(compact, counts, draw=float(self.np_random.random()))
 
     def use_reward_(self, reward: str | Reward | Mapping[str, float]) -> None:
         """Pay all further episodes by another reward.
@@ -304,7 +301,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         # Spaces draw random numbers, and so does an environment.
         self.observation_space = spaces.Box(0.0, 1.0, (features,), np.float32)
         self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
-        self._np_random, self._np_random_seed = None, None
+        # Whoever never seeds the episodes gets the same ones again too.
+        self.np_random = np.random.default_rng(self.settings.seed)
         # What Gymnasium's registry writes there names the budget.
         self.spec = None
         self._restart_()
@@ -328,6 +326,16 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         self._outcomes: dict[tuple[int, ...], dict[int, Outcome]] = {}
         # A trial holds a network, so it lives only as long as somebody goes on with it.
         self._trials: WeakValueDictionary[tuple[int, ...], Trial] = WeakValueDictionary()
+
+    def _new_trial(self, counts: Mapping[str, int], known: dict[int, Outcome]) -> Trial:
+        return Trial(
+            counts,
+            prune=partial(self.pruner.prune, counts),
+            pay=partial(self._pay, counts),
+            bound=partial(self._bound, counts),
+            evaluator=self.evaluator,
+            known=known,
+        )
 
     def _executed_count(self, group: ChannelGroup, asked: float) -> int:
         wanted = kept_count(group.channels, sparsity=min(max(asked, 0.0), 1.0))
@@ -395,7 +403,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
 
     def _pay(self, counts: Mapping[str, int], compact: nn.Module, scores: Tensor) -> Outcome:
         """The outcome on the samples that there are class scores of."""
-        return self._paid(self._validation.context(compact, counts, scores=scores))
+        chance = float(self.np_random.random())
+        return self._paid(self._validation.context(compact, counts, draw=chance, scores=scores))
 
     @torch.no_grad()
     def _paid(self, context: RewardContext) -> Outcome:

@@ -2,6 +2,7 @@
 
 from amc_env.rewards.context import Reward, RewardContext
 from amc_env.rewards.functions import (
+    RandomReward,
     SpatialEntropy,
     UnivariateEntropy,
     WeightedSum,
@@ -13,6 +14,7 @@ __all__ = [
     "REWARD",
     "REWARDS",
     "NetworkLayers",
+    "RandomReward",
     "Reward",
     "RewardContext",
     "SpatialEntropy",

@@ -32,6 +32,7 @@ class RewardContext:
         cost: Cost of the compact network.
         original_cost: Cost of the original network.
         seed: Seed of rewards that draw random numbers.
+        draw: A uniform random number from 0 to 1, another one for every episode.
         scores: Class scores of the compact network on the validation split where they are known
             already; the network is run if None.
     """
@@ -46,6 +47,7 @@ class RewardContext:
     cost: Cost
     original_cost: Cost
     seed: int
+    draw: float
     scores: Tensor | None = None
 
     @cached_property

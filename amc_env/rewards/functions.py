@@ -150,15 +150,33 @@ class UnivariateEntropy:
         return 1.0 - float(known.nanmean())
 
 
-def random(context: RewardContext) -> float:
-    """A uniform random number that depends on the seed and the numbers of channels alone.
+@dataclass(frozen=True, kw_only=True)
+class RandomReward:
+    """A uniform random number from 0 to 1.
 
     The sanity check of Musat and Andonie, "Entropy Minimization", 2023: an agent has nothing to
     learn from it.
+
+    Attributes:
+        fresh: Draw another number for every episode. Otherwise the number depends on the seed and
+            the numbers of channels alone, so that a policy is always paid the same.
     """
-    key = f"{context.seed} {sorted(context.counts.items())}".encode()
-    generator = torch.Generator().manual_seed(zlib.crc32(key))
-    return float(torch.rand((), generator=generator, dtype=torch.float64))
+
+    name = "random"
+    fresh: bool = False
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a policy is always paid the same."""
+        return not self.fresh
+
+    def __call__(self, context: RewardContext) -> float:
+        """The reward of an episode."""
+        if self.fresh:
+            return context.draw
+        key = f"{context.seed} {sorted(context.counts.items())}".encode()
+        generator = torch.Generator().manual_seed(zlib.crc32(key))
+        return float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +202,11 @@ class WeightedSum:
         for name, weight in self.weights.items():
             _check_weight(name, weight)
 
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether every part always pays a policy the same."""
+        return all(is_repeatable(part) for part in self.parts.values())
+
     def values(self, context: RewardContext) -> dict[str, float]:
         """Each reward by name, before it is weighted."""
         return {name: part(context) for name, part in self.parts.items()}
@@ -195,6 +218,14 @@ class WeightedSum:
     def __call__(self, context: RewardContext) -> float:
         """The reward of an episode."""
         return self.total(self.values(context))
+
+
+def is_repeatable(reward: Reward) -> bool:
+    """Whether a reward always pays a policy the same, so that its outcome may be remembered.
+
+    A reward that does not says so by an attribute ``is_repeatable`` that is False.
+    """
+    return bool(getattr(reward, "is_repeatable", True))
 
 
 def check_layers(reward: Reward, layers: NetworkLayers) -> None:

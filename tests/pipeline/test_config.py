@@ -128,6 +128,9 @@ def test_the_layers_of_an_entropy_are_given_as_a_word_or_as_names() -> None:
         "spatial_entropy_max",
         {"before_activation": True, "pool": "sample", "dead": "zero", "bins": "auto"},
     )
+    assert composed("reward=random", "reward.options.fresh=true").make().reward == make_reward(
+        "random", {"fresh": True}
+    )
 
 
 def as_lists(node: object) -> object:

@@ -11,6 +11,7 @@ from amc_env.calibration.hooks import evaluating
 from amc_env.evaluation import Evaluator
 from amc_env.information.aura import spatial_entropy
 from amc_env.rewards import REWARDS, NetworkLayers, RewardContext, WeightedSum, make_reward
+from amc_env.rewards.functions import is_repeatable
 
 ENV = tiny_env()
 # The rewards that need options get these.
@@ -18,7 +19,9 @@ OPTIONS = {"weighted": {"accuracy": 1.0, "spatial_entropy": 0.5}}
 COUNTS = {group.name: max(2, group.channels // 2) for group in ENV.graph.groups}
 
 
-def context(*, counts: dict[str, int] | None = None, seed: int = 0) -> RewardContext:
+def context(
+    *, counts: dict[str, int] | None = None, seed: int = 0, draw: float = 0.25
+) -> RewardContext:
     counts = COUNTS if counts is None else counts
     return RewardContext(
         compact=ENV.pruner.prune(counts).model,
@@ -31,6 +34,7 @@ def context(*, counts: dict[str, int] | None = None, seed: int = 0) -> RewardCon
         cost=ENV.graph.cost(counts),
         original_cost=ENV.graph.cost(),
         seed=seed,
+        draw=draw,
     )
 
 
@@ -132,6 +136,20 @@ def test_random_rewards_depend_on_seed_and_numbers_of_channels_alone() -> None:
     }
     assert len(values) == 3
     assert reward(context()) in values
+
+
+def test_fresh_random_rewards_are_the_draw_of_the_episode() -> None:
+    reward = make_reward("random", {"fresh": True})
+    assert [reward(context(draw=draw)) for draw in (0.25, 0.75)] == [0.25, 0.75]
+    parts = {"random": reward, "accuracy": make_reward("accuracy")}
+    for made, repeats in (
+        (reward, False),
+        (WeightedSum(parts=parts, weights={"random": 1.0, "accuracy": 1.0}), False),
+        (make_reward("random"), True),
+        (make_reward({"random": 1.0, "accuracy": 1.0}), True),
+        (lambda _context: 1.0, True),
+    ):
+        assert is_repeatable(made) is repeats
 
 
 def test_weights_make_a_sum_and_its_parts_are_listed() -> None:
