@@ -1,4 +1,4 @@
-"""Feature maps of layers as the next layers read them: after norm and activation.
+"""Feature maps of layers as the next layers read them, after norm and activation, or as they are.
 
 A layer's output is followed through norms, activations, sums and gates for as long as its shape
 stays the same. The feature map is the tensor that the first operation of another kind reads: the
@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from amc_env.calibration.hooks import listening, run
+from amc_env.structure import LayerUse
 
 # Operations that end a map even where their output has the same shape: what they compute are the
 # features of the next layer.
@@ -47,20 +48,39 @@ _PRODUCTS = frozenset(
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)  # noqa: SLF001 (the base of all convolutions)
 
 
-def feature_maps(model: nn.Module, layers: Sequence[str], batch: Tensor) -> dict[str, Tensor]:
+def feature_maps(
+    model: nn.Module, layers: Sequence[str], batch: Tensor, *, before_activation: bool = False
+) -> dict[str, Tensor]:
     """The maps of ``layers`` on one batch, each (samples, channels, H, W).
 
     Outputs with fewer than two spatial dimensions get dimensions of size 1. Of a layer that runs
     several times the first output counts. The model runs in the mode that it is in.
 
+    Args:
+        model: The network.
+        layers: Names of its layers.
+        batch: Samples that it is run on.
+        before_activation: Whether a map is the output of the layer itself, before norm and
+            activation, and not what the next layer reads.
+
     Raises:
         ValueError: A layer does not exist or did not run, or a map is not finite.
     """
-    followed = _followed(model, layers, batch)
+    followed = _followed(model, layers, batch, _Follower(is_still=before_activation))
     for name in layers:
         if not followed.maps[name].isfinite().all():
             raise ValueError(f"the maps of layer {name!r} hold NaN or infinity; check the samples")
     return {name: _as_images(followed.maps[name], followed.axes[name]) for name in layers}
+
+
+def has_feature_maps(model: nn.Module, layer: LayerUse) -> bool:
+    """Whether :func:`feature_maps` finds a layer on samples like those it was analysed with.
+
+    It does not find layers that only training runs, and those whose weight a module computes that
+    is no convolution or linear layer itself.
+    """
+    is_module = isinstance(dict(model.named_modules()).get(layer.name), _LAYERS)
+    return layer.uses > 0 and (is_module or layer.weight is not None)
 
 
 def map_gradients(
@@ -74,7 +94,7 @@ def map_gradients(
         ValueError: The layer does not exist or did not run.
     """
     outputs: list[Tensor] = []
-    followed = _followed(model, [layer], batch.detach().requires_grad_(), outputs)
+    followed = _followed(model, [layer], batch.detach().requires_grad_(), _Follower(), outputs)
     maps, axis = followed.maps[layer], followed.axes[layer]
     # The gradient is zero, not missing, where the output does not depend on the maps.
     (gradient,) = torch.autograd.grad(
@@ -84,11 +104,14 @@ def map_gradients(
 
 
 def _followed(
-    model: nn.Module, layers: Sequence[str], batch: Tensor, outputs: list[Tensor] | None = None
+    model: nn.Module,
+    layers: Sequence[str],
+    batch: Tensor,
+    mode: "_Follower",
+    outputs: list[Tensor] | None = None,
 ) -> "_Follower":
     modules = dict(model.named_modules())
     weights = {name: _bare_weight(modules, name) for name in layers}
-    mode = _Follower()
     for name, weight in weights.items():
         if weight is not None:
             mode.expect(name, weight)
@@ -123,10 +146,15 @@ def _bare_weight(modules: Mapping[str, nn.Module], name: str) -> Tensor | None:
 
 
 class _Follower(TorchFunctionMode):
-    """Follows layers' outputs through operations that keep their shape."""
+    """Follows layers' outputs through operations that keep their shape.
 
-    def __init__(self) -> None:
+    Args:
+        is_still: Keep the layers' own outputs and follow none of them.
+    """
+
+    def __init__(self, *, is_still: bool = False) -> None:
         super().__init__()
+        self._is_still = is_still
         self.maps: dict[str, Tensor] = {}
         self.axes: dict[str, int] = {}
         self._weights: dict[int, tuple[Tensor, str]] = {}
@@ -140,8 +168,13 @@ class _Follower(TorchFunctionMode):
 
     def begin(self, name: str, output: Tensor, *, axis: int) -> None:
         """Follow a layer's first output, whose channels lie along ``axis``."""
-        if name not in self.maps:
-            self.axes[name] = axis
+        if name in self.maps:
+            return
+        self.axes[name] = axis
+        if self._is_still:
+            # An activation in place would write into the layer's own output.
+            self.maps[name] = output.clone()
+        else:
             self._go_on(name, output)
 
     def expect(self, name: str, weight: Tensor) -> None:

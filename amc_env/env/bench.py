@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from amc_env.data import Split
 from amc_env.evaluation import Evaluator
-from amc_env.rewards import RewardContext
+from amc_env.rewards import NetworkLayers, RewardContext
 from amc_env.structure import ChannelGraph
 
 
@@ -16,28 +16,41 @@ class Bench:
     Args:
         graph: The structure of the original network.
         evaluator: Runs networks on the split.
+        layers: The layers whose feature maps rewards can read.
         mapped: Samples whose feature maps rewards read.
         seed: Seed of rewards that draw random numbers.
     """
 
     def __init__(
-        self, graph: ChannelGraph, evaluator: Evaluator, *, mapped: Split, seed: int
+        self,
+        graph: ChannelGraph,
+        evaluator: Evaluator,
+        *,
+        layers: NetworkLayers,
+        mapped: Split,
+        seed: int,
     ) -> None:
         self.evaluator = evaluator
         self._graph = graph
+        self._layers = layers
         self._mapped = mapped
         self._seed = seed
         self._original_logits = evaluator.logits(graph.model)
-        self._layers = tuple(dict.fromkeys(p.module for g in graph.groups for p in g.producers))
 
     def context(
-        self, compact: nn.Module, counts: Mapping[str, int], *, scores: Tensor | None = None
+        self,
+        compact: nn.Module,
+        counts: Mapping[str, int],
+        *,
+        draw: float,
+        scores: Tensor | None = None,
     ) -> RewardContext:
         """What rewards read of a network that keeps these numbers of channels.
 
         Args:
             compact: The network.
             counts: How many channels each group keeps.
+            draw: A uniform random number from 0 to 1.
             scores: Its class scores of the first samples, if they are known. Rewards are then
                 computed on these samples only.
         """
@@ -54,5 +67,6 @@ class Bench:
             cost=self._graph.cost(counts),
             original_cost=self._graph.cost(),
             seed=self._seed,
+            draw=draw,
             scores=scores,
         )

@@ -27,8 +27,9 @@ from amc_env.folding import folds_of
 from amc_env.names import check_name, name_of
 from amc_env.policy import Policy, make_policy
 from amc_env.repair.pruner import Pruner
-from amc_env.rewards import Reward, RewardContext, WeightedSum, make_reward
+from amc_env.rewards import NetworkLayers, Reward, RewardContext, WeightedSum, make_reward
 from amc_env.rewards.bounds import has_upper_bound, upper_bound
+from amc_env.rewards.functions import check_layers, is_repeatable
 from amc_env.structure import ChannelGraph, ChannelGroup
 from amc_env.structure.sparsity import kept_count
 
@@ -95,6 +96,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             round_to=self.settings.round_to,
         )
         self._begin_(budget)
+        self._layers = NetworkLayers.of(self.graph)
+        check_layers(self._reward, self._layers)
         # A run over a whole split takes long. The sample with the greatest label is enough to find
         # out whether the network runs and has a score for every class.
         for split in (data.validation, data.judging):
@@ -201,7 +204,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         """The network of these numbers of channels, to be evaluated on a part of the samples.
 
         An episode that keeps the same numbers while the trial is held goes on with it, so that no
-        sample is run twice. Groups that are not named keep all their channels.
+        sample is run twice, unless the reward pays a policy differently every time. Groups that are
+        not named keep all their channels.
 
         Raises:
             ValueError: A group does not exist or cannot keep that many channels.
@@ -209,17 +213,13 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         # Trials are looked up by the groups that exist, so a name that does not exist has to be
         # refused before.
         self.pruner.plan.kept(counts)
+        if not is_repeatable(self._reward):
+            return self._new_trial(counts, {})
         key = tuple(counts.get(group.name, group.channels) for group in self.graph.groups)
         trial = self._trials.get(key)
         if trial is None:
-            trial = self._trials[key] = Trial(
-                counts,
-                prune=partial(self.pruner.prune, counts),
-                pay=partial(self._pay, counts),
-                bound=partial(self._bound, counts),
-                evaluator=self.evaluator,
-                known=self._outcomes.setdefault(key, {}),
-            )
+            known = self._outcomes.setdefault(key, {})
+            trial = self._trials[key] = self._new_trial(counts, known)
         return trial
 
     def pay(self, compact: nn.Module, counts: Mapping[str, int]) -> Outcome:
@@ -258,15 +258,17 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
                 maps of its samples too. Where the data has no selection split, validation serves.
         """
         bench = self._validation if on == "validation" else self._selection
-        return bench.context(compact, counts)
+        return bench.context(compact, counts, draw=float(self.np_random.random()))
 
     def use_reward_(self, reward: str | Reward | Mapping[str, float]) -> None:
         """Pay all further episodes by another reward.
 
         Raises:
-            ValueError: The reward does not exist.
+            ValueError: The reward does not exist, or reads layers that the network does not have.
         """
-        self._reward = make_reward(reward)
+        made = make_reward(reward)
+        check_layers(made, self._layers)
+        self._reward = made
         self._forget_()
 
     def policy(self, counts: Mapping[str, int], *, seed: int = 0) -> Policy:
@@ -299,7 +301,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         # Spaces draw random numbers, and so does an environment.
         self.observation_space = spaces.Box(0.0, 1.0, (features,), np.float32)
         self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
-        self._np_random, self._np_random_seed = None, None
+        # Whoever never seeds the episodes gets the same ones again too.
+        self.np_random = np.random.default_rng(self.settings.seed)
         # What Gymnasium's registry writes there names the budget.
         self.spec = None
         self._restart_()
@@ -323,6 +326,16 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         self._outcomes: dict[tuple[int, ...], dict[int, Outcome]] = {}
         # A trial holds a network, so it lives only as long as somebody goes on with it.
         self._trials: WeakValueDictionary[tuple[int, ...], Trial] = WeakValueDictionary()
+
+    def _new_trial(self, counts: Mapping[str, int], known: dict[int, Outcome]) -> Trial:
+        return Trial(
+            counts,
+            prune=partial(self.pruner.prune, counts),
+            pay=partial(self._pay, counts),
+            bound=partial(self._bound, counts),
+            evaluator=self.evaluator,
+            known=known,
+        )
 
     def _executed_count(self, group: ChannelGroup, asked: float) -> int:
         wanted = kept_count(group.channels, sparsity=min(max(asked, 0.0), 1.0))
@@ -385,11 +398,13 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         )
 
     def _bench(self, evaluator: Evaluator, *, mapped: Split) -> Bench:
-        return Bench(self.graph, evaluator, mapped=mapped, seed=self.settings.seed)
+        seed = self.settings.seed
+        return Bench(self.graph, evaluator, layers=self._layers, mapped=mapped, seed=seed)
 
     def _pay(self, counts: Mapping[str, int], compact: nn.Module, scores: Tensor) -> Outcome:
         """The outcome on the samples that there are class scores of."""
-        return self._paid(self._validation.context(compact, counts, scores=scores))
+        chance = float(self.np_random.random())
+        return self._paid(self._validation.context(compact, counts, draw=chance, scores=scores))
 
     @torch.no_grad()
     def _paid(self, context: RewardContext) -> Outcome:
@@ -412,5 +427,5 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
 
     def _bound(self, counts: Mapping[str, int], compact: nn.Module, scores: Tensor) -> float:
         """The greatest reward that the samples without scores still leave possible."""
-        whole = self._validation.context(compact, counts)
+        whole = self.context(compact, counts)
         return upper_bound(self._reward, whole, scores)

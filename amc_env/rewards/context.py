@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor, nn
 
 from amc_env.calibration.feature_maps import feature_maps
@@ -12,6 +11,7 @@ from amc_env.calibration.hooks import evaluating
 from amc_env.data import Split
 from amc_env.devices import with_float64
 from amc_env.evaluation import Evaluator, accuracy_of
+from amc_env.rewards.layers import LayerChoice, NetworkLayers
 from amc_env.structure import Cost
 
 
@@ -27,11 +27,12 @@ class RewardContext:
         original_logits: Class scores of the original network on that split.
         calibration: Samples whose feature maps are read: the calibration split, or the selection
             split where policies are compared on it.
-        layers: Names of the layers that produce the groups, the same in both networks.
+        layers: Names of the layers whose maps can be read, the same in both networks.
         counts: Number of channels that each group keeps.
         cost: Cost of the compact network.
         original_cost: Cost of the original network.
         seed: Seed of rewards that draw random numbers.
+        draw: A uniform random number from 0 to 1, another one for every episode.
         scores: Class scores of the compact network on the validation split where they are known
             already; the network is run if None.
     """
@@ -41,11 +42,12 @@ class RewardContext:
     evaluator: Evaluator
     original_logits: Tensor
     calibration: Split
-    layers: tuple[str, ...]
+    layers: NetworkLayers
     counts: Mapping[str, int]
     cost: Cost
     original_cost: Cost
     seed: int
+    draw: float
     scores: Tensor | None = None
 
     @cached_property
@@ -63,10 +65,26 @@ class RewardContext:
         """Top-1 accuracy of the compact network on the evaluator's split, from 0 to 1."""
         return accuracy_of(self.logits, self.labels)
 
-    def maps(self, samples: int) -> list[Tensor]:
-        """Feature maps of each of ``layers`` on the first ``samples`` calibration samples."""
-        with evaluating(self.compact), torch.no_grad():
-            maps = feature_maps(self.compact, self.layers, self.calibration.inputs[:samples])
+    def maps(
+        self, samples: int, *, layers: LayerChoice = "all", before_activation: bool = False
+    ) -> list[Tensor]:
+        """Feature maps (samples, channels, H, W) of layers of the compact network.
+
+        Args:
+            samples: How many calibration samples are read, from the first.
+            layers: ``all``, ``pruned``, ``outputs``, ``last`` or names; see ``NetworkLayers``.
+            before_activation: Read the layers' own outputs, before norm and activation.
+
+        Raises:
+            ValueError: There is no such layer, or a map is not finite.
+        """
+        with evaluating(self.compact):
+            maps = feature_maps(
+                self.compact,
+                self.layers.chosen(layers),
+                self.calibration.inputs[:samples],
+                before_activation=before_activation,
+            )
         return [with_float64(x) for x in maps.values()]
 
 

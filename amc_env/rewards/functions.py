@@ -8,13 +8,17 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite, log
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from amc_env.information.aura import Bins, check_bins, entropy_reward, live_channels
+from amc_env.information.aura import Bins, Dead, Pool, check_bins, entropy_reward, live_channels
 from amc_env.information.histogram import layer_histogram_entropy
+from amc_env.names import check_name
 from amc_env.rewards.context import Reward, RewardContext
+from amc_env.rewards.layers import LayerChoice, NetworkLayers, checked_choice
 
 
 def accuracy(context: RewardContext) -> float:
@@ -65,16 +69,32 @@ class SpatialEntropy:
         bins: Grey levels of a map. The paper uses 256; ``"auto"`` follows from the number of pairs
             of pixels of each layer.
         samples: Number of calibration samples whose maps are read.
+        layers: Layers whose maps are read: ``all`` convolutions, as in the paper, those that are
+            ``pruned``, the ``outputs`` that nothing prunes, the ``last`` one, or names; see
+            ``NetworkLayers``.
+        before_activation: Read the layers' own outputs, before norm and activation, rather than
+            what the next layers read.
+        pool: Count the pairs of pixels of all samples together (``batch``), or average over the
+            entropies of single maps (``sample``).
+        dead: Leave out channels that have one value on all samples (``constant``), or only those
+            whose value is 0, as the paper does (``zero``).
         is_maximised: Pay the mean entropy itself, the paper's sanity check.
     """
 
     bins: Bins = 256
     samples: int = 100
+    layers: LayerChoice = "all"
+    before_activation: bool = False
+    pool: Pool = "batch"
+    dead: Dead = "constant"
     is_maximised: bool = False
 
     def __post_init__(self) -> None:
         check_bins(self.bins)
         _check_samples(self.samples)
+        check_name("pool", self.pool, get_args(Pool))
+        check_name("dead", self.dead, get_args(Dead))
+        object.__setattr__(self, "layers", checked_choice(self.layers))
 
     @property
     def name(self) -> str:
@@ -87,10 +107,10 @@ class SpatialEntropy:
         Raises:
             ValueError: No layer has an entropy.
         """
-        maps = context.maps(self.samples)
-        if not any(x[0, 0].numel() > 1 and live_channels(x).any() for x in maps):
-            raise _no_entropy(f"{self.name} at bins {self.bins}", context)
-        reward = entropy_reward(maps, bins=self.bins)
+        maps = _maps(self, context)
+        if not any(x[0, 0].numel() > 1 and live_channels(x, dead=self.dead).any() for x in maps):
+            raise _no_entropy(self, context)
+        reward = entropy_reward(maps, bins=self.bins, pool=self.pool, dead=self.dead)
         return 1.0 - reward if self.is_maximised else reward
 
 
@@ -98,17 +118,23 @@ class SpatialEntropy:
 class UnivariateEntropy:
     """1 - the mean histogram entropy of the layers' maps, which ignores where values stand.
 
-    It differs from ``SpatialEntropy`` in the measure alone, to show what the measure contributes.
+    It differs from ``SpatialEntropy`` in the measure alone, to show what the measure contributes,
+    and has the same attributes, where they apply.
     """
 
     name = "univariate_entropy"
     bins: int = 256
     samples: int = 100
+    layers: LayerChoice = "all"
+    before_activation: bool = False
+    dead: Dead = "constant"
 
     def __post_init__(self) -> None:
         if self.bins < 2:
             raise ValueError(f"bins is {self.bins}; give at least 2")
         _check_samples(self.samples)
+        check_name("dead", self.dead, get_args(Dead))
+        object.__setattr__(self, "layers", checked_choice(self.layers))
 
     def __call__(self, context: RewardContext) -> float:
         """The reward of an episode.
@@ -116,22 +142,41 @@ class UnivariateEntropy:
         Raises:
             ValueError: No layer has an entropy.
         """
-        each = [layer_histogram_entropy(x, bins=self.bins) for x in context.maps(self.samples)]
+        maps = _maps(self, context)
+        each = [layer_histogram_entropy(x, bins=self.bins, dead=self.dead) for x in maps]
         known = torch.tensor(each, dtype=torch.float64)
         if known.isnan().all():
-            raise _no_entropy(f"{self.name} at bins {self.bins}", context)
+            raise _no_entropy(self, context)
         return 1.0 - float(known.nanmean())
 
 
-def random(context: RewardContext) -> float:
-    """A uniform random number that depends on the seed and the numbers of channels alone.
+@dataclass(frozen=True, kw_only=True)
+class RandomReward:
+    """A uniform random number from 0 to 1.
 
     The sanity check of Musat and Andonie, "Entropy Minimization", 2023: an agent has nothing to
     learn from it.
+
+    Attributes:
+        fresh: Draw another number for every episode. Otherwise the number depends on the seed and
+            the numbers of channels alone, so that a policy is always paid the same.
     """
-    key = f"{context.seed} {sorted(context.counts.items())}".encode()
-    generator = torch.Generator().manual_seed(zlib.crc32(key))
-    return float(torch.rand((), generator=generator, dtype=torch.float64))
+
+    name = "random"
+    fresh: bool = False
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a policy is always paid the same."""
+        return not self.fresh
+
+    def __call__(self, context: RewardContext) -> float:
+        """The reward of an episode."""
+        if self.fresh:
+            return context.draw
+        key = f"{context.seed} {sorted(context.counts.items())}".encode()
+        generator = torch.Generator().manual_seed(zlib.crc32(key))
+        return float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +202,11 @@ class WeightedSum:
         for name, weight in self.weights.items():
             _check_weight(name, weight)
 
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether every part always pays a policy the same."""
+        return all(is_repeatable(part) for part in self.parts.values())
+
     def values(self, context: RewardContext) -> dict[str, float]:
         """Each reward by name, before it is weighted."""
         return {name: part(context) for name, part in self.parts.items()}
@@ -170,6 +220,33 @@ class WeightedSum:
         return self.total(self.values(context))
 
 
+def is_repeatable(reward: Reward) -> bool:
+    """Whether a reward always pays a policy the same, so that its outcome may be remembered.
+
+    A reward that does not says so by an attribute ``is_repeatable`` that is False.
+    """
+    return bool(getattr(reward, "is_repeatable", True))
+
+
+def check_layers(reward: Reward, layers: NetworkLayers) -> None:
+    """Refuse a reward that reads layers which a network does not have.
+
+    Raises:
+        ValueError: It does; the message names the nearest layer, or says which set is empty.
+    """
+    if isinstance(reward, WeightedSum):
+        for part in reward.parts.values():
+            check_layers(part, layers)
+    elif isinstance(reward, SpatialEntropy | UnivariateEntropy):
+        layers.chosen(reward.layers)
+
+
+def _maps(reward: SpatialEntropy | UnivariateEntropy, context: RewardContext) -> list[Tensor]:
+    return context.maps(
+        reward.samples, layers=reward.layers, before_activation=reward.before_activation
+    )
+
+
 def _check_samples(samples: int) -> None:
     if samples < 1:
         raise ValueError(f"samples is {samples}; give at least 1")
@@ -180,9 +257,11 @@ def _check_weight(name: str, weight: object) -> None:
         raise ValueError(f"the weight of the reward {name!r} is {weight!r}; give a finite number")
 
 
-def _no_entropy(reward: str, context: RewardContext) -> ValueError:
+def _no_entropy(reward: SpatialEntropy | UnivariateEntropy, context: RewardContext) -> ValueError:
+    layers = ", ".join(context.layers.chosen(reward.layers))
     return ValueError(
-        f"the reward {reward} finds no entropy in any of the layers {', '.join(context.layers)}: "
-        "each of their maps is a single pixel, or has one value on all calibration samples that "
-        "are read; choose another reward, such as accuracy, or give larger or more samples"
+        f"the reward {reward.name} at bins {reward.bins} finds no entropy in any of the layers "
+        f"{layers}: each of their maps is a single pixel, or has one value on all calibration "
+        "samples that are read; choose another reward, such as accuracy, or give larger or more "
+        "samples"
     )

@@ -7,7 +7,7 @@ from typing import Any
 from amc_env.names import Kind
 from amc_env.rewards import functions
 from amc_env.rewards.context import Reward
-from amc_env.rewards.functions import SpatialEntropy, UnivariateEntropy, WeightedSum
+from amc_env.rewards.functions import RandomReward, SpatialEntropy, UnivariateEntropy, WeightedSum
 
 
 # The options of ``weighted`` are the names of rewards, which nobody can list in a signature.
@@ -23,7 +23,7 @@ REWARDS: Mapping[str, Callable[..., Reward]] = {
     "univariate_entropy": UnivariateEntropy,
     "loss": lambda: functions.loss,
     "kl_to_original": lambda: functions.kl_to_original,
-    "random": lambda: functions.random,
+    "random": RandomReward,
     "weighted": _weighted,
 }
 

@@ -42,6 +42,20 @@ def test_maps_are_those_after_norm_and_activation(block: Block) -> None:
     assert torch.equal(maps["head"], expected["head"][:, :, None, None])
 
 
+def test_maps_before_the_activation_are_the_layers_own_outputs() -> None:
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+    net = nn.Sequential(first, nn.ReLU(inplace=True), second, nn.BatchNorm2d(2), nn.Tanh()).eval()
+    x = torch.randn(2, 3, 6, 6)
+    maps = feature_maps(net, ["0", "2"], x, before_activation=True)
+    # An activation in place leaves no trace in what it reads.
+    assert torch.equal(maps["0"], first(x))
+    assert torch.equal(maps["2"], second(first(x).relu()))
+    functional = Functional()
+    maps = feature_maps(functional, ["first"], x, before_activation=True)
+    assert torch.equal(maps["first"], F.conv2d(x, functional.first))
+
+
 def test_a_layer_with_one_dimension_of_space_has_two() -> None:
     net = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU())
     assert feature_maps(net, ["0"], torch.randn(5, 2, 9))["0"].shape == (5, 3, 1, 7)

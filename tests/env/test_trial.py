@@ -10,6 +10,7 @@ from pruning import tiny, tiny_data, tiny_env
 from amc_env import ChannelPruningEnv, EnvSettings, Split
 from amc_env.env import Outcome
 from amc_env.evaluation import Evaluator
+from amc_env.rewards import RewardContext, make_reward
 
 COUNTS = {"stem": 5, "wide": 7, "last": 6}
 # 40 validation samples in batches of 8.
@@ -101,6 +102,41 @@ def test_a_trial_of_channels_that_do_not_exist_is_refused() -> None:
         env_of().trial({"nowhere": 3})
     with pytest.raises(ValueError, match="cannot keep 99"):
         env_of().trial({"stem": 99})
+
+
+def test_a_fresh_random_reward_is_another_one_for_every_episode_of_a_policy() -> None:
+    def rewards(*, seed: int | None) -> list[float]:
+        env = env_of(make_reward("random", {"fresh": True}))
+        paid = []
+        for number in range(4):
+            env.reset(seed=None if number else seed)
+            for _ in env.graph.groups:
+                _, reward, *_ = env.step(np.array([0.5], np.float32))
+            paid.append(float(reward))
+        return paid
+
+    first = rewards(seed=1)
+    assert len(set(first)) == 4
+    assert all(0 <= reward < 1 for reward in first)
+    assert rewards(seed=1) == first != rewards(seed=2)
+    # A search that never seeds the environment is repeatable too.
+    assert rewards(seed=None) == rewards(seed=None)
+
+
+def test_the_outcomes_of_a_repeatable_reward_are_remembered() -> None:
+    drawn: list[float] = []
+
+    def counted(context: RewardContext) -> float:
+        drawn.append(context.draw)
+        return 0.0
+
+    env = env_of(counted)
+    assert env.evaluate(COUNTS) == env.evaluate(COUNTS)
+    assert len(drawn) == 1
+    counted.is_repeatable = False  # type: ignore[attr-defined]
+    env.use_reward_(counted)
+    assert env.evaluate(COUNTS) == env.evaluate(COUNTS)
+    assert len(set(drawn)) == 3
 
 
 # Races

@@ -11,7 +11,7 @@ from amc_env.data.datasets import DATASET, DATASETS
 from amc_env.models import MODELS
 from amc_env.models.lookup import MODEL
 from amc_env.names import name_of
-from amc_env.rewards import REWARDS
+from amc_env.rewards import REWARDS, make_reward
 from amc_env.structure import Cost
 from pipeline import CONFIGS
 from pipeline.config import RunConfig
@@ -105,6 +105,32 @@ def test_models_have_files_of_their_names() -> None:
 def test_a_criterion_s_file_states_its_code_s_defaults(name: str) -> None:
     # A file that lists a default must list the default itself, or changing it would do nothing.
     assert composed(f"criterion={name}").make().criterion == CRITERIA[name]()
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_a_reward_s_file_states_its_code_s_defaults(name: str) -> None:
+    options = {"accuracy": 1.0, "spatial_entropy": 0.5} if name == "weighted" else None
+    assert composed(f"reward={name}").make().reward == make_reward(name, options)
+
+
+def test_the_layers_of_an_entropy_are_given_as_a_word_or_as_names() -> None:
+    for text, layers in (
+        ("outputs", "outputs"),
+        ("[layer1.0.conv2,conv1]", ("layer1.0.conv2", "conv1")),
+        ("[0,4]", ("0", "4")),
+    ):
+        reward = composed("reward=spatial_entropy", f"reward.options.layers={text}").make().reward
+        assert reward == make_reward("spatial_entropy", {"layers": layers})
+    options = ("before_activation=true", "pool=sample", "dead=zero", "bins=auto")
+    texts = [f"reward.options.{option}" for option in options]
+    reward = composed("reward=spatial_entropy_max", *texts).make().reward
+    assert reward == make_reward(
+        "spatial_entropy_max",
+        {"before_activation": True, "pool": "sample", "dead": "zero", "bins": "auto"},
+    )
+    assert composed("reward=random", "reward.options.fresh=true").make().reward == make_reward(
+        "random", {"fresh": True}
+    )
 
 
 def as_lists(node: object) -> object:

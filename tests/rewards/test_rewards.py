@@ -10,7 +10,8 @@ from amc_env import ChannelPruningEnv, Split
 from amc_env.calibration.hooks import evaluating
 from amc_env.evaluation import Evaluator
 from amc_env.information.aura import spatial_entropy
-from amc_env.rewards import REWARDS, RewardContext, WeightedSum, make_reward
+from amc_env.rewards import REWARDS, NetworkLayers, RewardContext, WeightedSum, make_reward
+from amc_env.rewards.functions import is_repeatable
 
 ENV = tiny_env()
 # The rewards that need options get these.
@@ -18,7 +19,9 @@ OPTIONS = {"weighted": {"accuracy": 1.0, "spatial_entropy": 0.5}}
 COUNTS = {group.name: max(2, group.channels // 2) for group in ENV.graph.groups}
 
 
-def context(*, counts: dict[str, int] | None = None, seed: int = 0) -> RewardContext:
+def context(
+    *, counts: dict[str, int] | None = None, seed: int = 0, draw: float = 0.25
+) -> RewardContext:
     counts = COUNTS if counts is None else counts
     return RewardContext(
         compact=ENV.pruner.prune(counts).model,
@@ -26,11 +29,12 @@ def context(*, counts: dict[str, int] | None = None, seed: int = 0) -> RewardCon
         evaluator=ENV.evaluator,
         original_logits=ENV.evaluator.logits(ENV.graph.model),
         calibration=ENV.data.calibration,
-        layers=("stem", "wide", "last"),
+        layers=NetworkLayers.of(ENV.graph),
         counts=counts,
         cost=ENV.graph.cost(counts),
         original_cost=ENV.graph.cost(),
         seed=seed,
+        draw=draw,
     )
 
 
@@ -108,15 +112,19 @@ def test_spatial_entropy_is_that_of_the_maps_and_its_opposite() -> None:
     with evaluating(given.compact):
         x = ENV.data.calibration.inputs
         stem = given.compact.norm(given.compact.stem(x)).relu()
-        wide = given.compact.wide(given.compact.depthwise(stem)).relu()
+        depthwise = given.compact.depthwise(stem)
+        wide = given.compact.wide(depthwise).relu()
         last = given.compact.last(wide).relu()
     each = []
-    for maps in (stem, wide, last):
+    for maps in (stem, depthwise, wide, last):
         live = maps.flatten(2).amax((0, 2)) > maps.flatten(2).amin((0, 2))
         each.append(spatial_entropy(maps, bins=256)[live].mean().item())
     reward = make_reward("spatial_entropy")(given)
     assert reward == pytest.approx(1 - np.mean(each), abs=1e-6)
     assert make_reward("spatial_entropy_max")(given) == pytest.approx(1 - reward)
+    # The depthwise convolution makes no channels of its own.
+    reward = make_reward("spatial_entropy", {"layers": "pruned"})(given)
+    assert reward == pytest.approx(1 - np.mean([each[0], *each[2:]]), abs=1e-6)
 
 
 def test_random_rewards_depend_on_seed_and_numbers_of_channels_alone() -> None:
@@ -128,6 +136,20 @@ def test_random_rewards_depend_on_seed_and_numbers_of_channels_alone() -> None:
     }
     assert len(values) == 3
     assert reward(context()) in values
+
+
+def test_fresh_random_rewards_are_the_draw_of_the_episode() -> None:
+    reward = make_reward("random", {"fresh": True})
+    assert [reward(context(draw=draw)) for draw in (0.25, 0.75)] == [0.25, 0.75]
+    parts = {"random": reward, "accuracy": make_reward("accuracy")}
+    for made, repeats in (
+        (reward, False),
+        (WeightedSum(parts=parts, weights={"random": 1.0, "accuracy": 1.0}), False),
+        (make_reward("random"), True),
+        (make_reward({"random": 1.0, "accuracy": 1.0}), True),
+        (lambda _context: 1.0, True),
+    ):
+        assert is_repeatable(made) is repeats
 
 
 def test_weights_make_a_sum_and_its_parts_are_listed() -> None:
@@ -187,7 +209,21 @@ def test_the_histogram_reward_refuses_maps_that_are_constant() -> None:
     with pytest.raises(
         ValueError, match=r"univariate_entropy at bins 64 .* stem, wide, last: each"
     ):
-        make_reward("univariate_entropy", {"bins": 64})(given)
+        make_reward("univariate_entropy", {"bins": 64, "layers": "pruned"})(given)
+
+
+@pytest.mark.parametrize("dead", ["constant", "zero"])
+@pytest.mark.parametrize("name", ["spatial_entropy", "spatial_entropy_max", "univariate_entropy"])
+def test_an_entropy_reward_refuses_a_network_in_which_no_channel_is_alive(
+    name: str, dead: str
+) -> None:
+    given = context()
+    for module in given.compact.modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    with pytest.raises(ValueError, match=f"the reward {name} at bins 256 finds no entropy in any"):
+        make_reward(name, {"dead": dead})(given)
 
 
 def test_a_function_is_a_reward_and_a_misspelt_name_is_none() -> None:
