@@ -88,9 +88,7 @@ def finish(
     title = f"{metrics['seconds']:.0f} s; accuracy on test data, ms for {_LATENCY_BATCH} samples"
     show(rows, latencies, title=title)
     say(f"policy.json, pruned.safetensors, metrics.json and more are in {run.folder.path}")
-    if run.config.report:
-        write_report([run.folder.path], run.folder.page)
-        say(f"to look at the run, open {run.folder.page} in a browser")
+    _write_page(run, [run.folder.path])
     if not run.is_complete:
         say("interrupted: this is the best that was found until then")
     return metrics
@@ -117,8 +115,15 @@ def show_together(run: Run, finished: Mapping[str, Mapping[str, Any]]) -> None:
     show_points(list(_points(finished)), title=title)
     name = run.folder.picture.name
     say(f"a folder for each, metrics.json, {name}.svg and {name}.png are in {run.folder.path}")
+    _write_page(run, [run.folder.part(budget).path for budget in finished])
     if not run.is_complete:
         say(f"interrupted: this is what was found until then, of {found}")
+
+
+def _write_page(run: Run, folders: Sequence[Path]) -> None:
+    if run.config.report:
+        write_report(folders, run.folder.page)
+        say(f"to look at it, open {run.folder.page} in a browser")
 
 
 def command_for(agent: str, overrides: Sequence[str]) -> str:

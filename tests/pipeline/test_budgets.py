@@ -127,6 +127,7 @@ def test_one_table_and_one_picture_show_all_budgets(
     # Each of the three lines has a marker in the legend.
     assert svg.count('id="random-repaired"') == svg.count('id="uniform-repaired"') == 1
     assert (folder / "budgets.png").stat().st_size > 0
+    assert "All runs" in (folder / "report.html").read_text()
     rows = tabulate(read_runs(folder)).splitlines()
     assert [row[:10] for row in rows[2:4]] == ["| 0.4 | 0 ", "| 0.6 | 0 "]
     assert not (folder / "policy.json").exists()
