@@ -200,6 +200,8 @@ def main() -> None:
     env, settings, episodes = quickstart()
     over = f"Median and range over {options.seeds} seeds."
     lines = [
+        "# DDPG's departures from AMC",
+        "",
         f"Rewards of {episodes} episodes: the best, and the mean of the last {LAST}. {over}",
         "",
         "| agent | best reward | last rewards |",

@@ -1,6 +1,8 @@
 """The code in README and docs runs, and their links lead somewhere."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,23 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_the_pages_become_a_site_without_a_warning(tmp_path: Path) -> None:
+    options = ["-q", "-W", "--keep-going", "-E", "-d", f"{tmp_path / 'trees'}"]
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", *options, "docs", f"{tmp_path / 'site'}"],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    assert "Make a trained CNN smaller" in (tmp_path / "site" / "index.html").read_text()
+    assert "ChannelPruningEnv" in (tmp_path / "site" / "api.html").read_text()
+
+
+def test_every_page_is_reached_from_the_first() -> None:
+    listed = (ROOT / "docs" / "index.md").read_text().split()
+    pages = [p.relative_to(ROOT / "docs") for p in (ROOT / "docs").rglob("*.md")]
+    assert [p for p in pages if p.name != "index.md" and str(p.with_suffix("")) not in listed] == []
 
 
 def test_every_dependency_has_its_line() -> None:
