@@ -13,6 +13,7 @@ from amc_env import ChannelGraph, ChannelPruningEnv
 from amc_env.data.datasets import Dataset
 from amc_env.evaluation import Evaluator
 from amc_env.latency import latencies_ms
+from amc_env.models import MODEL
 from pipeline.failures import explained
 from pipeline.picture import ORIGINAL, Point, save_picture
 from pipeline.run import Network, Run, choose, write_network
@@ -68,8 +69,15 @@ def finish(
         rows = [base, *own, *(_row(env, exact, network) for network in rivals)]
         models = [row.model for row in rows]
         latencies = latencies_ms(models, data.test.inputs[:_LATENCY_BATCH])
-    accuracy = next(row.accuracy for row in own if row.is_kept)
-    write_network(run.folder.path, env, kept, accuracy=accuracy, measured_on="the test data")
+    exported = next(row for row in own if row.is_kept)
+    write_network(
+        run,
+        run.folder.path,
+        kept,
+        macs=exported.flops,
+        accuracy=exported.accuracy,
+        measured_on="the test data",
+    )
     metrics = {
         "baseline_accuracy": base.accuracy,
         **{f"{n.stage}_accuracy": row.accuracy for n, row in zip(networks, own, strict=True)},
@@ -86,6 +94,8 @@ def finish(
     )
     show(rows, latencies, title=title)
     say(f"policy.json, pruned.safetensors, metrics.json and more are in {run.folder.path}")
+    for line in next_steps(run):
+        say(line)
     if not run.is_complete:
         say("interrupted: this is the best that was found until then")
     return metrics
@@ -114,6 +124,19 @@ def show_together(run: Run, finished: Mapping[str, Mapping[str, Any]]) -> None:
     say(f"a folder for each, metrics.json, {name}.svg and {name}.png are in {run.folder.path}")
     if not run.is_complete:
         say(f"interrupted: this is what was found until then, of {found}")
+
+
+def next_steps(run: Run) -> list[str]:
+    """The commands that export the network of a run and load it, with the run's own paths."""
+    folder, source = str(run.folder.path), run.source
+    # Code of one's own is only run by those who name it.
+    own = source.name if source and not MODEL.has_name(source.name) else None
+    export = ["uv", "run", "python", "-m", "amc_env", "export", folder]
+    arguments = ", ".join(repr(given) for given in (folder, own) if given)
+    return [
+        f"export it: {shlex.join([*export, *(['--model', own] if own else [])])}",
+        f"load it in Python: amc_env.load({arguments})",
+    ]
 
 
 def command_for(agent: str, overrides: Sequence[str]) -> str:
