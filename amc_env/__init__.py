@@ -13,6 +13,7 @@ import gymnasium
 if TYPE_CHECKING:
     from amc_env.data import PruningData, Split
     from amc_env.env import Budget, ChannelPruningEnv, EnvSettings
+    from amc_env.export.loading import load
     from amc_env.policy import Policy
     from amc_env.repair import CallablePackage, RepairSettings
     from amc_env.structure import (
@@ -30,6 +31,7 @@ else:
     _HOMES = {
         "amc_env.data": ("PruningData", "Split"),
         "amc_env.env": ("Budget", "ChannelPruningEnv", "EnvSettings"),
+        "amc_env.export.loading": ("load",),
         "amc_env.policy": ("Policy",),
         "amc_env.repair": ("RepairSettings",),
         "amc_env.structure": (
@@ -68,6 +70,7 @@ __all__ = [
     "RepairSettings",
     "Share",
     "Split",
+    "load",
     "repair",
 ]
 

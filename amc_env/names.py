@@ -108,6 +108,10 @@ class Kind(Generic[T]):
         """All names: of this project, then of other libraries, then of installed packages."""
         return list(dict.fromkeys(name for table in self._tables() for name in table))
 
+    def has_name(self, name: str) -> bool:
+        """Whether a table has this name; the path of somebody's own code is none."""
+        return not _is_file(name) and any(name in table for table in self._tables())
+
     def make(self, given: str | T, options: Mapping[str, Any] | None = None) -> T:
         """The thing that a name or a path stands for; an object is returned as it is.
 

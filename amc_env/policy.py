@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
@@ -55,6 +55,13 @@ class GroupChoice(_Record):
         return self
 
 
+class ModelSource(_Record):
+    """What builds the original network: a name or a path for ``find_model``, and the options."""
+
+    name: str
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+
+
 class Policy(_Record):
     """A pruned architecture, with all that is needed to build it from the original network.
 
@@ -70,6 +77,10 @@ class Policy(_Record):
         reached: Ratio of the original network's ``flops`` and ``params`` that is left.
         seed: Seed of the search.
         versions: Versions of the libraries.
+        source: What builds the original network, where that is known.
+        accuracy: Share of samples that the pruned network classifies correctly, where it was
+            measured.
+        measured_on: The samples of that accuracy.
     """
 
     format: Literal[1] = 1
@@ -83,6 +94,9 @@ class Policy(_Record):
     reached: dict[str, float] = Field(default_factory=dict)
     seed: int = 0
     versions: dict[str, str] = Field(default_factory=dict)
+    source: ModelSource | None = None
+    accuracy: float | None = Field(default=None, ge=0.0, le=1.0)
+    measured_on: str | None = None
 
     @property
     def kept(self) -> dict[str, Tensor]:
@@ -97,11 +111,11 @@ class Policy(_Record):
     @property
     def checksum(self) -> str:
         """SHA-256 of the policy's content, however its file is laid out."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        content = json.dumps(self._content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
-    def apply(self, model: nn.Module) -> nn.Module:
-        """The compact network: a copy of ``model`` with only the kept channels, not repaired.
+    def graph(self, model: nn.Module) -> ChannelGraph:
+        """The structure of the original network, analysed as it was when the policy was made.
 
         Raises:
             ValueError: The policy belongs to another network.
@@ -120,11 +134,29 @@ class Policy(_Record):
                     f"group {choice.name!r}; this network has "
                     f"{known.get(choice.name, 'no such group')}"
                 )
-        return graph.compact(self.kept)
+        return graph
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """The compact architecture with weights that were only cut: nothing in them is repaired.
+
+        They are the slices of the original's weights, and far less accurate than those that a run
+        leaves. Repair them with ``amc_env.repair``, or train them. ``amc_env.load`` gives the
+        network with the repaired or fine-tuned weights of a run.
+
+        Raises:
+            ValueError: The policy belongs to another network.
+        """
+        return self.graph(model).compact(self.kept)
 
     def save(self, path: str | Path) -> None:
         """Write the policy as JSON, atomically."""
-        write_text(Path(path), self.model_dump_json(indent=2) + "\n")
+        write_text(Path(path), _readable(self._content()) + "\n")
+
+    def _content(self) -> dict[str, Any]:
+        # A field that says nothing is left out, so that files from before there was such a field
+        # keep their checksum.
+        content = self.model_dump(mode="json")
+        return {name: value for name, value in content.items() if value is not None}
 
     @classmethod
     def load(cls, path: str | Path) -> "Policy":
@@ -147,13 +179,13 @@ class PrunedFacts(_Record):
 
     Attributes:
         macs: Multiply-accumulates for one sample.
-        accuracy: Share of samples that the network classifies correctly.
+        accuracy: Share of samples that the network classifies correctly; None if not measured.
         measured_on: The samples of that accuracy: the validation split or the test data.
     """
 
     macs: int = Field(ge=0)
-    accuracy: float = Field(ge=0.0, le=1.0)
-    measured_on: str
+    accuracy: float | None = Field(default=None, ge=0.0, le=1.0)
+    measured_on: str | None = None
 
 
 def make_policy(
@@ -208,7 +240,7 @@ def save_pruned(folder: str | Path, policy: Policy, compact: nn.Module, facts: P
             "format": "pt",
             "model": policy.model,
             "policy_sha256": policy.checksum,
-            **{name: str(value) for name, value in facts.model_dump().items()},
+            **{k: str(value) for k, value in facts.model_dump(exclude_none=True).items()},
         }
         metadata["content_sha256"] = _checksum(metadata, stored)
         save_file(stored, temporary, metadata=metadata)
@@ -227,23 +259,49 @@ def load_pruned(model: nn.Module, folder: str | Path) -> nn.Module:
         ValueError: A file is damaged or was changed, the two do not belong together, or the
             policy belongs to another network.
     """
+    return with_weights(checked_policy(folder).apply(model), folder)
+
+
+def checked_policy(folder: str | Path) -> Policy:
+    """The policy of a run's folder, after its two files were found whole and made for each other.
+
+    Raises:
+        FileNotFoundError: One of the two files is missing.
+        ValueError: A file is damaged or was changed, or the two do not belong together.
+    """
     folder = Path(folder)
     for name in (POLICY_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"there is no {name} in {folder}; give the folder of a run that has finished"
+                f"{_inner_folder(folder)}"
             )
     policy = Policy.load(folder / POLICY_FILE)
     _check_weights(folder / WEIGHTS_FILE, policy)
-    compact = policy.apply(model)
+    return policy
+
+
+def with_weights(compact: nn.Module, folder: str | Path) -> nn.Module:
+    """The compact network itself, with the weights of a folder, in evaluation mode.
+
+    Raises:
+        ValueError: The weights have other names or shapes.
+    """
+    path = Path(folder) / WEIGHTS_FILE
     try:
-        load_model(compact, folder / WEIGHTS_FILE)
+        load_model(compact, path)
     except RuntimeError as error:
         raise ValueError(
-            f"the weights in {folder / WEIGHTS_FILE} do not fit {type(model).__name__} pruned by "
-            f"{POLICY_FILE}; build the original network as it was when it was pruned"
+            f"the weights in {path} do not fit {type(compact).__name__} pruned by {POLICY_FILE}; "
+            "build the original network as it was when it was pruned"
         ) from error
     return compact.eval()
+
+
+def _inner_folder(folder: Path) -> str:
+    """Where to look instead, if the folder holds one for each of several budgets."""
+    inner = sorted(path.parent for path in folder.glob(f"*/{POLICY_FILE}"))
+    return f", such as {inner[0]}" if inner else ""
 
 
 def _check_weights(path: Path, policy: Policy) -> None:
@@ -282,6 +340,21 @@ def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str
         # Read as bytes, because NumPy has no bfloat16.
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _readable(value: Any, indent: str = "") -> str:
+    """JSON with all that holds nothing nested, such as the kept channels, on one line."""
+    items = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, dict | list) or not any(isinstance(x, dict | list) for x in items):
+        return json.dumps(value, ensure_ascii=False)
+    inner = f"{indent}  "
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(name)}: {_readable(x, inner)}" for name, x in value.items()]
+    else:
+        lines = [_readable(x, inner) for x in value]
+    first, last = "{}" if isinstance(value, dict) else "[]"
+    body = ",\n".join(f"{inner}{line}" for line in lines)
+    return f"{first}\n{body}\n{indent}{last}"
 
 
 def _versions() -> dict[str, str]:

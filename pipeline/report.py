@@ -12,6 +12,7 @@ from agents import SearchResult
 from amc_env import ChannelGraph, ChannelPruningEnv
 from amc_env.data.datasets import Dataset
 from amc_env.latency import latencies_ms
+from amc_env.models import MODEL
 from amc_env.report import details_of, write_report
 from pipeline.accuracies import Examiner
 from pipeline.failures import explained
@@ -69,8 +70,15 @@ def finish(
         rows = [base, *own, *(_row(env, exact, network) for network in rivals)]
         models = [row.model for row in rows]
         latencies = latencies_ms(models, data.test.inputs[:_LATENCY_BATCH])
-    accuracy = next(row.accuracies.whole for row in own if row.is_kept)
-    write_network(run.folder.path, env, kept, accuracy=accuracy, measured_on="the test data")
+    exported = next(row for row in own if row.is_kept)
+    write_network(
+        run,
+        run.folder.path,
+        kept,
+        macs=exported.flops,
+        accuracy=exported.accuracies.whole,
+        measured_on="the test data",
+    )
     stages = [network.stage for network in networks]
     metrics = {
         "baseline_accuracy": base.accuracies.whole,
@@ -89,6 +97,8 @@ def finish(
     show(rows, latencies, title=title)
     say(f"policy.json, pruned.safetensors, metrics.json and more are in {run.folder.path}")
     _write_page(run, [run.folder.path])
+    for line in next_steps(run):
+        say(line)
     if not run.is_complete:
         say("interrupted: this is the best that was found until then")
     return metrics
@@ -124,6 +134,19 @@ def _write_page(run: Run, folders: Sequence[Path]) -> None:
     if run.config.report:
         write_report(folders, run.folder.page)
         say(f"to look at it, open {run.folder.page} in a browser")
+
+
+def next_steps(run: Run) -> list[str]:
+    """The commands that export the network of a run and load it, with the run's own paths."""
+    folder, source = str(run.folder.path), run.source
+    # Code of one's own is only run by those who name it.
+    own = source.name if source and not MODEL.has_name(source.name) else None
+    export = ["uv", "run", "python", "-m", "amc_env", "export", folder]
+    arguments = ", ".join(repr(given) for given in (folder, own) if given)
+    return [
+        f"export it: {shlex.join([*export, *(['--model', own] if own else [])])}",
+        f"load it in Python: amc_env.load({arguments})",
+    ]
 
 
 def command_for(agent: str, overrides: Sequence[str]) -> str:

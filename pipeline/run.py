@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from agents import SearchResult
-from amc_env import ChannelPruningEnv
-from amc_env.policy import PrunedFacts, save_pruned
+from amc_env.policy import ModelSource, PrunedFacts, save_pruned
 from amc_env.trust import Trust
 from pipeline.accuracies import Accuracies
 from pipeline.config import Parts, RunConfig
@@ -45,6 +44,7 @@ class Run:
         is_complete: False once the run was interrupted.
         trust: How well rewards rank policies, where the run tries them.
         shared: What the budgets of a run leave for each other.
+        source: What built the original network, once it is built.
     """
 
     config: RunConfig
@@ -55,6 +55,7 @@ class Run:
     is_complete: bool = True
     trust: tuple[Trust, ...] = ()
     shared: Shared = field(default_factory=Shared)
+    source: ModelSource | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,9 +93,10 @@ def choose(networks: Sequence[Network]) -> Network:
 
 
 def write_network(
-    folder: Path, env: ChannelPruningEnv, network: Network, *, accuracy: float, measured_on: str
+    run: Run, folder: Path, network: Network, *, macs: int, accuracy: float, measured_on: str
 ) -> None:
     """Write the policy and the weights of a network, with an accuracy and where it is from."""
-    macs = env.graph.cost(network.result.best.counts).flops
     facts = PrunedFacts(macs=macs, accuracy=accuracy, measured_on=measured_on)
-    save_pruned(folder, network.result.policy, network.result.compact, facts)
+    known = {"source": run.source, "accuracy": accuracy, "measured_on": measured_on}
+    policy = network.result.policy.model_copy(update=known)
+    save_pruned(folder, policy, network.result.compact, facts)

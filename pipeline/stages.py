@@ -10,7 +10,7 @@ from torch import nn
 
 from agents import Episode, SearchResult
 from agents.episodes import Listener
-from amc_env import ChannelGraph, ChannelPruningEnv, PruningData
+from amc_env import ChannelGraph, ChannelPruningEnv, Policy, PruningData
 from amc_env.data import Split
 from amc_env.data.datasets import DATASET, Dataset
 from amc_env.env.budget import BudgetKeeper
@@ -18,6 +18,7 @@ from amc_env.env.realise import adjust
 from amc_env.evaluation import Evaluator
 from amc_env.models import MODELS, load_checkpoint_
 from amc_env.models.lookup import MODEL
+from amc_env.policy import ModelSource
 from amc_env.training import (
     TrainingSettings,
     expected_seconds,
@@ -56,7 +57,8 @@ def base_model(run: Run) -> tuple[nn.Module, Dataset]:
     """
     config = run.config
     data = config.data.make(DATASET).to(config.device)
-    model = _network(config, data).to(config.device).eval()
+    run.source = _source(config, data)
+    model = _network(config, run.source).to(config.device).eval()
     if config.model.checkpoint:
         load_checkpoint_(model, Path(config.model.checkpoint))
     with working("analysing the network"):
@@ -124,11 +126,10 @@ def search(run: Run, env: ChannelPruningEnv) -> list[Network]:
         nonlocal best
         is_best = episode.reward > best
         best = max(best, episode.reward)
-        policy = env.policy(episode.counts, seed=run.config.seed) if is_best else None
-        folder.add_episode(episode, env.graph, policy)
+        folder.add_episode(episode, env.graph, _policy(run, env, episode) if is_best else None)
 
     found = _search(run, env, None, on_episode=save)
-    _save(folder.path, env, found)
+    _save(run, folder.path, env, found)
     return [found]
 
 
@@ -149,7 +150,7 @@ def compare(run: Run, env: ChannelPruningEnv) -> list[Network]:
         except KeyboardInterrupt:
             run.is_complete = False
         if found and found[-1].agent == name:
-            _save(run.folder.compared(name), env, found[-1])
+            _save(run, run.folder.compared(name), env, found[-1])
     return found
 
 
@@ -169,7 +170,7 @@ def repair(run: Run, env: ChannelPruningEnv, networks: Sequence[Network]) -> lis
             saved=run.folder.saved,
         ):
             repaired = _repair(run, env, networks[-1], finalists=finalists)
-        _save(run.folder.path, env, repaired)
+        _save(run, run.folder.path, env, repaired)
     except KeyboardInterrupt:
         run.is_complete = False
         return [*networks]
@@ -335,10 +336,26 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
 
 
-def _save(folder: Path, env: ChannelPruningEnv, network: Network) -> None:
+def _policy(run: Run, env: ChannelPruningEnv, episode: Episode) -> Policy:
+    """The policy of an episode, with the accuracy that it was found with."""
+    known = {
+        "source": run.source,
+        "accuracy": episode.accuracy,
+        "measured_on": "the validation split",
+    }
+    return env.policy(episode.counts, seed=run.config.seed).model_copy(update=known)
+
+
+def _save(run: Run, folder: Path, env: ChannelPruningEnv, network: Network) -> None:
     """Write a policy and its weights, with the accuracy that the search knows."""
-    accuracy = env.evaluator.accuracy(network.result.compact)
-    write_network(folder, env, network, accuracy=accuracy, measured_on="the validation split")
+    write_network(
+        run,
+        folder,
+        network,
+        macs=env.graph.cost(network.result.best.counts).flops,
+        accuracy=env.evaluator.accuracy(network.result.compact),
+        measured_on="the validation split",
+    )
 
 
 def _drawn(run: Run, data: Dataset) -> PruningData:
@@ -374,14 +391,18 @@ def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
     Evaluator(samples, precision="float32").logits(model)
 
 
-def _network(config: RunConfig, data: Dataset) -> nn.Module:
-    """The network, with fresh weights where it is one of this package's."""
+def _source(config: RunConfig, data: Dataset) -> ModelSource:
+    """What builds the network; a network of this package is made to fit the data."""
     section = config.model
-    if section.target or section.name is None or section.name not in MODELS:
-        return section.make(MODEL)
-    fitting = {
-        "num_classes": data.classes,
-        "in_channels": data.train.inputs.shape[1],
-        "seed": config.seed,
-    }
-    return MODEL.make(section.name, {**fitting, **section.options})
+    name = section.target or section.name or ""
+    if section.target or name not in MODELS:
+        return ModelSource(name=name, options=section.options)
+    fitting = {"num_classes": data.classes, "in_channels": data.train.inputs.shape[1]}
+    return ModelSource(name=name, options={**fitting, **section.options})
+
+
+def _network(config: RunConfig, source: ModelSource) -> nn.Module:
+    """The network, with fresh weights where it is one of this package's."""
+    if config.model.target or source.name not in MODELS:
+        return config.model.make(MODEL)
+    return MODEL.make(source.name, {"seed": config.seed, **source.options})

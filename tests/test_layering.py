@@ -24,6 +24,7 @@ ORDER = (
     "latency",
     "training",
     "policy",
+    "export",
     "rewards",
     "env",
     "trust",

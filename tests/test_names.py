@@ -242,6 +242,13 @@ def test_what_has_no_name_goes_by_its_function_or_class(plugin: str) -> None:
     assert name_of(find_model("digits_cnn").model) == "DigitsCnn"
 
 
+def test_a_path_is_no_name() -> None:
+    assert MODEL.has_name("lenet5")
+    assert MODEL.has_name("resnet18")
+    assert not MODEL.has_name("lenet5.py:lenet5")
+    assert not MODEL.has_name("torch.nn.Identity")
+
+
 @pytest.mark.usefixtures("plugin")
 def test_a_wrong_name_lists_what_packages_add() -> None:
     with pytest.raises(ValueError, match=r"the nearest is 'middle', choose one of l1, .*middle"):

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from amc_env import Budget, Policy
 from amc_env.files import atomic, write_text
 from amc_env.models import build_model
-from amc_env.policy import PrunedFacts, load_pruned, save_pruned
+from amc_env.policy import ModelSource, PrunedFacts, load_pruned, save_pruned
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,30 @@ def test_a_policy_survives_its_file_and_makes_the_same_network(
     assert policy.reached["flops"] <= policy.budget["flops"] == 0.5
     for group in policy.groups:
         assert group.sparsity == 1 - len(group.kept) / group.channels
+
+
+def test_the_file_has_the_channels_of_a_group_on_one_line(policy: Policy, tmp_path: Path) -> None:
+    known = {"source": ModelSource(name="größe.py:netz", options={"a": 1}), "accuracy": 0.75}
+    policy = policy.model_copy(update=known)
+    policy.save(tmp_path / "policy.json")
+    lines = [line.strip() for line in (tmp_path / "policy.json").read_text("utf-8").splitlines()]
+    for group in policy.groups:
+        assert f'"kept": {list(group.kept)},' in lines
+    assert '"accuracy": 0.75' in lines
+    assert '"name": "größe.py:netz",' in lines
+    assert Policy.load(tmp_path / "policy.json") == policy
+
+
+def test_a_file_from_before_a_field_was_there_keeps_its_checksum(
+    policy: Policy, tmp_path: Path
+) -> None:
+    # As they were written when there was neither an accuracy nor a source.
+    fields = {"source", "accuracy", "measured_on"}
+    (tmp_path / "policy.json").write_text(policy.model_dump_json(indent=2, exclude=fields))
+    old = policy.model_dump_json(exclude=fields)
+    content = json.dumps(json.loads(old), sort_keys=True, separators=(",", ":"))
+    assert Policy.load(tmp_path / "policy.json") == policy
+    assert policy.checksum == hashlib.sha256(content.encode()).hexdigest()
 
 
 FACTS = PrunedFacts(macs=1234, accuracy=0.75, measured_on="the validation split")

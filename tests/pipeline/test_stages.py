@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_model
 from torch import nn
 
+import amc_env
 from amc_env import ChannelPruningEnv, Policy, Split
 from amc_env.data.datasets import Dataset, digits
 from amc_env.evaluation import Evaluator
 from amc_env.models import build_model
-from amc_env.policy import load_pruned
+from amc_env.policy import ModelSource, load_pruned
 from amc_env.rewards import RewardContext
 from amc_env.training import TrainingSettings, fit_
 from pipeline import CONFIGS, report, stages
@@ -123,13 +125,31 @@ def test_the_better_of_repaired_and_finetuned_is_exported(
     held_out = metrics["held_out_accuracies"]
     assert isinstance(held_out, dict)
     assert metrics["kept"] == kept == max(held_out, key=lambda name: held_out[name])
-    loaded = load_pruned(build_model("digits_cnn"), run.folder.path)
-    exact = Evaluator(data.test, precision="float32").accuracy(loaded)
-    assert exact == metrics[f"{kept}_accuracy"]
+    exact = Evaluator(data.test, precision="float32")
+    loaded = exact.accuracy(amc_env.load(run.folder.path))
+    policy = Policy.load(run.folder.path / "policy.json")
+    assert loaded == metrics[f"{kept}_accuracy"] == policy.accuracy
+    # The same channels with weights that were only cut.
+    assert exact.accuracy(policy.apply(env.graph.model)) < loaded
     output = capsys.readouterr().out
+    for line in report.next_steps(run):
+        assert line in output
     assert f"the {kept} network is kept" in output
     assert f"random, {kept} *" in output
     assert "* exported" in output
+
+
+def test_the_commands_at_the_end_name_the_folder_and_a_model_of_ones_own(begin: Begin) -> None:
+    run, _, _ = begin()
+    folder = str(run.folder.path)
+    assert report.next_steps(run) == [
+        f"export it: uv run python -m amc_env export {folder}",
+        f"load it in Python: amc_env.load({folder!r})",
+    ]
+    run.source = ModelSource(name="my nets.py:small")
+    export, load = report.next_steps(run)
+    assert shlex.split(export)[-3:] == [folder, "--model", "my nets.py:small"]
+    assert load.endswith(f"amc_env.load({folder!r}, 'my nets.py:small')")
 
 
 def test_a_repaired_network_is_adjusted_unless_that_gains_nothing(
@@ -340,7 +360,9 @@ def test_a_better_rival_is_named_with_its_files_and_its_command(
     assert said.startswith("error_curves found a better policy than random: reward -")
     assert str(folder) in said
     assert said.rstrip().endswith("uv run train_agent.py agent=error_curves")
-    assert Policy.load(folder / "policy.json") == rivals[-1].result.policy
+    policy = Policy.load(folder / "policy.json")
+    assert policy.groups == rivals[-1].result.policy.groups
+    assert policy.measured_on == "the validation split"
     load_pruned(build_model("digits_cnn"), folder)
     # The other way round there is nothing to say.
     report.warn_of_rivals(run, env, rivals, networks)
