@@ -125,6 +125,30 @@ class EpisodeBuffer(ReplayBuffer):
             raise ValueError("the buffer holds no finished episode; at least 1 is needed")
         return self.episodes[-1].observations[:, 0]
 
+    def demonstrate_(self, observations: Array, executed: Array, *, reward: float) -> None:
+        """Add a finished episode that another player played.
+
+        Args:
+            observations: (steps, features), before each action.
+            executed: (steps,), the executed actions.
+            reward: The final reward.
+        """
+        count = len(observations)
+        ends = np.zeros((count, 1), dtype=np.float32)
+        ends[-1] = 1.0
+        actions = np.array([self._scaled(float(action)) for action in executed], dtype=np.float32)
+        episode = Steps(
+            observations=observations[:, None],
+            # What follows the last step counts for nothing.
+            next_observations=np.concatenate([observations[1:], observations[-1:]])[:, None],
+            actions=actions.reshape(count, 1, self.action_dim),
+            rewards=np.full((count, 1), reward, dtype=np.float32),
+            dones=ends,
+            timeouts=np.zeros_like(ends),
+        )
+        self.episodes.append(episode)
+        self._lay_out_()
+
     def best(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Observations (steps, ...) and scaled actions (steps, 1) of the most rewarded episodes.
 
@@ -209,7 +233,7 @@ class EpisodeBuffer(ReplayBuffer):
     def _scaled(self, executed: float) -> float:
         if not self.low <= executed <= self.high:
             raise ValueError(
-                f'info["executed"] is {executed}; it must be in [{self.low:g}, {self.high:g}]'
+                f"the executed action is {executed}; it must be in [{self.low:g}, {self.high:g}]"
             )
         return 2 * (executed - self.low) / (self.high - self.low) - 1
 

@@ -26,6 +26,8 @@ from amc_env.names import check_name, check_options
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
+    from agents.amc_ddpg import AMCDDPG
+
 # The package that each algorithm is imported from.
 ALGORITHMS: Mapping[str, str] = {
     "td3": "stable_baselines3",
@@ -113,8 +115,7 @@ class Ddpg(Searcher):
                 tensorboard_log=_folder(recorder),
             )
             if plans:
-                observations, actions = _demonstration(recorder, plans[:episodes])
-                model.imitate_(observations, actions)
+                _demonstrate_(model, recorder, plans[:episodes])
             left = episodes - len(recorder.episodes)
             if left > 1:
                 learn_episodes(model, episodes=left - 1)
@@ -248,13 +249,13 @@ def _global_randomness_restored() -> Iterator[None]:
         np.random.set_state(numpys)  # noqa: NPY002
 
 
-def _demonstration(
-    recorder: Recorder, plans: Sequence[Mapping[str, int]]
-) -> tuple[Observation, Action]:
-    """Observations and executed actions of the best of the episodes of these policies."""
+def _demonstrate_(model: "AMCDDPG", recorder: Recorder, plans: Sequence[Mapping[str, int]]) -> None:
+    """Play these policies, keep them in the agent's memory, and let it imitate the best."""
     played = [_demonstrated(recorder, counts) for counts in plans]
-    best = max(range(len(played)), key=lambda index: recorder.episodes[index].reward)
-    return played[best]
+    rewards = [episode.reward for episode in recorder.episodes]
+    for (observations, actions), reward in zip(played, rewards, strict=True):
+        model.episodes.demonstrate_(observations, actions, reward=reward)
+    model.imitate_(*played[rewards.index(max(rewards))])
 
 
 def _demonstrated(recorder: Recorder, counts: Mapping[str, int]) -> tuple[Observation, Action]:

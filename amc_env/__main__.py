@@ -64,12 +64,21 @@ def _apply(options: argparse.Namespace) -> None:
     )
 
 
+def _report(options: argparse.Namespace) -> None:
+    from amc_env.report import write_report
+
+    out = options.out or options.folders[0] / "report.html"
+    write_report(options.folders, out)
+    sys.stdout.write(f"wrote {out}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m amc_env", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_inspect_(commands)
     _add_export_(commands)
     _add_apply_(commands)
+    _add_report_(commands)
     return parser
 
 
@@ -114,6 +123,13 @@ def _add_apply_(commands: "_Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("model", help=_MODEL)
     parser.add_argument("--weights", type=Path, metavar="FILE", help="its trained weights")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+
+
+def _add_report_(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("report", help="write a page about one run or several")
+    parser.set_defaults(run=_report)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="folders of runs")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="RUN/report.html by default")
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -91,7 +91,7 @@ def finish(
         "latencies_ms": {row.name: ms for row, ms in zip(rows, latencies, strict=True)},
     }
     run.folder.write_metrics(metrics)
-    run.folder.write_details(details_of(env, kept.result.best.counts))
+    run.folder.write_details(details_of(env, kept.result.policy))
     run.folder.close()
     title = f"{metrics['seconds']:.0f} s; accuracy on test data, ms for {_LATENCY_BATCH} samples"
     show(rows, latencies, title=title)

@@ -50,6 +50,7 @@ INSIDE_STRUCTURE = (
     "values",
     "analysis",
     "graph",
+    "changes",
     "inspection",
 )
 

@@ -49,9 +49,9 @@ def macs(details: Details) -> go.Figure:
     """Multiply-accumulates of every layer before and after."""
     layers = details.layers
     return _bars(
-        [layer.name for layer in layers],
-        [layer.macs for layer in layers],
-        [layer.macs_left for layer in layers],
+        [layer.layer for layer in layers],
+        [layer.macs_before for layer in layers],
+        [layer.macs_after for layer in layers],
         unit="multiply-accumulates",
     )
 

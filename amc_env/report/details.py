@@ -1,27 +1,16 @@
 """What a run knows of its layers and channels when it ends, in a file that a page is made of."""
 
-from collections.abc import Mapping
-
 from pydantic import BaseModel, ConfigDict
 
 from amc_env.env import ChannelPruningEnv
-from amc_env.structure import ChannelGraph
+from amc_env.policy import Policy
+from amc_env.structure.changes import LayerChange, layer_changes
 
 DETAILS_FILE = "details.json"
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LayerDetails(_Record):
-    """What a convolution or linear layer costs in the original and in the pruned network."""
-
-    name: str
-    macs: int
-    macs_left: int
-    params: int
-    params_left: int
 
 
 class GroupDetails(_Record):
@@ -45,35 +34,22 @@ class GroupDetails(_Record):
 class Details(_Record):
     """The layers in execution order, and the groups in the order in which they are decided."""
 
-    layers: tuple[LayerDetails, ...]
+    layers: tuple[LayerChange, ...]
     groups: tuple[GroupDetails, ...]
 
 
-def details_of(env: ChannelPruningEnv, counts: Mapping[str, int]) -> Details:
-    """The details of the network that keeps these numbers of channels."""
+def details_of(env: ChannelPruningEnv, policy: Policy) -> Details:
+    """The details of the network of a policy."""
     pruner = env.pruner
     groups = [
         GroupDetails(
             name=group.name,
             channels=group.channels,
-            kept=counts[group.name],
+            kept=policy.counts[group.name],
             scores=tuple(pruner.scores[group.name].tolist()),
             errors=tuple(pruner.squared_errors(group.name).tolist()),
         )
         for group in env.graph.groups
     ]
-    return Details(layers=_layers(env.graph, counts), groups=tuple(groups))
-
-
-def _layers(graph: ChannelGraph, counts: Mapping[str, int]) -> tuple[LayerDetails, ...]:
-    pairs = zip(graph.cost().layers, graph.cost(counts).layers, strict=True)
-    return tuple(
-        LayerDetails(
-            name=whole.name,
-            macs=whole.flops,
-            macs_left=left.flops,
-            params=whole.params,
-            params_left=left.params,
-        )
-        for whole, left in pairs
-    )
+    layers = layer_changes(env.graph, policy.kept)
+    return Details(layers=tuple(layers), groups=tuple(groups))

@@ -128,11 +128,11 @@ def _networks(run: FinishedRun) -> _Table:
 def _layers(run: FinishedRun) -> _Table:
     rows = [
         [
-            layer.name,
-            f"{layer.macs:,}",
-            f"{layer.macs_left:,}",
-            f"{layer.params:,}",
-            f"{layer.params_left:,}",
+            layer.layer,
+            f"{layer.macs_before:,}",
+            f"{layer.macs_after:,}",
+            f"{layer.params_before:,}",
+            f"{layer.params_after:,}",
         ]
         for layer in run.details.layers
     ]

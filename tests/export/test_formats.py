@@ -15,9 +15,9 @@ from amc_env.__main__ import main
 from amc_env.export import programs
 from amc_env.export.finished import Finished, read_finished
 from amc_env.export.formats import FORMATS
-from amc_env.export.layers import layer_changes
 from amc_env.models import build_model, model_entry
 from amc_env.policy import ModelSource
+from amc_env.structure.changes import layer_changes
 
 NAMES = ("digits_cnn", "lenet5", "cifar_resnet20")
 
@@ -107,7 +107,7 @@ def test_a_layer_of_two_groups_keeps_what_both_leave(tmp_path: Path) -> None:
     compact = leave_run(tmp_path, model, x)
     policy = amc_env.Policy.load(tmp_path / "policy.json")
     run = Finished(folder=tmp_path, policy=policy, graph=policy.graph(model), network=compact)
-    depthwise = layer_changes(run)[2]
+    depthwise = layer_changes(run.graph, run.policy.kept)[2]
     assert (depthwise.group, depthwise.channels, depthwise.kept) == ("a b", 10, 5)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from amc_env.__main__ import main
 from amc_env.report import write_report
 from amc_env.report.charts import pareto
 from amc_env.report.details import DETAILS_FILE, Details
@@ -60,7 +61,7 @@ def test_details_are_those_of_the_policy(runs: tuple[Path, Path]) -> None:
     policy = json.loads((runs[0] / "policy.json").read_text())
     kept = {group["name"]: len(group["kept"]) for group in policy["groups"]}
     assert {group.name: group.kept for group in run.details.groups} == kept
-    assert sum(layer.macs_left for layer in run.details.layers) == run.metrics["flops"]
+    assert sum(layer.macs_after for layer in run.details.layers) == run.metrics["flops"]
     for group in run.details.groups:
         assert len(group.scores) == len(group.errors) == group.channels
         assert group.errors[-1] == pytest.approx(0.0, abs=1e-3)
@@ -85,6 +86,15 @@ def test_several_runs_are_compared(runs: tuple[Path, Path], tmp_path: Path) -> N
     assert "All runs" in page
     assert "Pareto front" in page
     assert page.count("<h2>") == 3
+
+
+def test_the_command_writes_a_page(
+    runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(runs[1]), "--out", f"{tmp_path / 'page.html'}"]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'page.html'}\n"
+    assert main(["report", str(tmp_path)]) == 2
+    assert "there is no metrics.json" in capsys.readouterr().err
 
 
 def test_the_front_holds_what_no_other_network_beats() -> None:
@@ -120,7 +130,7 @@ def test_names_from_a_network_cannot_break_the_page(
 ) -> None:
     folder = Path(shutil.copytree(runs[1], tmp_path / "copy"))
     details = json.loads((folder / DETAILS_FILE).read_text())
-    details["layers"][0]["name"] = "</script><b>x"
+    details["layers"][0]["layer"] = "</script><b>x"
     (folder / DETAILS_FILE).write_text(json.dumps(details))
     Details.model_validate(details)
     write_report([folder], tmp_path / "page.html")
