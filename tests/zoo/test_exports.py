@@ -1,4 +1,4 @@
-"""Every architecture that exports computes the same where this package is not installed."""
+"""Exports of many families of networks compute the same where this package is not installed."""
 
 from pathlib import Path
 
@@ -33,8 +33,9 @@ def leave_exports(name: str, folder: Path) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("source", sorted({a.source for a in ARCHITECTURES.values()}))
-def test_exports_of_every_network_compute_the_same_elsewhere(source: str, tmp_path: Path) -> None:
-    names = [n for n, a in ARCHITECTURES.items() if a.source == source]
+def test_exports_compute_the_same_elsewhere(source: str, tmp_path: Path) -> None:
+    # An export takes up to half a minute, so all networks would take longer than all other tests.
+    names = [n for n, a in ARCHITECTURES.items() if a.source == source and a.quick]
     wanted = [leave_exports(name, tmp_path / name) for name in names]
     found = computed_elsewhere([tmp_path / name for name in names])
     for name, outputs, scores in zip(names, found, wanted, strict=True):
