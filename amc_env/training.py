@@ -2,10 +2,10 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from amc_env.data import Split
 from amc_env.data.splits import draw
 from amc_env.folding import folded, folds_of
 from amc_env.precision import Format, Precision, measure, own_randomness
+from amc_env.randomness import random_states, restore_random_states_
 
 # Batches are not made smaller than this: batch norms need several samples to estimate a variance.
 _SMALLEST_BATCH = 8
@@ -117,24 +118,101 @@ def fit_(
         ValueError: The loss is not a number; the learning rate may be too high. Or there is no
             teacher to distil from.
     """
-    settings = with_measured_precision(settings, model, split)
-    generator = torch.Generator().manual_seed(seed)
-    trainer = _Trainer(model, split, settings, teacher)
-    try:
-        for epoch in range(1, settings.epochs + 1):
-            model.train()
-            batches = _batches(split, settings, generator)
-            losses = [trainer.step_(images, labels) for images, labels in batches]
-            loss = sum(losses) / len(losses)
-            if loss != loss:
-                raise ValueError(
-                    f"the loss of epoch {epoch} is {loss}; try a smaller learning_rate than "
-                    f"{settings.learning_rate}"
-                )
-            if on_epoch:
-                on_epoch(epoch, loss)
-    finally:
-        model.eval()
+    Training(model, split, settings, teacher=teacher, seed=seed).run_(on_epoch)
+
+
+class Training:
+    """A training whose state after any epoch can be saved, and taken up again by another one.
+
+    Args:
+        model: The network to train.
+        split: The samples.
+        settings: How to train.
+        teacher: Gives the class scores that ``distil`` compares with; it is not changed.
+        seed: Seed of the order and of the augmentation of the samples.
+
+    Attributes:
+        model: The network.
+        settings: How it is trained, in a stated precision.
+        epoch: How many epochs are finished.
+
+    Raises:
+        ValueError: There is no teacher to distil from.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        settings: TrainingSettings,
+        *,
+        teacher: nn.Module | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.epoch = model, 0
+        self.settings = with_measured_precision(settings, model, split)
+        self._split = split
+        self._generator = torch.Generator().manual_seed(seed)
+        self._trainer = _Trainer(model, split, self.settings, teacher)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is no epoch left."""
+        return self.epoch >= self.settings.epochs
+
+    def run_(self, on_epoch: Callable[[int, float], None] | None = None) -> None:
+        """Train for the epochs that are left, and leave the network in evaluation mode.
+
+        Args:
+            on_epoch: Receives the number of each finished epoch, from 1, and its mean loss.
+
+        Raises:
+            ValueError: The loss is not a number; the learning rate may be too high.
+        """
+        try:
+            while not self.is_finished:
+                loss = self._epoch_()
+                self.epoch += 1
+                if on_epoch:
+                    on_epoch(self.epoch, loss)
+        finally:
+            self.model.eval()
+
+    def state(self) -> dict[str, Any]:
+        """All that further epochs depend on, global random generators included.
+
+        After the last epoch, what only further epochs would need is left out.
+        """
+        left = {} if self.is_finished else self._trainer.state()
+        return {
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "generator": self._generator.get_state(),
+            "random": random_states(),
+            **left,
+        }
+
+    def restore_(self, state: Mapping[str, Any]) -> None:
+        """Go on from the state of a training with the same arguments."""
+        self.model.load_state_dict(state["model"])
+        self.epoch = state["epoch"]
+        self._generator.set_state(state["generator"])
+        if not self.is_finished:
+            self._trainer.restore_(state)
+        restore_random_states_(state["random"])
+
+    def _epoch_(self) -> float:
+        """Train for one epoch, and return its mean loss."""
+        self.model.train()
+        batches = _batches(self._split, self.settings, self._generator)
+        losses = [self._trainer.step_(images, labels) for images, labels in batches]
+        loss = sum(losses) / len(losses)
+        if loss != loss:
+            raise ValueError(
+                f"the loss of epoch {self.epoch + 1} is {loss}; try a smaller learning_rate than "
+                f"{self.settings.learning_rate}"
+            )
+        return loss
 
 
 def with_measured_precision(
@@ -285,6 +363,17 @@ class _Trainer:
         for schedule in self._schedules:
             schedule.step()
         return float(loss.detach())
+
+    def state(self) -> dict[str, Any]:
+        """The states of the optimiser and of the schedules of its learning rate."""
+        schedules = [schedule.state_dict() for schedule in self._schedules]
+        return {"optimizer": self._optimizer.state_dict(), "schedules": schedules}
+
+    def restore_(self, state: Mapping[str, Any]) -> None:
+        """Put the optimiser and its schedules where they were."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        for schedule, its in zip(self._schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(its)
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         settings = self._settings

@@ -11,6 +11,8 @@ ORDER = (
     "names",
     "files",
     "devices",
+    "memory",
+    "randomness",
     "precision",
     "structure",
     "models",

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property, partial
 from typing import Any, Literal, SupportsFloat, get_args
 from weakref import WeakValueDictionary
@@ -21,11 +22,13 @@ from amc_env.env.budget import Budget, BudgetKeeper
 from amc_env.env.observation import Observer, feature_names
 from amc_env.env.rendering import draw, tabulate
 from amc_env.env.settings import Budgeting, EnvSettings
-from amc_env.env.trial import Outcome, Trial
+from amc_env.env.trial import Judge, Outcome, Trial
 from amc_env.evaluation import Evaluator
 from amc_env.folding import folds_of
+from amc_env.memory import Compute, Memory, forgetful
 from amc_env.names import check_name, name_of
 from amc_env.policy import Policy, make_policy
+from amc_env.precision import Choice
 from amc_env.repair.pruner import Pruner
 from amc_env.rewards import Reward, RewardContext, WeightedSum, make_reward
 from amc_env.rewards.bounds import has_upper_bound, upper_bound
@@ -58,6 +61,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         budget: What may be left of the network's cost; no limit if None.
         settings: Bounds of the groups, repair and evaluation.
         render_mode: ``ansi`` for a table, ``rgb_array`` for a picture.
+        memory: Is asked for every outcome before it is computed, and for the format in which
+            networks are evaluated before it is measured. A run that was interrupted has one.
 
     Raises:
         ValueError: An argument is wrong, or arguments do not fit together. All that can be known
@@ -69,7 +74,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         "render_fps": 4,
     }
 
-    def __init__(  # noqa: PLR0913 (gymnasium.make passes render_mode beside our own six)
+    def __init__(  # noqa: PLR0913 (gymnasium.make passes render_mode; a memory is no setting)
         self,
         *,
         model: nn.Module,
@@ -79,11 +84,13 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         budget: Budget | None = None,
         settings: EnvSettings | None = None,
         render_mode: str | None = None,
+        memory: Memory = forgetful,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode {render_mode!r} does not exist; choose ansi, rgb_array")
         self.render_mode = render_mode
         self.settings = settings or EnvSettings()
+        self._memory = memory
         self._reward = make_reward(reward)
         ranks = make_criterion(criterion)
         # The graph refuses a model without parameters.
@@ -101,13 +108,14 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             greatest = split.labels.argmax()[None]
             Evaluator(split.take(greatest), precision="float32").logits(model)
         self._folds = folds_of(model, data.calibration.inputs[:2])
+        self._choice = self._chosen(model)
         self.evaluator = self._evaluator(data.validation)
         self.pruner = Pruner(
             self.graph,
             data.calibration,
             ranks,
             repair=self.settings.repair,
-            norm_format=self.evaluator.choose(model).format,
+            norm_format=self._choice.format,
         )
         self._validation = self._bench(self.evaluator, mapped=data.calibration)
         self._forget_()
@@ -215,10 +223,10 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             trial = self._trials[key] = Trial(
                 counts,
                 prune=partial(self.pruner.prune, counts),
-                pay=partial(self._pay, counts),
-                bound=partial(self._bound, counts),
+                judge=Judge(pay=partial(self._pay, counts), bound=partial(self._bound, counts)),
                 evaluator=self.evaluator,
                 known=self._outcomes.setdefault(key, {}),
+                memory=partial(self.remembered, counts),
             )
         return trial
 
@@ -259,6 +267,17 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         """
         bench = self._validation if on == "validation" else self._selection
         return bench.context(compact, counts)
+
+    def remembered(self, counts: Mapping[str, int], what: str, compute: Compute) -> Any:
+        """A result for these numbers of channels and the reward from memory, or else computed.
+
+        Args:
+            counts: How many channels each group keeps; all of those that are not named.
+            what: Tells the result from others for the same numbers.
+            compute: Computes it, as something that JSON can hold.
+        """
+        kept = [counts.get(group.name, group.channels) for group in self.graph.groups]
+        return self._memory(f"{name_of(self._reward)}, {what}: {kept}", compute)
 
     def use_reward_(self, reward: str | Reward | Mapping[str, float]) -> None:
         """Pay all further episodes by another reward.
@@ -376,11 +395,22 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             return self._validation
         return self._bench(self._evaluator(self.data.selection), mapped=self.data.selection)
 
+    def _chosen(self, model: nn.Module) -> Choice:
+        """The format in which networks are evaluated. A clock may decide, so it is remembered."""
+        evaluator = Evaluator(
+            self.data.validation,
+            batch=self.settings.evaluation_batch,
+            precision=self.settings.precision,
+        )
+        return Choice.of(
+            self._memory("format of evaluations", lambda: asdict(evaluator.choose(model)))
+        )
+
     def _evaluator(self, split: Split) -> Evaluator:
         return Evaluator(
             split,
             batch=self.settings.evaluation_batch,
-            precision=self.settings.precision,
+            precision=self._choice,
             folds=self._folds,
         )
 
@@ -395,8 +425,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
     def _paid(self, context: RewardContext) -> Outcome:
         parts: Mapping[str, float] = {}
         if isinstance(self._reward, WeightedSum):
-            parts = self._reward.values(context)
-            reward = self._reward.total(parts)
+            parts = {name: float(part) for name, part in self._reward.values(context).items()}
+            reward = float(self._reward.total(parts))
         else:
             reward = float(self._reward(context))
         if not np.isfinite(reward):
