@@ -16,6 +16,7 @@ from amc_env.calibration.hooks import evaluating
 from amc_env.data import Split
 from amc_env.data.splits import draw
 from amc_env.folding import folded, folds_of
+from amc_env.memory import Memory, forgetful
 from amc_env.precision import Format, Precision, measure, own_randomness
 from amc_env.randomness import random_states, restore_random_states_
 
@@ -130,10 +131,13 @@ class Training:
         settings: How to train.
         teacher: Gives the class scores that ``distil`` compares with; it is not changed.
         seed: Seed of the order and of the augmentation of the samples.
+        memory: Is asked for the precision before one is measured.
 
     Attributes:
         model: The network.
+        split: The samples.
         settings: How it is trained, in a stated precision.
+        teacher: The network that it learns from, if there is one.
         epoch: How many epochs are finished.
 
     Raises:
@@ -148,10 +152,14 @@ class Training:
         *,
         teacher: nn.Module | None = None,
         seed: int = 0,
+        memory: Memory = forgetful,
     ) -> None:
-        self.model, self.epoch = model, 0
-        self.settings = with_measured_precision(settings, model, split)
-        self._split = split
+        self.model, self.split, self.teacher = model, split, teacher
+        self.epoch = 0
+        precision = memory(
+            "precision", lambda: with_measured_precision(settings, model, split).precision
+        )
+        self.settings = replace(settings, precision=precision)
         self._generator = torch.Generator().manual_seed(seed)
         self._trainer = _Trainer(model, split, self.settings, teacher)
 
@@ -204,7 +212,7 @@ class Training:
     def _epoch_(self) -> float:
         """Train for one epoch, and return its mean loss."""
         self.model.train()
-        batches = _batches(self._split, self.settings, self._generator)
+        batches = _batches(self.split, self.settings, self._generator)
         losses = [self._trainer.step_(images, labels) for images, labels in batches]
         loss = sum(losses) / len(losses)
         if loss != loss:

@@ -12,6 +12,7 @@ from amc_env.policy import PrunedFacts, save_pruned
 from amc_env.trust import Trust
 from pipeline.config import Parts, RunConfig
 from pipeline.folder import RunFolder
+from pipeline.journal import Journal
 
 Stage = Literal["pruned", "repaired", "finetuned"]
 
@@ -43,12 +44,14 @@ class Run:
         overrides: The settings that the command line gave, as it gave them.
         is_complete: False once the run was interrupted.
         trust: How well rewards rank policies, where the run tries them.
+        journal: What the run has computed until now, before an interruption too.
         shared: What the budgets of a run leave for each other.
     """
 
     config: RunConfig
     parts: Parts
     folder: RunFolder
+    journal: Journal
     overrides: tuple[str, ...] = ()
     started: float = field(default_factory=time.perf_counter)
     is_complete: bool = True

@@ -7,6 +7,7 @@ from functools import partial
 from torch import nn
 
 from amc_env.env.environment import ChannelPruningEnv
+from amc_env.memory import Memory, forgetful
 from amc_env.training import Training, TrainingSettings
 
 
@@ -58,7 +59,12 @@ def _best(
 
 
 def adjustment(
-    env: ChannelPruningEnv, compact: nn.Module, settings: TrainingSettings, *, seed: int = 0
+    env: ChannelPruningEnv,
+    compact: nn.Module,
+    settings: TrainingSettings,
+    *,
+    seed: int = 0,
+    memory: Memory = forgetful,
 ) -> Training:
     """The training of a copy of a repaired network towards the original's class scores.
 
@@ -67,6 +73,7 @@ def adjustment(
         compact: The repaired network; it is not modified.
         settings: How to train; ``distil`` must be 1.
         seed: Seed of the order and of the augmentation of the samples.
+        memory: Is asked for the precision before one is measured.
 
     Raises:
         ValueError: ``distil`` is less than 1, so that labels would be read.
@@ -81,6 +88,7 @@ def adjustment(
         settings,
         teacher=env.graph.model,
         seed=seed,
+        memory=memory,
     )
 
 
