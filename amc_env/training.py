@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler
 
+from amc_env.augmentation import augmented
 from amc_env.calibration.hooks import evaluating
 from amc_env.data import Split
-from amc_env.data.splits import draw
 from amc_env.folding import folded, folds_of
 from amc_env.memory import Memory, forgetful
 from amc_env.precision import Format, Precision, measure, own_randomness
@@ -22,9 +22,6 @@ from amc_env.randomness import random_states, restore_random_states_
 
 # Batches are not made smaller than this: batch norms need several samples to estimate a variance.
 _SMALLEST_BATCH = 8
-
-# Images held out of fine-tuning: a tenth, but of few images at least so many, or a quarter.
-_HELD_OUT_AT_LEAST = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,53 +262,6 @@ def expected_seconds(
     return (time.perf_counter() - started) * settings.epochs * settings.steps(len(split))
 
 
-def hold_out(
-    train: Split, *, calibration: int, validation: int, selection: int, seed: int
-) -> tuple[Split, Split]:
-    """Training data in two parts: images to fine-tune on, and held-out images to judge by.
-
-    The held-out images are those that ``PruningData.of_training`` draws with the same arguments for
-    selection, and after these for validation, so neither the repair, which reads the calibration
-    split, nor the fine-tuning is fitted to them. They are a tenth of the training data, of small
-    data sets at least 250 images or a quarter, and never more than both splits.
-
-    Raises:
-        ValueError: All training data is needed for calibration.
-    """
-    if len(train) <= calibration:
-        raise ValueError(
-            f"of {len(train)} training samples, {calibration} are for calibration, so none can be "
-            "held out from fine-tuning; give more samples, or a smaller calibration split"
-        )
-    drawn = draw(
-        train.labels,
-        calibration=calibration,
-        validation=validation,
-        selection=selection,
-        seed=seed,
-    )
-    share = max(len(train) // 10, min(len(train) // 4, _HELD_OUT_AT_LEAST), 1)
-    held = torch.cat([drawn["selection"], drawn["validation"]])[:share]
-    is_fitted = torch.ones(len(train), dtype=torch.bool)
-    is_fitted[held] = False
-    return train.take(is_fitted.nonzero().flatten()), train.take(held)
-
-
-def augmented(images: Tensor, settings: TrainingSettings, generator: torch.Generator) -> Tensor:
-    """A batch of images (samples, channels, height, width), each mirrored and shifted at random.
-
-    Zeros come in from the border.
-    """
-    if settings.flip:
-        mirrored = torch.rand(len(images), generator=generator) < 0.5
-        images = torch.where(
-            mirrored.to(images.device)[:, None, None, None], images.flip(3), images
-        )
-    if settings.shift:
-        images = _shifted(images, settings.shift, generator)
-    return images
-
-
 def distillation_loss(scores: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
     r"""How far class probabilities are from a teacher's, softened by a temperature.
 
@@ -412,19 +362,10 @@ def _batches(
     """The images, augmented, and labels of one epoch, in a random order."""
     order = torch.randperm(len(split), generator=generator).to(split.labels.device)
     for chosen in order.tensor_split(settings.steps(len(split))):
-        yield augmented(split.inputs[chosen], settings, generator), split.labels[chosen]
-
-
-def _shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    count, _, height, width = images.shape
-    padded = F.pad(images, [most] * 4).permute(0, 2, 3, 1)
-    # All shifts at once are one gather: image, row and column of each pixel are three indices.
-    down, right = torch.randint(2 * most + 1, (2, count, 1), generator=generator)
-    each = torch.arange(count)[:, None, None]
-    rows = (down + torch.arange(height))[:, :, None]
-    columns = (right + torch.arange(width))[:, None, :]
-    device = images.device
-    return padded[each.to(device), rows.to(device), columns.to(device)].permute(0, 3, 1, 2)
+        yield (
+            augmented(split.inputs[chosen], generator, shift=settings.shift, flip=settings.flip),
+            split.labels[chosen],
+        )
 
 
 def _schedules(

@@ -13,12 +13,13 @@ from agents.episodes import Listener
 from amc_env import ChannelGraph, ChannelPruningEnv, PruningData
 from amc_env.data import Split
 from amc_env.data.datasets import DATASET, Dataset
+from amc_env.data.holding_out import hold_out
 from amc_env.env.budget import BudgetKeeper
 from amc_env.env.realise import adjustment, better
 from amc_env.evaluation import Evaluator
 from amc_env.models import MODELS, load_checkpoint_
 from amc_env.models.lookup import MODEL
-from amc_env.training import Training, hold_out
+from amc_env.training import Training
 from amc_env.trust import spread_policies
 from pipeline import history
 from pipeline.config import RunConfig

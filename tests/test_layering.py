@@ -24,6 +24,7 @@ ORDER = (
     "repair",
     "evaluation",
     "latency",
+    "augmentation",
     "training",
     "policy",
     "rewards",
