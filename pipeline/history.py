@@ -4,7 +4,7 @@ import platform
 from importlib.metadata import version
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from amc_env.data import Split
 from amc_env.policy import checksum
@@ -37,7 +37,8 @@ def check_same(run: Run, model: nn.Module, train: Split) -> None:
     Raises:
         ValueError: They are others.
     """
-    now = checksum({}, {"inputs": train.inputs, "labels": train.labels, **model.state_dict()})
+    weights = {name: x for name, x in model.state_dict().items() if isinstance(x, Tensor)}
+    now = checksum({}, {"inputs": train.inputs, "labels": train.labels, **weights})
     if run.journal("network and training data", lambda: now) != now:
         raise ValueError(
             f"the network or the training data is not the one that the run in {run.folder.path} "

@@ -57,13 +57,17 @@ class Journal:
     def open_(self) -> None:
         """Read what there is and go on behind it; a damaged line and all after it are dropped."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        content = self._path.read_bytes() if self._path.exists() else b""
+        previous = self._path.with_name(self._path.name + PREVIOUS)
+        # Whoever was killed while it mended a journal left the damaged one alone.
+        found = next((path for path in (self._path, previous) if path.exists()), None)
+        content = found.read_bytes() if found else b""
         lines = [*_whole_lines(content)]
         if sum(map(len, lines)) < len(content):
             self._tell(_complaint(self._path, content, kept=len(lines)))
             with atomic(self._path) as temporary:
                 temporary.write_bytes(b"".join(lines))
-                self._path.replace(self._path.with_name(self._path.name + PREVIOUS))
+                if self._path.exists():
+                    self._path.replace(previous)
         for entry in map(_read, lines):
             self._known[entry.what] = entry
             self._ahead.append(entry.what)
