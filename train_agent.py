@@ -3,6 +3,7 @@
 uv run train_agent.py                                  the quickstart on scikit-learn's digits
 uv run train_agent.py budget.flops=0.3 agent=td3       every setting can be overridden
 uv run train_agent.py -m reward=accuracy,random seed=0,1
+uv run train_agent.py resume=runs/RUN                  goes on with a run that was killed
 uv run train_agent.py --help                           all groups and settings
 """
 

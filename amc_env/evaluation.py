@@ -20,7 +20,8 @@ class Evaluator:
         split: The samples.
         batch: Number of samples in a forward pass.
         precision: ``float32``, or ``bfloat16`` for convolutions and linear layers; ``auto``
-            measures on the first network which format runs fastest, and stays with it.
+            measures on the first network which format runs fastest, and stays with it. A choice
+            that was measured before holds as it is.
         folds: Batch norms to fold into convolutions, in every network that is run.
 
     Attributes:
@@ -36,20 +37,20 @@ class Evaluator:
         split: Split,
         *,
         batch: int = 100,
-        precision: Precision = "auto",
+        precision: Precision | Choice = "auto",
         folds: tuple[Fold, ...] = (),
     ) -> None:
         if batch < 1:
             raise ValueError(f"batch is {batch}; give at least 1")
-        if precision not in get_args(Precision):
+        if not isinstance(precision, Choice) and precision not in get_args(Precision):
             raise ValueError(
                 f"precision {precision!r} does not exist; choose {', '.join(get_args(Precision))}"
             )
         self.split = split
-        self.choice = fixed(precision)
+        self.choice = precision if isinstance(precision, Choice) else fixed(precision)
         self._folds = folds
         self._batch = batch
-        self._inputs = Format().arrange(split.inputs)
+        self._inputs = (self.choice.format if self.choice else Format()).arrange(split.inputs)
 
     def whole_batches(self, samples: int) -> int:
         """The least number of first samples that is whole batches and at least ``samples``.
@@ -68,9 +69,9 @@ class Evaluator:
         the same to the last bit.
         """
         split = Split(inputs=self._inputs[start:stop], labels=self.split.labels[start:stop])
-        part = Evaluator(split, batch=self._batch, folds=self._folds)
-        part.choice, part._inputs = self.choice, split.inputs
-        return part
+        return Evaluator(
+            split, batch=self._batch, precision=self.choice or "auto", folds=self._folds
+        )
 
     def choose(self, model: nn.Module) -> Choice:
         """The format in which this evaluator runs networks; measured on ``model`` if none is yet.

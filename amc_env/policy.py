@@ -242,7 +242,7 @@ def save_pruned(folder: str | Path, policy: Policy, compact: nn.Module, facts: P
             "policy_sha256": policy.checksum,
             **{k: str(value) for k, value in facts.model_dump(exclude_none=True).items()},
         }
-        metadata["content_sha256"] = _checksum(metadata, stored)
+        metadata["content_sha256"] = checksum(metadata, stored)
         save_file(stored, temporary, metadata=metadata)
 
 
@@ -319,7 +319,7 @@ def _check_weights(path: Path, policy: Policy) -> None:
             f"{path} holds no checksums, so it was not written by save_pruned; load such weights "
             "with safetensors.torch.load_model"
         )
-    if _checksum(metadata, stored) != metadata["content_sha256"]:
+    if checksum(metadata, stored) != metadata["content_sha256"]:
         raise ValueError(
             f"{path} is damaged: its content differs from its checksum; copy it again, or repeat "
             "the run"
@@ -331,14 +331,15 @@ def _check_weights(path: Path, policy: Policy) -> None:
         )
 
 
-def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+def checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of tensors with their names, types and shapes, and of the other metadata."""
     facts = {name: value for name, value in metadata.items() if name != "content_sha256"}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         # Read as bytes, because NumPy has no bfloat16.
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -82,6 +82,11 @@ class Choice:
     seconds: Mapping[str, float] = field(default_factory=dict)
     difference: float = 0.0
     changed: float = 0.0
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "Choice":
+        """The choice that ``dataclasses.asdict`` made plain."""
+        return cls(**{**plain, "format": Format(**plain["format"])})
 
     @override
     def __str__(self) -> str:

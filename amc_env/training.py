@@ -2,27 +2,26 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler
 
+from amc_env.augmentation import augmented
 from amc_env.calibration.hooks import evaluating
 from amc_env.data import Split
-from amc_env.data.splits import draw
 from amc_env.folding import folded, folds_of
+from amc_env.memory import Memory, forgetful
 from amc_env.precision import Format, Precision, measure, own_randomness
+from amc_env.randomness import random_states, restore_random_states_
 
 # Batches are not made smaller than this: batch norms need several samples to estimate a variance.
 _SMALLEST_BATCH = 8
-
-# Images held out of fine-tuning: a tenth, but of few images at least so many, or a quarter.
-_HELD_OUT_AT_LEAST = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,24 +116,108 @@ def fit_(
         ValueError: The loss is not a number; the learning rate may be too high. Or there is no
             teacher to distil from.
     """
-    settings = with_measured_precision(settings, model, split)
-    generator = torch.Generator().manual_seed(seed)
-    trainer = _Trainer(model, split, settings, teacher)
-    try:
-        for epoch in range(1, settings.epochs + 1):
-            model.train()
-            batches = _batches(split, settings, generator)
-            losses = [trainer.step_(images, labels) for images, labels in batches]
-            loss = sum(losses) / len(losses)
-            if loss != loss:
-                raise ValueError(
-                    f"the loss of epoch {epoch} is {loss}; try a smaller learning_rate than "
-                    f"{settings.learning_rate}"
-                )
-            if on_epoch:
-                on_epoch(epoch, loss)
-    finally:
-        model.eval()
+    Training(model, split, settings, teacher=teacher, seed=seed).run_(on_epoch)
+
+
+class Training:
+    """A training whose state after any epoch can be saved, and taken up again by another one.
+
+    Args:
+        model: The network to train.
+        split: The samples.
+        settings: How to train.
+        teacher: Gives the class scores that ``distil`` compares with; it is not changed.
+        seed: Seed of the order and of the augmentation of the samples.
+        memory: Is asked for the precision before one is measured.
+
+    Attributes:
+        model: The network.
+        split: The samples.
+        settings: How it is trained, in a stated precision.
+        teacher: The network that it learns from, if there is one.
+        epoch: How many epochs are finished.
+
+    Raises:
+        ValueError: There is no teacher to distil from.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        settings: TrainingSettings,
+        *,
+        teacher: nn.Module | None = None,
+        seed: int = 0,
+        memory: Memory = forgetful,
+    ) -> None:
+        self.model, self.split, self.teacher = model, split, teacher
+        self.epoch = 0
+        precision = memory(
+            "precision", lambda: with_measured_precision(settings, model, split).precision
+        )
+        self.settings = replace(settings, precision=precision)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._trainer = _Trainer(model, split, self.settings, teacher)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is no epoch left."""
+        return self.epoch >= self.settings.epochs
+
+    def run_(self, on_epoch: Callable[[int, float], None] | None = None) -> None:
+        """Train for the epochs that are left, and leave the network in evaluation mode.
+
+        Args:
+            on_epoch: Receives the number of each finished epoch, from 1, and its mean loss.
+
+        Raises:
+            ValueError: The loss is not a number; the learning rate may be too high.
+        """
+        try:
+            while not self.is_finished:
+                loss = self._epoch_()
+                self.epoch += 1
+                if on_epoch:
+                    on_epoch(self.epoch, loss)
+        finally:
+            self.model.eval()
+
+    def state(self) -> dict[str, Any]:
+        """All that further epochs depend on, global random generators included.
+
+        After the last epoch, what only further epochs would need is left out.
+        """
+        left = {} if self.is_finished else self._trainer.state()
+        return {
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "generator": self._generator.get_state(),
+            "random": random_states(),
+            **left,
+        }
+
+    def restore_(self, state: Mapping[str, Any]) -> None:
+        """Go on from the state of a training with the same arguments."""
+        self.model.load_state_dict(state["model"])
+        self.epoch = state["epoch"]
+        self._generator.set_state(state["generator"])
+        if not self.is_finished:
+            self._trainer.restore_(state)
+        restore_random_states_(state["random"])
+
+    def _epoch_(self) -> float:
+        """Train for one epoch, and return its mean loss."""
+        self.model.train()
+        batches = _batches(self.split, self.settings, self._generator)
+        losses = [self._trainer.step_(images, labels) for images, labels in batches]
+        loss = sum(losses) / len(losses)
+        if loss != loss:
+            raise ValueError(
+                f"the loss of epoch {self.epoch + 1} is {loss}; try a smaller learning_rate than "
+                f"{self.settings.learning_rate}"
+            )
+        return loss
 
 
 def with_measured_precision(
@@ -177,53 +260,6 @@ def expected_seconds(
         started = time.perf_counter()
         trainer.step_(images, labels)
     return (time.perf_counter() - started) * settings.epochs * settings.steps(len(split))
-
-
-def hold_out(
-    train: Split, *, calibration: int, validation: int, selection: int, seed: int
-) -> tuple[Split, Split]:
-    """Training data in two parts: images to fine-tune on, and held-out images to judge by.
-
-    The held-out images are those that ``PruningData.of_training`` draws with the same arguments for
-    selection, and after these for validation, so neither the repair, which reads the calibration
-    split, nor the fine-tuning is fitted to them. They are a tenth of the training data, of small
-    data sets at least 250 images or a quarter, and never more than both splits.
-
-    Raises:
-        ValueError: All training data is needed for calibration.
-    """
-    if len(train) <= calibration:
-        raise ValueError(
-            f"of {len(train)} training samples, {calibration} are for calibration, so none can be "
-            "held out from fine-tuning; give more samples, or a smaller calibration split"
-        )
-    drawn = draw(
-        train.labels,
-        calibration=calibration,
-        validation=validation,
-        selection=selection,
-        seed=seed,
-    )
-    share = max(len(train) // 10, min(len(train) // 4, _HELD_OUT_AT_LEAST), 1)
-    held = torch.cat([drawn["selection"], drawn["validation"]])[:share]
-    is_fitted = torch.ones(len(train), dtype=torch.bool)
-    is_fitted[held] = False
-    return train.take(is_fitted.nonzero().flatten()), train.take(held)
-
-
-def augmented(images: Tensor, settings: TrainingSettings, generator: torch.Generator) -> Tensor:
-    """A batch of images (samples, channels, height, width), each mirrored and shifted at random.
-
-    Zeros come in from the border.
-    """
-    if settings.flip:
-        mirrored = torch.rand(len(images), generator=generator) < 0.5
-        images = torch.where(
-            mirrored.to(images.device)[:, None, None, None], images.flip(3), images
-        )
-    if settings.shift:
-        images = _shifted(images, settings.shift, generator)
-    return images
 
 
 def distillation_loss(scores: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
@@ -286,6 +322,17 @@ class _Trainer:
             schedule.step()
         return float(loss.detach())
 
+    def state(self) -> dict[str, Any]:
+        """The states of the optimiser and of the schedules of its learning rate."""
+        schedules = [schedule.state_dict() for schedule in self._schedules]
+        return {"optimizer": self._optimizer.state_dict(), "schedules": schedules}
+
+    def restore_(self, state: Mapping[str, Any]) -> None:
+        """Put the optimiser and its schedules where they were."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        for schedule, its in zip(self._schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(its)
+
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         settings = self._settings
         with self._format.computing(images.device):
@@ -315,19 +362,10 @@ def _batches(
     """The images, augmented, and labels of one epoch, in a random order."""
     order = torch.randperm(len(split), generator=generator).to(split.labels.device)
     for chosen in order.tensor_split(settings.steps(len(split))):
-        yield augmented(split.inputs[chosen], settings, generator), split.labels[chosen]
-
-
-def _shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    count, _, height, width = images.shape
-    padded = F.pad(images, [most] * 4).permute(0, 2, 3, 1)
-    # All shifts at once are one gather: image, row and column of each pixel are three indices.
-    down, right = torch.randint(2 * most + 1, (2, count, 1), generator=generator)
-    each = torch.arange(count)[:, None, None]
-    rows = (down + torch.arange(height))[:, :, None]
-    columns = (right + torch.arange(width))[:, None, :]
-    device = images.device
-    return padded[each.to(device), rows.to(device), columns.to(device)].permute(0, 3, 1, 2)
+        yield (
+            augmented(split.inputs[chosen], generator, shift=settings.shift, flip=settings.flip),
+            split.labels[chosen],
+        )
 
 
 def _schedules(

@@ -19,10 +19,11 @@ from torch import nn
 from amc_env import ChannelGraph, PruningData, RepairSettings
 from amc_env.criteria import make_criterion
 from amc_env.data.datasets import Dataset, arrays
+from amc_env.data.holding_out import hold_out
 from amc_env.evaluation import Evaluator
 from amc_env.models import build_model, load_checkpoint_
 from amc_env.repair.pruner import Pruner
-from amc_env.training import TrainingSettings, fit_, hold_out
+from amc_env.training import TrainingSettings, fit_
 
 PLAIN = TrainingSettings(
     learning_rate=0.01, warmup=0.1, batch=64, min_steps=16, clip=1.0, precision="float32"

@@ -33,6 +33,7 @@ def for_each(run: Run, env: ChannelPruningEnv, run_one: OneBudget) -> None:
     configs = run.config.each_budget()
     if len(configs) == 1:
         run_one(run, env)
+        _close(run)
         return
     say(f"one search for each of {len(configs)} budgets, in this order: {', '.join(configs)}")
     finished: dict[str, Mapping[str, Any]] = {}
@@ -50,6 +51,12 @@ def for_each(run: Run, env: ChannelPruningEnv, run_one: OneBudget) -> None:
             raise
         run.is_complete = False
     report.show_together(run, finished)
+    _close(run)
+
+
+def _close(run: Run) -> None:
+    if run.is_complete:
+        run.folder.forget_trainings()
 
 
 def _part(run: Run, name: str, config: RunConfig) -> Run:

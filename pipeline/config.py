@@ -285,6 +285,8 @@ class RunConfig(_Section):
     device: str
     report: bool
     folder: str | None = None
+    resume: str | None = None
+    compared: Mapping[str, Named] | None = None  # of a resumed run, as it began
 
     @classmethod
     def of(cls, composed: DictConfig) -> "RunConfig":
@@ -349,10 +351,13 @@ class RunConfig(_Section):
         compared = {
             name: agent.model_dump(by_alias=True) for name, agent in self._compared().items()
         }
-        return self.model_dump(by_alias=True) | records | {"compared": compared}
+        rest = self.model_dump(by_alias=True, exclude={"resume"})
+        return rest | records | {"compared": compared}
 
     def _compared(self) -> dict[str, Named]:
         """The agents to compare with, each as ``agent=NAME`` would have it."""
+        if self.compared is not None:
+            return dict(self.compared)
         found = {}
         for name in self.search.compare:
             path = CONFIGS / "agent" / f"{name}.yaml"

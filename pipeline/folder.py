@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from amc_env.env.rendering import draw
 from amc_env.files import write_text
 from amc_env.policy import POLICY_FILE
 from amc_env.report.details import DETAILS_FILE, Details
-from pipeline.output import check_output
+from pipeline.lock import lock
+from pipeline.output import ERROR_FILE, check_output
+from pipeline.settings_file import state_of, write_settings
 
 _COLUMNS = ("number", "reward", "accuracy", "samples", "flops_ratio", "params_ratio", "at_seconds")
 
@@ -26,10 +29,12 @@ class RunFolder:
 
     Args:
         path: The folder. It is made by ``open_``, so that a run that is refused leaves none.
+        is_resumed: Whether the folder is that of a run that goes on.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_resumed: bool = False) -> None:
         self.path = path
+        self.is_resumed = is_resumed
         self._episodes = 0
         self._curves: SummaryWriter | None = None
 
@@ -37,6 +42,11 @@ class RunFolder:
     def curves(self) -> Path:
         """The folder of TensorBoard's files."""
         return self.path / "tensorboard"
+
+    @property
+    def state(self) -> Path:
+        """The folder of all that a resumed run goes on from."""
+        return state_of(self.path)
 
     @property
     def picture(self) -> Path:
@@ -55,7 +65,7 @@ class RunFolder:
 
     def part(self, name: str) -> "RunFolder":
         """The folder of one of several parts of this run, which leaves there what a run leaves."""
-        return RunFolder(self.path / name.replace("/", "-"))
+        return RunFolder(self.path / name.replace("/", "-"), is_resumed=self.is_resumed)
 
     def open_(self, settings: Mapping[str, Any]) -> None:
         """Make the folder, and write the settings with every choice and reference resolved.
@@ -63,9 +73,14 @@ class RunFolder:
         Raises:
             ValueError: The folder cannot be written to, or another run has written to it.
         """
-        check_output(self.path)
+        if not self.is_resumed:
+            check_output(self.path)
+        self.state.mkdir(parents=True, exist_ok=True)
+        lock(self.state)
+        if self.is_resumed:
+            self._tidy_()
         plain = json.loads(json.dumps(settings))
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+        write_settings(self.path, OmegaConf.to_yaml(OmegaConf.create(plain)))
 
     def begin_episodes(self, groups: Sequence[str]) -> None:
         """Write the header of ``episodes.csv`` and begin the curves; the episodes follow."""
@@ -111,10 +126,23 @@ class RunFolder:
             f"best policy among them in {self.path / POLICY_FILE}"
         )
 
+    def forget_trainings(self) -> None:
+        """Remove the states of trainings, the base network's apart; a finished run needs none."""
+        for path in self.path.rglob(f"{self.state.name}/*.pt*"):
+            if path.stem != "base":
+                path.unlink()
+
     def close(self) -> None:
         """Close the curves."""
         if self._curves is not None:
             self._curves.close()
+
+    def _tidy_(self) -> None:
+        """Remove what a kill left unfinished, and what the resumed run writes anew."""
+        for path in self.path.glob(".*.part"):
+            path.unlink(missing_ok=True)
+        (self.path / ERROR_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self.curves, ignore_errors=True)
 
     def _writer(self) -> SummaryWriter:
         if self._curves is None:

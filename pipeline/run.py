@@ -12,6 +12,7 @@ from amc_env.trust import Trust
 from pipeline.accuracies import Accuracies
 from pipeline.config import Parts, RunConfig
 from pipeline.folder import RunFolder
+from pipeline.journal import Journal
 
 Stage = Literal["pruned", "repaired", "finetuned"]
 
@@ -43,6 +44,7 @@ class Run:
         overrides: The settings that the command line gave, as it gave them.
         is_complete: False once the run was interrupted.
         trust: How well rewards rank policies, where the run tries them.
+        journal: What the run has computed until now, before an interruption too.
         shared: What the budgets of a run leave for each other.
         source: What built the original network, once it is built.
     """
@@ -50,6 +52,7 @@ class Run:
     config: RunConfig
     parts: Parts
     folder: RunFolder
+    journal: Journal
     overrides: tuple[str, ...] = ()
     started: float = field(default_factory=time.perf_counter)
     is_complete: bool = True

@@ -13,25 +13,23 @@ from agents.episodes import Listener
 from amc_env import ChannelGraph, ChannelPruningEnv, Policy, PruningData
 from amc_env.data import Split
 from amc_env.data.datasets import DATASET, Dataset
+from amc_env.data.holding_out import hold_out
 from amc_env.env.budget import BudgetKeeper
-from amc_env.env.realise import adjust
+from amc_env.env.realise import adjustment, better
 from amc_env.evaluation import Evaluator
 from amc_env.models import MODELS, load_checkpoint_
 from amc_env.models.lookup import MODEL
 from amc_env.policy import ModelSource
-from amc_env.training import (
-    TrainingSettings,
-    expected_seconds,
-    fit_,
-    hold_out,
-    with_measured_precision,
-)
+from amc_env.training import Training
 from amc_env.trust import spread_policies
+from pipeline import history
 from pipeline.config import RunConfig
 from pipeline.failures import explained
 from pipeline.folder import RunFolder
+from pipeline.journal import Journal
 from pipeline.run import Network, Run, choose, write_network
 from pipeline.screen import progress, say, working
+from pipeline.trainings import memory_for, train_
 
 
 def start(config: RunConfig, path: Path, overrides: tuple[str, ...] = ()) -> Run:
@@ -43,8 +41,10 @@ def start(config: RunConfig, path: Path, overrides: tuple[str, ...] = ()) -> Run
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    folder = RunFolder(path)
-    return Run(config=config, parts=config.make(), folder=folder, overrides=overrides)
+    folder = RunFolder(path, is_resumed=config.resume is not None)
+    journal = Journal(folder.state / "journal", tell=say)
+    parts = config.make()
+    return Run(config=config, parts=parts, folder=folder, journal=journal, overrides=overrides)
 
 
 def base_model(run: Run) -> tuple[nn.Module, Dataset]:
@@ -64,19 +64,15 @@ def base_model(run: Run) -> tuple[nn.Module, Dataset]:
     with working("analysing the network"):
         _check_prunable(run, model, data)
     run.folder.open_(config.as_plain())
+    run.journal.open_()
+    history.note_start_(run)
     say(f"writing to {run.folder.path}; MACs are multiply-accumulates for one sample")
     if not config.model.checkpoint:
-        with (
-            explained("training the network", smaller="base.batch"),
-            progress("training the network", total=config.base.epochs) as advance,
-        ):
-            fit_(
-                model,
-                data.train,
-                _announced("training", model, data.train, config.base),
-                seed=config.seed,
-                on_epoch=lambda _, loss: advance(f"loss {loss:.3f}"),
-            )
+        with explained("training the network", smaller="base.batch"):
+            memory = memory_for(run, "base", model)
+            training = Training(model, data.train, config.base, seed=config.seed, memory=memory)
+            train_(run, "base", training, title="training the network")
+    history.check_same(run, model, data.train)
     return model.eval(), data
 
 
@@ -105,6 +101,7 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
             reward=run.parts.reward,
             budget=next(iter(run.parts.budgets.values())),
             settings=run.parts.env,
+            memory=run.journal,
         )
     say(f"networks are evaluated in {env.evaluator.choice}")
     return env
@@ -262,28 +259,24 @@ def _search(
 def _repair(run: Run, env: ChannelPruningEnv, pruned: Network, *, finalists: int) -> Network:
     """The best policy's network repaired layer by layer, and its weights adjusted together."""
     repaired = pruned.result.realised(env, finalists=finalists)
-    return replace(pruned, stage="repaired", result=_adjusted(run, env, repaired))
+    return replace(
+        pruned, stage="repaired", result=_adjusted(run, env, repaired, agent=pruned.agent)
+    )
 
 
-def _adjusted(run: Run, env: ChannelPruningEnv, repaired: SearchResult) -> SearchResult:
+def _adjusted(
+    run: Run, env: ChannelPruningEnv, repaired: SearchResult, *, agent: str
+) -> SearchResult:
     """The result with its network adjusted; as it was after an interruption."""
     settings = run.config.adjust
     if not run.is_complete or not settings.epochs:
         return repaired
-    compact, counts = repaired.compact, repaired.best.counts
+    compact, name = repaired.compact, f"adjust-{Path(agent).name}"
+    memory = memory_for(run, name, compact)
     try:
-        settings = _announced(
-            "adjusting without labels", compact, env.data.calibration, settings, env.graph.model
-        )
-        with progress("adjusting without labels", total=settings.epochs) as advance:
-            adjusted = adjust(
-                env,
-                compact,
-                counts,
-                settings,
-                seed=run.config.seed,
-                on_epoch=lambda _, loss: advance(f"loss {loss:.4f}"),
-            )
+        training = adjustment(env, compact, settings, seed=run.config.seed, memory=memory)
+        train_(run, name, training, title="adjusting without labels")
+        adjusted = better(env, compact, training.model, repaired.best.counts)
     except KeyboardInterrupt:
         run.is_complete = False
         return repaired
@@ -294,46 +287,17 @@ def _adjusted(run: Run, env: ChannelPruningEnv, repaired: SearchResult) -> Searc
 
 def _finetune_(run: Run, network: nn.Module, teacher: nn.Module, fitted: Split) -> bool:
     """Train a network; whether at least one epoch was finished."""
-    finished = 0
-    settings = run.config.finetune
-    with (
-        explained("fine-tuning", smaller="finetune.batch", saved=run.folder.saved),
-        progress("fine-tuning", total=settings.epochs) as advance,
-    ):
-
-        def tell(epoch: int, loss: float) -> None:
-            nonlocal finished
-            finished = epoch
-            advance(f"loss {loss:.3f}")
-
+    config, memory = run.config, memory_for(run, "finetune", network)
+    training: Training | None = None
+    with explained("fine-tuning", smaller="finetune.batch", saved=run.folder.saved):
         try:
-            settings = _announced("fine-tuning", network, fitted, settings, teacher)
-            fit_(network, fitted, settings, teacher=teacher, seed=run.config.seed, on_epoch=tell)
+            training = Training(
+                network, fitted, config.finetune, teacher=teacher, seed=config.seed, memory=memory
+            )
+            train_(run, "finetune", training, title="fine-tuning")
         except KeyboardInterrupt:
             run.is_complete = False
-    return finished > 0
-
-
-def _announced(
-    title: str,
-    network: nn.Module,
-    split: Split,
-    settings: TrainingSettings,
-    teacher: nn.Module | None = None,
-) -> TrainingSettings:
-    """The settings with a stated precision, after saying how long the training will take."""
-    settings = with_measured_precision(settings, network, split)
-    seconds = expected_seconds(network, split, settings, teacher=teacher)
-    if settings.epochs:
-        say(
-            f"{title}: {settings.epochs} epochs of {settings.steps(len(split))} steps in "
-            f"{settings.precision}, about {_duration(seconds)}"
-        )
-    return settings
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+    return training is not None and training.epoch > 0
 
 
 def _policy(run: Run, env: ChannelPruningEnv, episode: Episode) -> Policy:

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from math import isnan
+from typing import Any
 
 from amc_env import ChannelPruningEnv
 from amc_env.rewards import Reward, rewards_by_name
@@ -61,10 +63,18 @@ def _try(run: Run, env: ChannelPruningEnv) -> list[TriedPolicy]:
         explained("trying policies", smaller="split.calibration, validation or selection"),
         progress("trying rewards", total=number) as advance,
     ):
-        for policy in tried(env, policies, _rewards(run)):
+        for counts in policies:
+            policy = TriedPolicy(
+                **run.journal(f"tried {counts}", partial(_plainly, run, env, counts))
+            )
             found.append(policy)
             advance(f"realised accuracy {policy.accuracy:.2%}")
     return found
+
+
+def _plainly(run: Run, env: ChannelPruningEnv, counts: Mapping[str, int]) -> dict[str, Any]:
+    (policy,) = tried(env, [counts], _rewards(run))
+    return asdict(policy)
 
 
 def _rewards(run: Run) -> Mapping[str, Reward]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, RepairSettings, Split
+from amc_env.memory import Memory, forgetful
 
 
 class Tiny(nn.Module):
@@ -51,6 +52,7 @@ def tiny_env(
     settings: EnvSettings | None = None,
     render_mode: str | None = None,
     selection: Split | None = None,
+    memory: Memory = forgetful,
 ) -> ChannelPruningEnv:
     return ChannelPruningEnv(
         model=tiny(),
@@ -60,4 +62,5 @@ def tiny_env(
         settings=settings
         or EnvSettings(repair=RepairSettings(calibration_batch=24), precision="float32"),
         render_mode=render_mode,
+        memory=memory,
     )

@@ -1,3 +1,4 @@
+import io
 import time
 from dataclasses import replace
 from math import log
@@ -8,16 +9,17 @@ from pruning import Tiny, samples, tiny
 from torch import Tensor, nn
 
 from amc_env import PruningData, Split
+from amc_env.augmentation import augmented
 from amc_env.data.datasets import digits
+from amc_env.data.holding_out import hold_out
 from amc_env.evaluation import Evaluator
 from amc_env.models import build_model
 from amc_env.training import (
+    Training,
     TrainingSettings,
-    augmented,
     distillation_loss,
     expected_seconds,
     fit_,
-    hold_out,
     with_measured_precision,
 )
 
@@ -43,7 +45,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_mirrored_images_are_the_originals_read_from_the_right() -> None:
     images = samples(64).inputs
-    changed = augmented(images, TrainingSettings(flip=True), generator())
+    changed = augmented(images, generator(), shift=0, flip=True)
     is_mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(changed, images, strict=True)]
     is_same = [torch.equal(a, b) for a, b in zip(changed, images, strict=True)]
     assert all(a != b for a, b in zip(is_mirrored, is_same, strict=True))
@@ -55,7 +57,7 @@ def test_every_image_is_moved_by_a_shift_of_its_own_with_zeros_behind() -> None:
     ways = [(down, right) for down in range(-2, 3) for right in range(-2, 3)]
     all_moved = {way: moved(images, *way) for way in ways}
     for seed in range(20):
-        changed = augmented(images, TrainingSettings(shift=2), generator(seed))
+        changed = augmented(images, generator(seed), shift=2, flip=False)
         found = [
             [way for way, expected in all_moved.items() if torch.equal(image, expected[number])]
             for number, image in enumerate(changed)
@@ -81,7 +83,7 @@ def moved(images: torch.Tensor, down: int, right: int) -> torch.Tensor:
 def test_images_are_left_alone_unless_asked() -> None:
     model, data = tiny(), samples(16)
     before = data.inputs.clone()
-    assert torch.equal(augmented(before, TrainingSettings(), generator()), before)
+    assert torch.equal(augmented(before, generator(), shift=0, flip=False), before)
     fit_(model, data, TrainingSettings(epochs=1, shift=2, flip=True))
     assert torch.equal(data.inputs, before)
     untouched = [p.clone() for p in model.parameters()]
@@ -306,3 +308,35 @@ def test_training_in_bfloat16_learns_too() -> None:
 def test_training_that_diverges_is_refused() -> None:
     with pytest.raises(ValueError, match="try a smaller learning_rate"):
         fit_(tiny(), samples(64), TrainingSettings(epochs=4, learning_rate=1e20))
+
+
+@pytest.mark.parametrize("stopped_after", [1, 2, 3])
+def test_a_training_goes_on_from_its_state_to_the_same_weights(stopped_after: int) -> None:
+    settings = TrainingSettings(
+        epochs=3, warmup=0.3, shift=1, flip=True, distil=0.5, precision="float32"
+    )
+
+    def begun() -> Training:
+        torch.manual_seed(5)
+        # Dropout draws from the global generator.
+        model = nn.Sequential(tiny(), nn.Dropout(0.3))
+        torch.manual_seed(5)
+        return Training(model, samples(64), settings, teacher=tiny(), seed=1)
+
+    kept: list[bytes] = []
+
+    def keep(_: int, __: float) -> None:
+        file = io.BytesIO()
+        torch.save(whole.state(), file)
+        kept.append(file.getvalue())
+
+    whole = begun()
+    whole.run_(keep)
+    drawn = torch.rand(3)
+    again = begun()
+    again.restore_(torch.load(io.BytesIO(kept[stopped_after - 1]), weights_only=True))
+    assert again.epoch == stopped_after
+    again.run_()
+    for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(torch.rand(3), drawn)

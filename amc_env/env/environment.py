@@ -1,7 +1,9 @@
 """Channel pruning as a Gymnasium environment: one step decides one group of channels."""
 
 import copy
+import zlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property, partial
 from typing import Any, Literal, SupportsFloat, get_args
 from weakref import WeakValueDictionary
@@ -21,11 +23,13 @@ from amc_env.env.budget import Budget, BudgetKeeper
 from amc_env.env.observation import Observer, feature_names
 from amc_env.env.rendering import draw, tabulate
 from amc_env.env.settings import Budgeting, EnvSettings
-from amc_env.env.trial import Outcome, Trial
+from amc_env.env.trial import Judge, Outcome, Trial
 from amc_env.evaluation import Evaluator
 from amc_env.folding import folds_of
+from amc_env.memory import Compute, Memory, forgetful
 from amc_env.names import check_name, name_of
 from amc_env.policy import Policy, make_policy
+from amc_env.precision import Choice
 from amc_env.repair.pruner import Pruner
 from amc_env.rewards import NetworkLayers, Reward, RewardContext, WeightedSum, make_reward
 from amc_env.rewards.bounds import has_upper_bound, upper_bound
@@ -59,6 +63,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         budget: What may be left of the network's cost; no limit if None.
         settings: Bounds of the groups, repair and evaluation.
         render_mode: ``ansi`` for a table, ``rgb_array`` for a picture.
+        memory: Is asked for every outcome before it is computed, and for the format in which
+            networks are evaluated before it is measured. A run that was interrupted has one.
 
     Raises:
         ValueError: An argument is wrong, or arguments do not fit together. All that can be known
@@ -70,7 +76,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         "render_fps": 4,
     }
 
-    def __init__(  # noqa: PLR0913 (gymnasium.make passes render_mode beside our own six)
+    def __init__(  # noqa: PLR0913 (gymnasium.make passes render_mode; a memory is no setting)
         self,
         *,
         model: nn.Module,
@@ -80,11 +86,13 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         budget: Budget | None = None,
         settings: EnvSettings | None = None,
         render_mode: str | None = None,
+        memory: Memory = forgetful,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode {render_mode!r} does not exist; choose ansi, rgb_array")
         self.render_mode = render_mode
         self.settings = settings or EnvSettings()
+        self._memory = memory
         self._reward = make_reward(reward)
         ranks = make_criterion(criterion)
         # The graph refuses a model without parameters.
@@ -104,13 +112,14 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             greatest = split.labels.argmax()[None]
             Evaluator(split.take(greatest), precision="float32").logits(model)
         self._folds = folds_of(model, data.calibration.inputs[:2])
+        self._choice = self._chosen(model)
         self.evaluator = self._evaluator(data.validation)
         self.pruner = Pruner(
             self.graph,
             data.calibration,
             ranks,
             repair=self.settings.repair,
-            norm_format=self.evaluator.choose(model).format,
+            norm_format=self._choice.format,
         )
         self._validation = self._bench(self.evaluator, mapped=data.calibration)
         self._forget_()
@@ -138,6 +147,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed, options=options)
+        if seed is not None:
+            self._begin_draws_(seed)
         self._restart_()
         options = options or {}
         self._floor = self._checked_floor(options.get("floor"))
@@ -258,7 +269,18 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
                 maps of its samples too. Where the data has no selection split, validation serves.
         """
         bench = self._validation if on == "validation" else self._selection
-        return bench.context(compact, counts, draw=float(self.np_random.random()))
+        return bench.context(compact, counts, draw=self._draw(sorted(counts.items())))
+
+    def remembered(self, counts: Mapping[str, int], what: str, compute: Compute) -> Any:
+        """A result for these numbers of channels and the reward from memory, or else computed.
+
+        Args:
+            counts: How many channels each group keeps; all of those that are not named.
+            what: Tells the result from others for the same numbers.
+            compute: Computes it, as something that JSON can hold.
+        """
+        kept = [counts.get(group.name, group.channels) for group in self.graph.groups]
+        return self._memory(f"{name_of(self._reward)}, {what}: {kept}", compute)
 
     def use_reward_(self, reward: str | Reward | Mapping[str, float]) -> None:
         """Pay all further episodes by another reward.
@@ -301,8 +323,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         # Spaces draw random numbers, and so does an environment.
         self.observation_space = spaces.Box(0.0, 1.0, (features,), np.float32)
         self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
-        # Whoever never seeds the episodes gets the same ones again too.
-        self.np_random = np.random.default_rng(self.settings.seed)
+        self._np_random, self._np_random_seed = None, None
+        self._begin_draws_(self.settings.seed)
         # What Gymnasium's registry writes there names the budget.
         self.spec = None
         self._restart_()
@@ -328,14 +350,33 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         self._trials: WeakValueDictionary[tuple[int, ...], Trial] = WeakValueDictionary()
 
     def _new_trial(self, counts: Mapping[str, int], known: dict[int, Outcome]) -> Trial:
+        # Counted, and not taken from a generator, because a memory may answer for some trials.
+        self._number += 1
+        draw = self._draw(self._number)
+        memory = partial(self.remembered, counts)
+        if not is_repeatable(self._reward):
+            memory = partial(self._remembered_once, counts, self._number)
         return Trial(
             counts,
             prune=partial(self.pruner.prune, counts),
-            pay=partial(self._pay, counts),
-            bound=partial(self._bound, counts),
+            judge=Judge(pay=partial(self._pay, counts, draw), bound=partial(self._bound, counts)),
             evaluator=self.evaluator,
             known=known,
+            memory=memory,
         )
+
+    def _remembered_once(
+        self, counts: Mapping[str, int], number: int, what: str, compute: Compute
+    ) -> Any:
+        return self.remembered(counts, f"{what}, trial {number}", compute)
+
+    def _draw(self, key: object) -> float:
+        """A uniform random number from 0 to 1 that depends on the seed and a key."""
+        seed = zlib.crc32(f"{self._seed} {key}".encode())
+        return float(np.random.default_rng(seed).random())
+
+    def _begin_draws_(self, seed: int) -> None:
+        self._seed, self._number = seed, 0
 
     def _executed_count(self, group: ChannelGroup, asked: float) -> int:
         wanted = kept_count(group.channels, sparsity=min(max(asked, 0.0), 1.0))
@@ -389,11 +430,22 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             return self._validation
         return self._bench(self._evaluator(self.data.selection), mapped=self.data.selection)
 
+    def _chosen(self, model: nn.Module) -> Choice:
+        """The format in which networks are evaluated. A clock may decide, so it is remembered."""
+        evaluator = Evaluator(
+            self.data.validation,
+            batch=self.settings.evaluation_batch,
+            precision=self.settings.precision,
+        )
+        return Choice.of(
+            self._memory("format of evaluations", lambda: asdict(evaluator.choose(model)))
+        )
+
     def _evaluator(self, split: Split) -> Evaluator:
         return Evaluator(
             split,
             batch=self.settings.evaluation_batch,
-            precision=self.settings.precision,
+            precision=self._choice,
             folds=self._folds,
         )
 
@@ -401,17 +453,18 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         seed = self.settings.seed
         return Bench(self.graph, evaluator, layers=self._layers, mapped=mapped, seed=seed)
 
-    def _pay(self, counts: Mapping[str, int], compact: nn.Module, scores: Tensor) -> Outcome:
+    def _pay(
+        self, counts: Mapping[str, int], draw: float, compact: nn.Module, scores: Tensor
+    ) -> Outcome:
         """The outcome on the samples that there are class scores of."""
-        chance = float(self.np_random.random())
-        return self._paid(self._validation.context(compact, counts, draw=chance, scores=scores))
+        return self._paid(self._validation.context(compact, counts, draw=draw, scores=scores))
 
     @torch.no_grad()
     def _paid(self, context: RewardContext) -> Outcome:
         parts: Mapping[str, float] = {}
         if isinstance(self._reward, WeightedSum):
-            parts = self._reward.values(context)
-            reward = self._reward.total(parts)
+            parts = {name: float(part) for name, part in self._reward.values(context).items()}
+            reward = float(self._reward.total(parts))
         else:
             reward = float(self._reward(context))
         if not np.isfinite(reward):

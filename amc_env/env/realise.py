@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from torch import nn
 
 from amc_env.env.environment import ChannelPruningEnv
-from amc_env.training import TrainingSettings, fit_
+from amc_env.memory import Memory, forgetful
+from amc_env.training import Training, TrainingSettings
 
 
 def realise(
@@ -28,16 +30,74 @@ def realise(
     """
     if not candidates:
         raise ValueError("there is no candidate to realise; give at least one")
-    best = 0
-    compact = env.pruner.prune_sequentially(candidates[0])
     # A single candidate needs no reward, and rewards take time.
-    reward = env.judge(compact, candidates[0]).reward if len(candidates) > 1 else 0.0
-    for index, counts in enumerate(candidates[1:], start=1):
-        other = env.pruner.prune_sequentially(counts)
-        paid = env.judge(other, counts).reward
+    best, compact = _best(env, candidates) if len(candidates) > 1 else (0, None)
+    return best, compact or env.pruner.prune_sequentially(candidates[best])
+
+
+def _best(
+    env: ChannelPruningEnv, candidates: Sequence[Mapping[str, int]]
+) -> tuple[int, nn.Module | None]:
+    """The index of the best candidate, and its network unless its reward was remembered."""
+    networks: dict[int, nn.Module] = {}
+
+    def judged(index: int) -> float:
+        networks[index] = env.pruner.prune_sequentially(candidates[index])
+        return env.judge(networks[index], candidates[index]).reward
+
+    best, reward = 0, float("-inf")
+    for index, counts in enumerate(candidates):
+        compute = partial(judged, index)
+        paid: float = env.remembered(counts, "reward of the repaired network", compute)
+        worse = index
         if paid > reward:
-            best, compact, reward = index, other, paid
-    return best, compact
+            worse, best, reward = best, index, paid
+        if worse != best:
+            # Networks may be large; the best one alone is held.
+            networks.pop(worse, None)
+    return best, networks.get(best)
+
+
+def adjustment(
+    env: ChannelPruningEnv,
+    compact: nn.Module,
+    settings: TrainingSettings,
+    *,
+    seed: int = 0,
+    memory: Memory = forgetful,
+) -> Training:
+    """The training of a copy of a repaired network towards the original's class scores.
+
+    Args:
+        env: The environment that the network is from.
+        compact: The repaired network; it is not modified.
+        settings: How to train; ``distil`` must be 1.
+        seed: Seed of the order and of the augmentation of the samples.
+        memory: Is asked for the precision before one is measured.
+
+    Raises:
+        ValueError: ``distil`` is less than 1, so that labels would be read.
+    """
+    if settings.distil != 1:
+        raise ValueError(
+            f"distil is {settings.distil}; an adjustment reads no labels, so give distil=1"
+        )
+    return Training(
+        copy.deepcopy(compact),
+        env.data.calibration,
+        settings,
+        teacher=env.graph.model,
+        seed=seed,
+        memory=memory,
+    )
+
+
+def better(
+    env: ChannelPruningEnv, compact: nn.Module, other: nn.Module, counts: Mapping[str, int]
+) -> nn.Module:
+    """``other`` if its reward on the selection split is greater than that of ``compact``."""
+    is_better = env.judge(other, counts).reward > env.judge(compact, counts).reward
+    return other if is_better else compact
 
 
 def adjust(
@@ -69,18 +129,6 @@ def adjust(
         ValueError: ``distil`` is less than 1, so that labels would be read, or the loss is not a
             number.
     """
-    if settings.distil != 1:
-        raise ValueError(
-            f"distil is {settings.distil}; an adjustment reads no labels, so give distil=1"
-        )
-    moved = copy.deepcopy(compact)
-    fit_(
-        moved,
-        env.data.calibration,
-        settings,
-        teacher=env.graph.model,
-        seed=seed,
-        on_epoch=on_epoch,
-    )
-    is_better = env.judge(moved, counts).reward > env.judge(compact, counts).reward
-    return moved if is_better else compact
+    training = adjustment(env, compact, settings, seed=seed)
+    training.run_(on_epoch)
+    return better(env, compact, training.model, counts)

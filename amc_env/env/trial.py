@@ -2,18 +2,19 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from amc_env.evaluation import Evaluator
+from amc_env.memory import Memory
 from amc_env.repair.pruner import Pruned
 
 # Means over samples are summed in other orders, so a bound may be off by some roundings of float32.
 _ROUNDING = 1e-6
-_T = TypeVar("_T")
 _PHASES = ("select", "compact", "repair", "evaluate")
 
 
@@ -38,6 +39,19 @@ class Outcome:
     samples: int
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judge:
+    """What a network is worth, of which there are the class scores of the first samples.
+
+    Attributes:
+        pay: The outcome on these samples.
+        bound: The greatest reward that is still possible on all samples.
+    """
+
+    pay: Callable[[nn.Module, Tensor], Outcome]
+    bound: Callable[[nn.Module, Tensor], float]
+
+
 class Trial:
     """One choice of channels, evaluated on the first validation samples and on more when asked.
 
@@ -47,14 +61,15 @@ class Trial:
     Args:
         counts: How many channels each group keeps.
         prune: Makes the compact, repaired network.
-        pay: The outcome of the network with these class scores of the first samples.
-        bound: The greatest reward that is still possible after these class scores.
+        judge: Says what the network is worth.
         evaluator: Runs networks on the validation split.
         known: Outcomes by number of samples. Those that the trial finds are added.
+        memory: Is asked before anything is computed.
 
     Attributes:
         counts: How many channels each group keeps.
         seconds: Duration of each phase until now.
+        samples: How many samples have been evaluated.
     """
 
     def __init__(
@@ -62,25 +77,21 @@ class Trial:
         counts: Mapping[str, int],
         *,
         prune: Callable[[], Pruned],
-        pay: Callable[[nn.Module, Tensor], Outcome],
-        bound: Callable[[nn.Module, Tensor], float],
+        judge: Judge,
         evaluator: Evaluator,
         known: dict[int, Outcome],
+        memory: Memory,
     ) -> None:
         self.counts = dict(counts)
         self.seconds = dict.fromkeys(_PHASES, 0.0)
         self._prune = prune
-        self._pay = pay
-        self._bound = bound
+        self.samples = 0
+        self._judge = judge
         self._evaluator = evaluator
         self._known = known
+        self._memory = memory
         self._compact: nn.Module | None = None
         self._scores: list[Tensor] = []
-
-    @property
-    def samples(self) -> int:
-        """How many samples the network was run on."""
-        return sum(len(scores) for scores in self._scores)
 
     @torch.no_grad()
     def outcome(self, samples: int | None = None) -> Outcome:
@@ -93,7 +104,7 @@ class Trial:
         """
         size = self._all if samples is None else self._evaluator.whole_batches(samples)
         if size not in self._known:
-            self._known[size] = self._evaluated(self._pay, size)
+            self._known[size] = self._paid(size)
         return self._known[size]
 
     @torch.no_grad()
@@ -105,9 +116,9 @@ class Trial:
         """
         size = self._evaluator.whole_batches(max(1, self.samples))
         while size < self._all and self._all not in self._known:
-            bound = self._evaluated(self._bound, size)
+            bound = self._bounded(size)
             if bound < floor - _ROUNDING * max(1.0, abs(floor)):
-                return replace(self._evaluated(self._pay, size), reward=bound)
+                return replace(self._paid(size), reward=bound)
             size = self._evaluator.whole_batches(size + 1)
         return self.outcome()
 
@@ -115,16 +126,34 @@ class Trial:
     def _all(self) -> int:
         return len(self._evaluator.split)
 
-    def _evaluated(self, judge: Callable[[nn.Module, Tensor], _T], samples: int) -> _T:
-        """What ``judge`` says of the network and its class scores of the first ``samples``."""
+    def _paid(self, samples: int) -> Outcome:
+        pay = self._judge.pay
+        return Outcome(**self._asked("outcome", samples, lambda *made: asdict(pay(*made))))
+
+    def _bounded(self, samples: int) -> float:
+        bound: float = self._asked("bound", samples, self._judge.bound)
+        return bound
+
+    def _asked(self, what: str, samples: int, judge: Callable[[nn.Module, Tensor], Any]) -> Any:
+        """What ``judge`` says of the first samples, or what it said according to the memory."""
+        answer = self._memory(f"{what} on {samples}", partial(self._evaluated, judge, samples))
+        self.samples = max(self.samples, samples)
+        self.seconds = dict(answer["seconds"])
+        return answer["said"]
+
+    def _evaluated(
+        self, judge: Callable[[nn.Module, Tensor], Any], samples: int
+    ) -> Mapping[str, Any]:
+        """What ``judge`` says of the network on the first samples, with the phases' durations."""
         compact = self._made()
         started = time.perf_counter()
-        if self.samples < samples:
-            missing = self._evaluator.part(self.samples, samples)
-            self._scores.append(missing.logits(compact))
+        # Fewer samples than were evaluated have been run where a memory knew what came of them.
+        run = sum(len(scores) for scores in self._scores)
+        if run < samples:
+            self._scores.append(self._evaluator.part(run, samples).logits(compact))
         said = judge(compact, torch.cat(self._scores)[:samples])
         self.seconds["evaluate"] += time.perf_counter() - started
-        return said
+        return {"said": said, "seconds": self.seconds}
 
     def _made(self) -> nn.Module:
         if self._compact is None:

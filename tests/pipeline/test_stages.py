@@ -180,7 +180,7 @@ def test_an_interrupted_adjustment_leaves_the_repaired_network(
 
     run, env, _ = begin("adjust.epochs=1")
     found = stages.search(run, env)
-    monkeypatch.setattr(stages, "adjust", interrupted)
+    monkeypatch.setattr(stages, "train_", interrupted)
     networks = stages.repair(run, env, found)
     assert [network.stage for network in networks] == ["pruned", "repaired"]
     assert not run.is_complete

@@ -1,0 +1,31 @@
+"""One process at a time works in a run's folder."""
+
+import os
+import sys
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+
+def lock(folder: Path) -> None:
+    """Keep other processes from working on the run in ``folder`` until this process ends.
+
+    Raises:
+        ValueError: Another process does so already.
+    """
+    # Windows keeps no lock that its death would free as surely.
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        os.close(handle)
+        raise ValueError(
+            f"another process is at work on the run in {folder.parent}; wait until it has ended, "
+            "or end it first"
+        ) from error
+    except OSError:
+        # A file system that knows no locks is no reason not to run.
+        os.close(handle)
