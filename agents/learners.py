@@ -86,9 +86,10 @@ class Ddpg(Searcher):
 
     Attributes:
         settings: The settings of the agent.
-        warm_start: Whether the first episode is that of ``error_curves``. Where there is a policy
-            to begin from, the next is that policy. The actor is trained to imitate the better of
-            them, and the warm-up explores around the actor instead of uniformly.
+        warm_start: Whether the first episode is that of ``error_curves``; without a budget, which
+            it needs, it is not. Where there is a policy to begin from, the next is that policy. The
+            actor is trained to imitate the better of them, the replay buffer holds both, and the
+            warm-up explores around the actor instead of uniformly.
         name: The name in tables and files.
     """
 
@@ -125,7 +126,7 @@ class Ddpg(Searcher):
     def _plans(self, recorder: Recorder) -> list[Mapping[str, int]]:
         """The policies to begin with, as the numbers of channels to keep."""
         plans: list[Mapping[str, int]] = []
-        if self.warm_start:
+        if self.warm_start and recorder.pruning.budget:
             plans.append(allocate(recorder.pruning))
         if recorder.start:
             plans.append(recorder.start)

@@ -33,15 +33,16 @@ AGENTS: Mapping[str, Callable[..., Searcher]] = {
     "ddpg": partial(
         _ddpg,
         "ddpg",
+        warm_start=True,
         gamma=0.0,
         actor_learning_rate=1e-3,
         gradient_steps=2,
         warmup_episodes=30,
-        sigma=0.3,
-        sigma_decay=0.985,
+        sigma=0.1,
+        sigma_decay=0.99,
         replay_episodes=400,
         scale_rewards=True,
-        imitated_episodes=5,
+        imitated_episodes=1,
     ),
     "td3": partial(
         _learner, "td3", learning_rate=1e-3, learning_starts=100, batch_size=64, gamma=1.0

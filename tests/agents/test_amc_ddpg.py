@@ -203,6 +203,23 @@ def buffer_with(
     return buffer
 
 
+def test_a_demonstration_counts_as_an_episode_that_was_played() -> None:
+    seen, executed = np.random.default_rng(0).random((2, 3), np.float32), np.array([0.25, 1.0])
+    buffer = buffer_with(-3.0)
+    buffer.demonstrate_(seen, executed, reward=2.0)
+    assert buffer.size() == 4
+    steps = buffer.episodes[-1]
+    assert steps.actions.flatten().tolist() == [-0.5, 1.0]
+    assert steps.rewards.flatten().tolist() == [2.0, 2.0]
+    assert steps.dones.flatten().tolist() == [0.0, 1.0]
+    assert np.array_equal(steps.next_observations[0], steps.observations[1])
+    best, wanted = buffer.best(1)
+    assert np.array_equal(best.numpy(), seen)
+    assert wanted.flatten().tolist() == [-0.5, 1.0]
+    with pytest.raises(ValueError, match="the executed action is 1.5; it must be in"):
+        buffer.demonstrate_(seen, np.array([0.25, 1.5]), reward=2.0)
+
+
 def test_the_first_baseline_is_the_mean_of_the_batch():
     rewards = buffer_with([1.0, 3.0]).sample(32).rewards
     assert rewards.mean().item() == pytest.approx(0, abs=1e-6)
