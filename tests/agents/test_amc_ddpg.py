@@ -205,7 +205,7 @@ def buffer_with(
 
 def test_a_demonstration_counts_as_an_episode_that_was_played() -> None:
     seen, executed = np.random.default_rng(0).random((2, 3), np.float32), np.array([0.25, 1.0])
-    buffer = buffer_with(-3.0)
+    buffer = buffer_with([-3.0])
     buffer.demonstrate_(seen, executed, reward=2.0)
     assert buffer.size() == 4
     steps = buffer.episodes[-1]
@@ -216,7 +216,7 @@ def test_a_demonstration_counts_as_an_episode_that_was_played() -> None:
     best, wanted = buffer.best(1)
     assert np.array_equal(best.numpy(), seen)
     assert wanted.flatten().tolist() == [-0.5, 1.0]
-    with pytest.raises(ValueError, match="the executed action is 1.5; it must be in"):
+    with pytest.raises(ValueError, match=r"the executed action is 1\.5; it must be in"):
         buffer.demonstrate_(seen, np.array([0.25, 1.5]), reward=2.0)
 
 
