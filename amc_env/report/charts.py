@@ -31,7 +31,7 @@ def episodes(found: Episodes) -> go.Figure:
         **dots,
     )
     figure.update_layout(yaxis_title="reward", yaxis2_title="accuracy", xaxis2_title="episode")
-    return figure.update_layout(yaxis2_tickformat=".0%")
+    return figure.update_layout(yaxis2_tickformat=".1%")
 
 
 def channels(details: Details) -> go.Figure:
