@@ -71,6 +71,20 @@ class SearchResult:
     seconds: float
     is_complete: bool
 
+    @override
+    def __repr__(self) -> str:
+        """A short summary with a line for each group; modules and episodes are left out."""
+        best = self.best
+        head = (
+            f"{self.policy.model}: {best.flops_ratio:.3f} of the MACs and {best.params_ratio:.3f} "
+            f"of the parameters are left; {best.accuracy:.2%} of the validation images are right, "
+            f"reward {best.reward:.4f}, episode {best.number} of {len(self.episodes)}, "
+            f"{self.seconds:.0f} s"
+        )
+        rows = [(g.name, f"{len(g.kept)} of {g.channels}") for g in self.policy.groups]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join([head, *(f"  {name:<{width}}  {kept}" for name, kept in rows)])
+
     def realised(self, env: ChannelPruningEnv, *, finalists: int = 5) -> "SearchResult":
         """This result with its best policy repaired layer by layer; see :func:`realise`.
 

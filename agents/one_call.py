@@ -1,11 +1,14 @@
 """The whole way for one's own network in one call."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from rich.console import Console
 from torch import nn
 
-from agents.episodes import Listener, SearchResult
+from agents.episodes import Episode, Listener, SearchResult
+from agents.progress import progress as shown_progress
 from agents.searcher import Searcher
 from agents.table import make_agent
 from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, Split
@@ -31,6 +34,7 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
     seed: int = 0,
     on_episode: Listener | None = None,
     log: Path | None = None,
+    progress: bool = False,
 ) -> SearchResult:
     """Search for the best policy of a trained network and make its compact network.
 
@@ -56,6 +60,7 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
         seed: Seed of the agent.
         on_episode: Called with every episode as soon as it is finished.
         log: Folder in which a learner writes its learning curves; they are not written if None.
+        progress: Whether to show how far the search is.
 
     Raises:
         ValueError: An argument is wrong, or arguments do not fit together.
@@ -79,5 +84,26 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
         settings=settings,
     )
     searcher = make_agent(agent)
-    result = searcher.search(env, episodes=episodes, seed=seed, on_episode=on_episode, log=log)
+    with _shown(
+        on_episode, total=1 if searcher.is_single else episodes, is_on=progress
+    ) as listener:
+        result = searcher.search(env, episodes=episodes, seed=seed, on_episode=listener, log=log)
     return result.realised(env, finalists=finalists)
+
+
+@contextmanager
+def _shown(listener: Listener | None, *, total: int, is_on: bool) -> Iterator[Listener | None]:
+    """The listener, which also shows the progress of the search where it is on."""
+    if not is_on:
+        yield listener
+        return
+    best: list[float] = []
+    with shown_progress(Console(), "searching", total=total) as advance:
+
+        def tell(episode: Episode) -> None:
+            if listener:
+                listener(episode)
+            best[:] = [max([*best, episode.reward])]
+            advance(f"best reward {best[0]:.4f}")
+
+        yield tell

@@ -1,17 +1,16 @@
 """What a run shows in a terminal: progress while it works, a table at its end."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
-from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.status import Status
 from rich.table import Table
 from torch import nn
 
+import agents.progress
 from pipeline.accuracies import Accuracies
 from pipeline.picture import Point
 
@@ -39,27 +38,7 @@ class Row:
     is_kept: bool = False
 
 
-class Advance(Protocol):
-    """Advances a progress bar by one step."""
-
-    def __call__(self, note: str) -> None:
-        """Count one finished step and show ``note`` beside the bar."""
-        ...
-
-
-@contextmanager
-def progress(title: str, *, total: int) -> Iterator[Advance]:
-    """Show a progress bar of ``total`` steps."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=CONSOLE) as bars:
-        task = bars.add_task(f"{title:<22}", total=total, note="")
-        yield lambda note: bars.update(task, advance=1, note=note)
+progress = partial(agents.progress.progress, CONSOLE)
 
 
 def say(line: str) -> None:

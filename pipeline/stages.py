@@ -226,7 +226,7 @@ def _search(
     agent = run.parts.compared[name] if name else run.parts.agent
     title = name or run.parts.names["agent"]
     total = 1 if agent.is_single else config.search.episodes
-    best = float("-inf")
+    best: Episode | None = None
     with (
         explained(
             f"searching with {title}",
@@ -238,10 +238,11 @@ def _search(
 
         def tell(episode: Episode) -> None:
             nonlocal best
-            best = max(best, episode.reward)
+            best = max(best, episode, key=lambda one: one.reward) if best else episode
             if on_episode:
                 on_episode(episode)
-            advance(f"best reward {best:.4f}")
+            accuracy = f"{best.accuracy:.2%} of validation images right"
+            advance(f"best reward {best.reward:.4f}, {accuracy}")
 
         result = agent.search(
             env,

@@ -275,3 +275,24 @@ def test_mistakes_are_refused_in_one_sentence() -> None:
         found(calibration=[CALIBRATION.inputs])
     with pytest.raises(ValueError, match="episodes is 0; give at least 1"):
         found(episodes=0)
+
+
+def test_a_result_prints_what_it_keeps_and_no_module() -> None:
+    result = by_tensors()
+    lines = repr(result).splitlines()
+    assert lines[0].startswith(f"Plain: {result.best.flops_ratio:.3f} of the MACs and ")
+    kept = result.policy.counts
+    widths = {"stem": 8, "wide": 12, "last": 10}
+    expected = [[name, str(kept[name]), "of", str(n)] for name, n in widths.items()]
+    assert [line.split() for line in lines[1:]] == expected
+
+
+def test_progress_is_shown_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[int] = []
+    result = found(progress=True, on_episode=lambda episode: told.append(episode.number))
+    assert told == [1, 2, 3, 4]
+    last = capsys.readouterr().out.splitlines()[-1]
+    best = max(episode.reward for episode in result.episodes)
+    assert last == f"searching: 4 of 4, best reward {best:.4f}"
+    found()
+    assert capsys.readouterr().out == ""
