@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, get_args
@@ -10,7 +10,7 @@ from typing import Any, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR
 
 from amc_env.augmentation import augmented
 from amc_env.calibration.hooks import evaluating
@@ -33,6 +33,8 @@ class TrainingSettings:
         learning_rate: The highest learning rate, for steps of ``batch`` samples; it falls to 0
             along a cosine. Where batches are made smaller, it is made smaller in proportion (Goyal
             et al., "Accurate, Large Minibatch SGD", 2017, section 2.1).
+        milestones: Numbers of epochs, ascending, after each of which the learning rate is divided
+            by 10, in place of the cosine; none for the cosine.
         warmup: Share of all steps over which the learning rate first rises linearly; 0 for none.
         batch: Samples in a step.
         min_steps: Fewest steps in an epoch. Where there are too few samples for them, batches
@@ -53,6 +55,7 @@ class TrainingSettings:
 
     epochs: int = 10
     learning_rate: float = 0.05
+    milestones: Sequence[int] = ()
     warmup: float = 0.0
     batch: int = 64
     min_steps: int = 1
@@ -70,6 +73,10 @@ class TrainingSettings:
         laws = {
             "epochs": (self.epochs >= 0, "at least 0"),
             "learning_rate": (0 < self.learning_rate < float("inf"), "positive and finite"),
+            "milestones": (
+                list(self.milestones) == sorted({m for m in self.milestones if m >= 1}),
+                "numbers of epochs in ascending order, as [40, 70]",
+            ),
             "warmup": (0 <= self.warmup <= 1, "from 0 to 1"),
             "batch": (self.batch >= 1, "at least 1"),
             "min_steps": (self.min_steps >= 1, "at least 1"),
@@ -371,9 +378,12 @@ def _batches(
 def _schedules(
     optimizer: torch.optim.Optimizer, settings: TrainingSettings, *, steps: int
 ) -> list[LRScheduler]:
-    """Schedules whose factors multiply: the warm-up's, if there is one, and the cosine's."""
+    """Schedules whose factors multiply: the warm-up's, if there is one, and what follows it."""
     rising = ceil(settings.warmup * steps)
-    cosine = CosineAnnealingLR(optimizer, steps)
+    falling: LRScheduler = CosineAnnealingLR(optimizer, steps)
+    if settings.milestones:
+        in_epoch = steps // settings.epochs
+        falling = MultiStepLR(optimizer, [in_epoch * epoch for epoch in settings.milestones])
     if not rising:
-        return [cosine]
-    return [cosine, LinearLR(optimizer, start_factor=1 / (rising + 1), total_iters=rising)]
+        return [falling]
+    return [falling, LinearLR(optimizer, start_factor=1 / (rising + 1), total_iters=rising)]

@@ -1,4 +1,5 @@
 import io
+import re
 import time
 from dataclasses import replace
 from math import log
@@ -113,6 +114,15 @@ def test_the_learning_rate_rises_in_the_warm_up_and_falls_along_a_cosine(
     assert rates(monkeypatch, settings, 16) == pytest.approx(expected, abs=1e-3)
 
 
+def test_the_learning_rate_falls_in_steps_where_milestones_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = TrainingSettings(
+        epochs=4, learning_rate=1.0, batch=8, milestones=[1, 3], precision="float32"
+    )
+    assert rates(monkeypatch, settings, 16) == pytest.approx([1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01])
+
+
 def test_a_long_gradient_is_scaled_down(monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
     step = torch.optim.SGD.step
@@ -172,6 +182,8 @@ def test_nothing_is_held_out_of_what_calibration_needs() -> None:
     [
         ("epochs", -1),
         ("learning_rate", 0.0),
+        ("milestones", [40, 30]),
+        ("milestones", [0]),
         ("warmup", 1.5),
         ("batch", 0),
         ("min_steps", 0),
@@ -185,7 +197,7 @@ def test_nothing_is_held_out_of_what_calibration_needs() -> None:
     ],
 )
 def test_bad_settings_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name} is {value}; it must be"):
+    with pytest.raises(ValueError, match=re.escape(f"{name} is {value}; it must be")):
         TrainingSettings(**{name: value})  # type: ignore[arg-type]
 
 
