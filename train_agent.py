@@ -35,6 +35,7 @@ def run_job(job: Job) -> int:
     from pipeline import budgets, report, stages
     from pipeline.config import RunConfig
     from pipeline.run import Run
+    from pipeline.scratch import from_scratch
     from pipeline.trust import trust
 
     run = stages.start(RunConfig.of(job.settings), job.folder, job.overrides)
@@ -47,6 +48,7 @@ def run_job(job: Job) -> int:
         rivals = stages.compare(run, env)
         networks = stages.repair(run, env, networks)
         networks = stages.finetune(run, env, networks, data)
+        rivals += from_scratch(run, networks[-1], data)
         report.warn_of_rivals(run, env, networks, rivals)
         return report.finish(run, env, data, networks, rivals)
 

@@ -279,6 +279,7 @@ class RunConfig(_Section):
     search: SearchSection
     base: BaseSection
     finetune: TrainingSection
+    scratch: BaseSection
     adjust: AdjustSection  # after what it takes values from
     seed: int = Field(ge=0)
     threads: int = Field(ge=0)

@@ -14,7 +14,7 @@ from pipeline.config import Parts, RunConfig
 from pipeline.folder import RunFolder
 from pipeline.journal import Journal
 
-Stage = Literal["pruned", "repaired", "finetuned"]
+Stage = Literal["pruned", "repaired", "finetuned", "from scratch"]
 
 
 @dataclass(kw_only=True, eq=False)

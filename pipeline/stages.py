@@ -189,14 +189,7 @@ def finetune(
     config, last = run.config, networks[-1]
     if not run.is_complete or not config.finetune.epochs or last.stage != "repaired":
         return [*networks]
-    split = config.split
-    fitted, held_out = hold_out(
-        data.train,
-        calibration=split.calibration,
-        validation=split.validation,
-        selection=split.selection,
-        seed=config.seed,
-    )
+    fitted, held_out = fine_tuning_split(run, data)
     # The repaired network has to survive, for it may turn out to be the better one.
     tuned = copy.deepcopy(last.result.compact)
     if not _finetune_(run, tuned, env.graph.model, fitted):
@@ -213,6 +206,18 @@ def finetune(
         f"the {choose(measured).stage} network is kept"
     )
     return [*networks[:-1], *measured]
+
+
+def fine_tuning_split(run: Run, data: Dataset) -> tuple[Split, Split]:
+    """Training images to fine-tune on, and others to compare networks on."""
+    split = run.config.split
+    return hold_out(
+        data.train,
+        calibration=split.calibration,
+        validation=split.validation,
+        selection=split.selection,
+        seed=run.config.seed,
+    )
 
 
 def _search(

@@ -1,5 +1,8 @@
 """Weights of a network that nothing has trained yet."""
 
+from typing import Any
+
+import torch
 from torch import nn
 
 
@@ -16,3 +19,28 @@ def he_init_(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def forget_training_(model: nn.Module, *, seed: int) -> None:
+    """Give every layer and norm fresh weights, as if the network had just been built.
+
+    Raises:
+        ValueError: A parameter belongs to no layer that can draw its weights anew.
+    """
+    able = [module for module in model.modules() if callable(_reset_of(module))]
+    known = {id(p) for module in able for p in module.parameters(recurse=False)}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in known:
+            raise ValueError(
+                f"{name} is a parameter of no layer of PyTorch's, and nothing says how it is "
+                "drawn; such a network cannot be trained from scratch here"
+            )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in able:
+            _reset_of(module)()
+        he_init_(model)
+
+
+def _reset_of(module: nn.Module) -> Any:
+    return getattr(module, "reset_parameters", None)

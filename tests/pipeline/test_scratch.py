@@ -1,0 +1,26 @@
+"""A run that also trains the found architecture from fresh weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import CONFIGS
+from pipeline.command import read_jobs, run_jobs
+from train_agent import run_job
+
+SHORT = ["base.epochs=3", "agent=uniform", "search.compare=[]", "adjust.epochs=0", "report=false",
+         "finetune.epochs=1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_it_is_shown_beside_the_others_and_not_exported(tmp_path: Path, epochs: int) -> None:
+    arguments = [*SHORT, f"scratch.epochs={epochs}", f"folder={tmp_path / 'run'}"]
+    assert run_jobs(read_jobs(arguments, CONFIGS), run_job) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    accuracies, costs = metrics["test_accuracies"], metrics["network_flops"]
+    assert ("uniform, from scratch" in accuracies) is bool(epochs)
+    assert metrics["kept"] in ("repaired", "finetuned")
+    if epochs:
+        assert costs["uniform, from scratch"] == costs["uniform, repaired"]
+        assert 0.2 < accuracies["uniform, from scratch"] != accuracies["uniform, repaired"]
