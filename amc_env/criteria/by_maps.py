@@ -5,6 +5,7 @@ The score of a group is the mean over its producers of the scores of their maps.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,10 +14,11 @@ from typing_extensions import override
 from amc_env.calibration import Calibration
 from amc_env.criteria.criterion import Criterion
 from amc_env.criteria.maps import chip, hrank
-from amc_env.information.aura import Bins, bins_for, check_bins
+from amc_env.information.aura import Bins, bins_for, check_bins, live_channels, spatial_entropy
 from amc_env.information.class_mi import class_mi, class_mi_excess
 from amc_env.information.label_grid import Orient, grid_mi, label_grids
 from amc_env.information.renyi import Width, renyi_mi
+from amc_env.names import check_name
 from amc_env.structure import ChannelGroup
 
 
@@ -26,7 +28,8 @@ class AuraInformation(Criterion):
 
     ``grid_mi`` of Musat and Andonie, "Spatial Aura Entropy", 2023, with 128 bins as in their
     experiments, or with the number that ``bins_for`` chooses (``"auto"``). Maps of a single pixel
-    are refused.
+    are refused. ``samples`` is how many calibration samples are read, from the first; all if None
+    (the paper reads 100).
     """
 
     name = "mi_aura"
@@ -34,16 +37,19 @@ class AuraInformation(Criterion):
     needs_labels = True
     bins: Bins = 128
     orient: Orient = "columns"
+    samples: int | None = None
 
     def __post_init__(self) -> None:
         check_bins(self.bins)
+        _check_samples(self.samples)
 
     @override
     def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
-        labels = calibration.known_labels()
-        classes = int(labels.max()) + 1
+        known = calibration.known_labels()
+        classes, labels = int(known.max()) + 1, known[: self.samples]
 
         def score(maps: Tensor) -> Tensor:
+            maps = maps[: self.samples]
             height, width = maps.shape[-2:]
             if height * width == 1:
                 raise ValueError(
@@ -92,7 +98,8 @@ class KernelInformation(Criterion):
     """Mutual information with the class by Rényi's matrix-based entropy (HRel).
 
     Its cost grows with the cube of the number of samples. Musat and Andonie, "Spatial Aura
-    Entropy", 2023, replace it by ``mi_aura``.
+    Entropy", 2023, replace it by ``mi_aura``. ``samples`` is how many calibration samples are read,
+    from the first; all if None.
     """
 
     name = "hrel"
@@ -100,13 +107,61 @@ class KernelInformation(Criterion):
     needs_labels = True
     alpha: float = 1.01
     width: Width = "mean"
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_samples(self.samples)
+        given: object = self.width
+        if isinstance(given, list):
+            # A configuration file has lists only.
+            object.__setattr__(self, "width", tuple(given))
 
     @override
     def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
-        labels = calibration.known_labels()
+        labels = calibration.known_labels()[: self.samples]
 
         def score(maps: Tensor) -> Tensor:
+            maps = maps[: self.samples]
             return renyi_mi(maps, labels.to(maps.device), alpha=self.alpha, width=self.width)
+
+        return _mean_over_producers(group, calibration, score)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapEntropy(Criterion):
+    """Spatial entropy of a channel's maps; those of high or of low entropy stay.
+
+    ``spatial_entropy`` of Musat and Andonie, "Pruning Convolutional Filters via Reinforcement
+    Learning with Entropy Minimization", 2023, whose outlook names it as a criterion. Channels that
+    do not vary have no entropy and go first. Maps of a single pixel are refused.
+
+    Attributes:
+        keeps: Which channels stay, those of ``high`` or of ``low`` entropy.
+        bins: Grey levels of a map; ``"auto"`` follows from the number of pairs of pixels.
+        samples: How many calibration samples are read, from the first; all if None.
+    """
+
+    name = "spatial_entropy"
+    needs_samples = True
+    keeps: Literal["high", "low"] = "high"
+    bins: Bins = "auto"
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        check_name("keeps", self.keeps, ("high", "low"))
+        check_bins(self.bins)
+        _check_samples(self.samples)
+
+    @override
+    def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
+        def score(maps: Tensor) -> Tensor:
+            maps = maps[: self.samples]
+            if maps[0, 0].numel() == 1:
+                raise ValueError("its maps are a single pixel, which has no neighbour")
+            entropies = spatial_entropy(maps, bins=bins_for(maps, self.bins))
+            scores = entropies if self.keeps == "high" else -entropies
+            # An entropy lies between 0 and 1.
+            return torch.where(live_channels(maps), scores, scores.new_tensor(-2.0))
 
         return _mean_over_producers(group, calibration, score)
 
@@ -159,6 +214,11 @@ class FirstOrderTaylor(Criterion):
                 changes = (maps.double() * gradients.double()).flatten(2).sum(2)
                 total += changes.abs().sum(0).cpu()
         return total / (calibration.samples * len(group.producers))
+
+
+def _check_samples(samples: int | None) -> None:
+    if samples is not None and samples < 1:
+        raise ValueError(f"samples is {samples}; give at least 1, or none for all")
 
 
 def _mean_over_producers(

@@ -10,6 +10,7 @@ from amc_env.criteria.by_maps import (
     ClassInformation,
     FirstOrderTaylor,
     KernelInformation,
+    MapEntropy,
     MapRank,
 )
 from amc_env.criteria.by_reconstruction import ReconstructionLoss
@@ -26,6 +27,7 @@ CRITERIA: Mapping[str, Callable[..., Criterion]] = {
     "capacity": Capacity,
     "fpgm": GeometricMedian,
     "hrank": MapRank,
+    "spatial_entropy": MapEntropy,
     "chip": ChannelIndependence,
     "taylor": FirstOrderTaylor,
     "bn_scale": NormScale,

@@ -1,6 +1,7 @@
 """Every criterion by its name is held to the same law."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -184,6 +185,7 @@ WHY = {
     "capacity": "only one of its kernels is not zero and its filter is far from the others",
     "fpgm": "its filter is far from the others, that of channel 1 lies among them",
     "hrank": "its maps have full rank, those of channel 1, outer products, have rank 1",
+    "spatial_entropy": "neighbouring pixels are independent in its maps, a ramp in channel 1",
     "chip": "its maps are bright and unlike those of other channels",
     "taylor": "its maps are bright and the loss depends on them",
     "bn_scale": "its batch norm has the scale 2 against 0.5",
@@ -239,6 +241,52 @@ def test_a_channel_that_matters_ranks_clearly_above_one_that_does_not(
     scores = channel_scores(make_criterion(name, options), *ordered)
     why, margin = WHY[name], 0.2 * (scores.max() - scores.min())
     assert scores[0] > scores[1] + margin, why
+
+
+def test_the_entropy_that_stays_is_a_choice_and_dead_channels_go_first(
+    ordered: tuple[ChannelGroup, Calibration],
+) -> None:
+    group, calibration = ordered
+    high, low = (
+        channel_scores(make_criterion("spatial_entropy", {"keeps": keeps}), group, calibration)
+        for keeps in ("high", "low")
+    )
+    assert torch.equal(low, -high)
+    model = copy.deepcopy(calibration.model)
+    with torch.no_grad():
+        model.get_submodule("norm").weight[4] = 0.0
+    dead = replace(calibration, model=model)
+    for keeps in ("high", "low"):
+        criterion = make_criterion("spatial_entropy", {"keeps": keeps})
+        assert channel_scores(criterion, group, dead).argmin() == 4
+
+
+@pytest.mark.parametrize("name", ["mi_aura", "hrel", "spatial_entropy"])
+def test_scores_of_some_samples_are_those_of_a_calibration_on_them(
+    name: str, ordered: tuple[ChannelGroup, Calibration]
+) -> None:
+    group, calibration = ordered
+    labels, (batch,) = calibration.known_labels(), calibration.batches
+    few = calibrate(
+        calibration.model,
+        [batch[:40]],
+        layers=repaired_layers(ChannelGraph(calibration.model, batch[:2])),
+        labels=labels[:40],
+    )
+    bins = {} if name == "hrel" else {"bins": 16}
+    chosen = channel_scores(make_criterion(name, {**bins, "samples": 40}), group, calibration)
+    assert torch.equal(chosen, channel_scores(make_criterion(name, bins), group, few))
+    assert not torch.equal(chosen, channel_scores(make_criterion(name, bins), group, calibration))
+    with pytest.raises(ValueError, match="samples is 0; give at least 1"):
+        make_criterion(name, {"samples": 0})
+
+
+def test_the_width_by_nearest_neighbours_comes_from_a_list_too(
+    ordered: tuple[ChannelGroup, Calibration],
+) -> None:
+    by_list, by_tuple = (make_criterion("hrel", {"width": w}) for w in (["knn", 5], ("knn", 5)))
+    assert by_list == by_tuple
+    assert channel_scores(by_list, *ordered).isfinite().all()
 
 
 def test_random_scores_rank_every_channel_above_another_half_of_the_time(
