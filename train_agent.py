@@ -32,23 +32,21 @@ def run_job(job: Job) -> int:
     """Run the stages of one job; an interruption keeps what there is."""
     # The stages import PyTorch, which takes seconds; the settings are checked before that.
     from amc_env import ChannelPruningEnv
-    from pipeline import budgets, report, stages
+    from pipeline import budgets, report, scratch, stages, trust
     from pipeline.config import RunConfig
     from pipeline.run import Run
-    from pipeline.scratch import from_scratch
-    from pipeline.trust import trust
 
     run = stages.start(RunConfig.of(job.settings), job.folder, job.overrides)
     model, data = stages.base_model(run)
     env = stages.environment(run, model, data)
 
     def run_budget(run: Run, env: ChannelPruningEnv) -> dict[str, Any]:
-        trust(run, env)
+        trust.trust(run, env)
         networks = stages.search(run, env)
         rivals = stages.compare(run, env)
         networks = stages.repair(run, env, networks)
         networks = stages.finetune(run, env, networks, data)
-        rivals += from_scratch(run, networks[-1], data)
+        rivals += scratch.from_scratch(run, networks[-1], data)
         report.warn_of_rivals(run, env, networks, rivals)
         return report.finish(run, env, data, networks, rivals)
 
