@@ -382,7 +382,7 @@ def _schedules(
     rising = ceil(settings.warmup * steps)
     falling: LRScheduler = CosineAnnealingLR(optimizer, steps)
     if settings.milestones:
-        in_epoch = steps // settings.epochs
+        in_epoch = steps // max(1, settings.epochs)
         falling = MultiStepLR(optimizer, [in_epoch * epoch for epoch in settings.milestones])
     if not rising:
         return [falling]

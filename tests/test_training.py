@@ -121,6 +121,7 @@ def test_the_learning_rate_falls_in_steps_where_milestones_are_given(
         epochs=4, learning_rate=1.0, batch=8, milestones=[1, 3], precision="float32"
     )
     assert rates(monkeypatch, settings, 16) == pytest.approx([1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01])
+    assert rates(monkeypatch, replace(settings, epochs=0), 16) == []
 
 
 def test_a_long_gradient_is_scaled_down(monkeypatch: pytest.MonkeyPatch) -> None:
