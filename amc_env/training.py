@@ -120,10 +120,14 @@ def fit_(
     thread, in a stated precision, the same seed gives the same weights.
 
     Raises:
-        ValueError: The loss is not a number; the learning rate may be too high. Or there is no
-            teacher to distil from.
+        DivergedError: The loss is not a number.
+        ValueError: There is no teacher to distil from.
     """
     Training(model, split, settings, teacher=teacher, seed=seed).run_(on_epoch)
+
+
+class DivergedError(ValueError):
+    """The loss of a training is not a number; the learning rate may be too high."""
 
 
 class Training:
@@ -179,7 +183,7 @@ class Training:
             on_epoch: Receives the number of each finished epoch, from 1, and its mean loss.
 
         Raises:
-            ValueError: The loss is not a number; the learning rate may be too high.
+            DivergedError: The loss is not a number.
         """
         try:
             while not self.is_finished:
@@ -220,7 +224,7 @@ class Training:
         losses = [self._trainer.step_(images, labels) for images, labels in batches]
         loss = sum(losses) / len(losses)
         if loss != loss:
-            raise ValueError(
+            raise DivergedError(
                 f"the loss of epoch {self.epoch + 1} is {loss}; try a smaller learning_rate than "
                 f"{self.settings.learning_rate}"
             )

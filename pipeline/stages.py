@@ -20,7 +20,7 @@ from amc_env.evaluation import Evaluator
 from amc_env.models import MODELS, load_checkpoint_
 from amc_env.models.lookup import MODEL
 from amc_env.policy import ModelSource
-from amc_env.training import Training
+from amc_env.training import DivergedError, Training
 from amc_env.trust import spread_policies
 from pipeline import history
 from pipeline.config import RunConfig
@@ -285,6 +285,9 @@ def _adjusted(
         adjusted = better(env, compact, training.model, repaired.best.counts)
     except KeyboardInterrupt:
         run.is_complete = False
+        return repaired
+    except DivergedError as error:
+        say(f"the adjustment is given up, for {error}; the repaired network is kept")
         return repaired
     if adjusted is compact:
         say("the adjusted network has no greater reward; the repaired one is kept")
