@@ -74,7 +74,8 @@ def read_finished(folder: Path, model: str | None) -> Finished:
 
 def any_batch(inputs: tuple[Tensor, ...]) -> tuple[dict[int, object], ...]:
     """The ``dynamic_shapes`` of inputs whose first dimension is a batch of any size."""
-    batch = torch.export.Dim("batch")
+    # Without a greatest size, PyTorch 2.6 finds a guard that the very largest number breaks.
+    batch = torch.export.Dim("batch", max=2**31 - 1)
     return tuple({0: batch} for _ in inputs)
 
 

@@ -21,6 +21,8 @@ def compact(x: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> nn.Mod
     return leave_run(tmp_path_factory.mktemp("run"), model, x)
 
 
+# What an old onnxscript warns of when torch looks for it is no matter of the network's.
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_it_is_compiled(compact: nn.Module, x: torch.Tensor) -> None:
     torch.compiler.reset()
     with torch.no_grad():
