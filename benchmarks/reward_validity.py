@@ -27,7 +27,7 @@ from amc_env.rewards import Reward, SpatialEntropy, UnivariateEntropy, make_rewa
 from amc_env.rewards.layers import LayerSet
 from amc_env.trust import TriedPolicy, rank_correlation, spread_policies, tried
 from amc_env.trust.measure import PARAMETERS_LEFT
-from benchmarks.subjects import Subject, published
+from benchmarks.subjects import Subject, add_published_options, published
 
 SETS: tuple[LayerSet, ...] = ("all", "pruned", "outputs", "last")
 _RESAMPLES = 1000
@@ -138,11 +138,8 @@ def _cell(statistic: Callable[..., float], *columns: Sequence[float]) -> str:
 def main() -> None:
     """Try the policies and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="holds models/ and, without --data, data/")
+    add_published_options(parser, model="cifar_resnet20")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tried policies")
-    parser.add_argument("--data", type=Path, help="an .npz of all images")
-    parser.add_argument("--model", default="cifar_resnet20")
-    parser.add_argument("--flops", type=float, default=0.5)
     parser.add_argument("--criterion", default="l2")
     parser.add_argument("--policies", type=int, default=100)
     parser.add_argument("--calibration", type=int, default=1000)

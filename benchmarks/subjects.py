@@ -1,5 +1,6 @@
 """The networks that are pruned: trained, and with data to calibrate and to test them."""
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,14 @@ def published(folder: Path, name: str, *, data: Path | None = None) -> Subject:
         # The channels of the residual stream stay, as in He et al. (2018).
         ignore=("conv1",),
     )
+
+
+def add_published_options(parser: argparse.ArgumentParser, *, model: str) -> None:
+    """Let a command choose a network that :func:`published` knows, by default ``model``."""
+    parser.add_argument("folder", type=Path, help="holds models/ and, without --data, data/")
+    parser.add_argument("--data", type=Path, help="an .npz of all images")
+    parser.add_argument("--model", default=model)
+    parser.add_argument("--flops", type=float, default=0.5, help="share of the MACs that may stay")
 
 
 def trained_digits(*, epochs: int = 5) -> Subject:

@@ -17,7 +17,7 @@ from amc_env.evaluation import Evaluator
 from amc_env.training import TrainingSettings
 from benchmarks.searches.report import markdown, reached
 from benchmarks.searches.search import Found, environment, search
-from benchmarks.subjects import Subject, published
+from benchmarks.subjects import Subject, add_published_options, published
 
 # As in the experiments of configs/experiment.
 ADJUSTMENT = TrainingSettings(
@@ -62,11 +62,8 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="holds models/ and, without --data, data/")
+    add_published_options(parser, model="cifar_resnet56")
     parser.add_argument("--out", type=Path, required=True, help="folder of the searches' files")
-    parser.add_argument("--data", type=Path, help="an .npz of all images")
-    parser.add_argument("--model", default="cifar_resnet56")
-    parser.add_argument("--flops", type=float, default=0.5)
     parser.add_argument("--reward", default="loss")
     parser.add_argument(
         "--agents", nargs="*", default=["ddpg"],
