@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from torch import nn
 
-from agents.episodes import Episode, Listener, SearchResult
+from agents.episodes import Listener, SearchResult
+from agents.progress import following
 from agents.progress import progress as shown_progress
 from agents.searcher import Searcher
 from agents.table import make_agent
@@ -97,13 +98,5 @@ def _shown(listener: Listener | None, *, total: int, is_on: bool) -> Iterator[Li
     if not is_on:
         yield listener
         return
-    best: list[float] = []
     with shown_progress(Console(), "searching", total=total) as advance:
-
-        def tell(episode: Episode) -> None:
-            if listener:
-                listener(episode)
-            best[:] = [max([*best, episode.reward])]
-            advance(f"best reward {best[0]:.4f}")
-
-        yield tell
+        yield following(advance, listener)

@@ -8,6 +8,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from agents.episodes import Episode, Listener
+
 # A log that is read while it grows need not be long.
 _SECONDS = 5.0
 
@@ -36,6 +38,21 @@ def progress(console: Console, title: str, *, total: int) -> Iterator[Advance]:
     with Progress(*columns, console=console) as bars:
         task = bars.add_task(f"{title:<22}", total=total, note="")
         yield lambda note: bars.update(task, advance=1, note=note)
+
+
+def following(advance: Advance, listener: Listener | None = None) -> Listener:
+    """A listener that shows the best episode until then, and passes every episode on."""
+    best: Episode | None = None
+
+    def tell(episode: Episode) -> None:
+        nonlocal best
+        best = max(best, episode, key=lambda one: one.reward) if best else episode
+        if listener:
+            listener(episode)
+        right = f"{best.accuracy:.2%} of validation images right"
+        advance(f"best reward {best.reward:.4f}, {right}")
+
+    return tell
 
 
 class _Lines:

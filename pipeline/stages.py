@@ -10,6 +10,7 @@ from torch import nn
 
 from agents import Episode, SearchResult
 from agents.episodes import Listener
+from agents.progress import following
 from amc_env import ChannelGraph, ChannelPruningEnv, Policy, PruningData
 from amc_env.data import Split
 from amc_env.data.datasets import DATASET, Dataset
@@ -231,7 +232,6 @@ def _search(
     agent = run.parts.compared[name] if name else run.parts.agent
     title = name or run.parts.names["agent"]
     total = 1 if agent.is_single else config.search.episodes
-    best: Episode | None = None
     with (
         explained(
             f"searching with {title}",
@@ -240,20 +240,11 @@ def _search(
         ),
         progress(f"searching: {title}", total=total) as advance,
     ):
-
-        def tell(episode: Episode) -> None:
-            nonlocal best
-            best = max(best, episode, key=lambda one: one.reward) if best else episode
-            if on_episode:
-                on_episode(episode)
-            accuracy = f"{best.accuracy:.2%} of validation images right"
-            advance(f"best reward {best.reward:.4f}, {accuracy}")
-
         result = agent.search(
             env,
             episodes=config.search.episodes,
             seed=config.seed,
-            on_episode=tell,
+            on_episode=following(advance, on_episode),
             log=run.folder.curves if name is None else None,
             start=run.shared.found.get(name),
         )

@@ -22,7 +22,7 @@ def he_init_(model: nn.Module) -> None:
 
 
 def forget_training_(model: nn.Module, *, seed: int) -> None:
-    """Give every layer and norm fresh weights, as if the network had just been built.
+    """Give every layer and norm fresh weights: PyTorch's own, and :func:`he_init_`'s over them.
 
     Raises:
         ValueError: A parameter belongs to no layer that can draw its weights anew.

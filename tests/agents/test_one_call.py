@@ -292,7 +292,8 @@ def test_progress_is_shown_on_demand(capsys: pytest.CaptureFixture[str]) -> None
     result = found(progress=True, on_episode=lambda episode: told.append(episode.number))
     assert told == [1, 2, 3, 4]
     last = capsys.readouterr().out.splitlines()[-1]
-    best = max(episode.reward for episode in result.episodes)
-    assert last == f"searching: 4 of 4, best reward {best:.4f}"
+    best = max(result.episodes, key=lambda episode: episode.reward)
+    right = f"{best.accuracy:.2%} of validation images right"
+    assert last == f"searching: 4 of 4, best reward {best.reward:.4f}, {right}"
     found()
     assert capsys.readouterr().out == ""
