@@ -161,7 +161,7 @@ class MapEntropy(Criterion):
             entropies = spatial_entropy(maps, bins=bins_for(maps, self.bins))
             scores = entropies if self.keeps == "high" else -entropies
             # An entropy lies between 0 and 1.
-            return torch.where(live_channels(maps), scores, scores.new_tensor(-2.0))
+            return torch.where(live_channels(maps), scores, scores.new_full((), -2.0))
 
         return _mean_over_producers(group, calibration, score)
 

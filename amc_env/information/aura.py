@@ -309,7 +309,7 @@ def _symbols(x: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
 def _mean_of_maps(x: Tensor, values: Tensor) -> Tensor:
     """The mean of one value a map (N,) over the maps of a channel (N, H, W) that vary."""
     if x[0].numel() == 1:
-        return values.new_tensor(float("nan"))
+        return values.new_full((), float("nan"))
     low, high = torch.aminmax(x.flatten(1), dim=1)
     varied = values[high > low]
     return varied.mean() if len(varied) else values.new_zeros(())

@@ -30,7 +30,7 @@ def kernel_width(distances: Tensor, *, rule: Width = "mean") -> Tensor:
         ValueError: The rule does not exist or ``k`` is below 1.
     """
     if isinstance(rule, int | float):
-        return distances.new_tensor(rule)
+        return distances.new_full((), rule)
     count = len(distances)
     if count < 2:
         return distances.new_zeros(())

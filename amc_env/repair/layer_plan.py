@@ -102,7 +102,7 @@ class LayerPlan:
             for part, energy in zip(parts, self._energies, strict=True)
         ]
         total = torch.stack(lost).sum(0)
-        return total, total.new_tensor(sum(self._energies))
+        return total, total.new_full((), sum(self._energies))
 
     def _solved(
         self, number: int, kept: Mapping[str, Tensor], outputs: Tensor

@@ -9,8 +9,9 @@ from pipeline import CONFIGS
 from pipeline.command import read_jobs, run_jobs
 from train_agent import run_job
 
-SHORT = ["base.epochs=1", "agent=uniform", "search.compare=[]", "report=false", "finetune.epochs=0",
-         "adjust.epochs=2", "adjust.clip=null", "adjust.precision=float32"]  # fmt: skip
+SHORT = ["base.epochs=1", "base.precision=float32", "env.precision=float32", "agent=uniform",
+         "search.compare=[]", "report=false", "finetune.epochs=0", "adjust.epochs=2",
+         "adjust.clip=null", "adjust.precision=float32"]  # fmt: skip
 
 
 def test_an_adjustment_that_diverges_is_given_up(
