@@ -15,14 +15,17 @@ class ChannelClasses:
     """Equivalence classes of channel ids, solved lazily and all at once."""
 
     def __init__(self) -> None:
-        self._labels = torch.zeros(1, dtype=torch.long)
+        # Longer than the ids that exist, and of each id beyond them the id itself, so that ids can
+        # be added without a copy of all labels.
+        self._labels = torch.arange(1)
         self._count = 1
         self._pending: list[Tensor] = []
-        self._sizes: tuple[Tensor, Tensor] | None = None
+        self._sizes: Tensor | None = None
 
     def fresh(self, count: int) -> Tensor:
         """``count`` ids that no channel had before."""
         self._count += count
+        self._sizes = None
         return torch.arange(self._count - count, self._count)
 
     def unite(self, first: Tensor, second: Tensor) -> None:
@@ -33,24 +36,27 @@ class ChannelClasses:
             # A pair packed into one integer: unique(dim=1) takes seconds on a million pairs.
             pairs = (first[differ] * self._count + second[differ]).unique()
             self._pending.append(torch.stack([pairs // self._count, pairs % self._count]))
+            self._sizes = None
 
     def labels(self) -> Tensor:
-        """The smallest id of every id's class, indexed by id."""
+        """The smallest id of every id's class, indexed by id; a view that further calls change."""
         if len(self._labels) < self._count:
-            # Grown only when asked for: growing with every layer would copy all again each time.
-            self._labels = torch.cat([self._labels, torch.arange(len(self._labels), self._count)])
+            grown = torch.arange(2 * self._count)
+            grown[: len(self._labels)] = self._labels
+            self._labels = grown
+        labels = self._labels[: self._count]
         if self._pending:
-            self._labels = _smallest_connected(self._labels, torch.cat(self._pending, dim=1))
+            _connect_(labels, torch.cat(self._pending, dim=1))
             self._pending = []
-        return self._labels
+        return labels
 
     def sizes(self) -> Tensor:
         """The number of ids in every id's class, indexed by id."""
-        labels = self.labels()
         # A large flatten makes millions of ids, whose counting is not to be done for each question.
-        if self._sizes is None or self._sizes[0] is not labels:
-            self._sizes = (labels, labels.bincount()[labels])
-        return self._sizes[1]
+        if self._sizes is None:
+            labels = self.labels()
+            self._sizes = labels.bincount()[labels]
+        return self._sizes
 
     def canonical(self, ids: Tensor) -> Tensor:
         """``ids`` with each replaced by the smallest of its class; repeats stay repeats."""
@@ -78,18 +84,19 @@ def along(ids: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:
     return ids.view(view).expand(shape)
 
 
-def _smallest_connected(labels: Tensor, edges: Tensor) -> Tensor:
+def _connect_(labels: Tensor, edges: Tensor) -> None:
     """Label every node with the smallest node that ``edges`` and ``labels`` connect it to."""
     # Every round hooks the larger label of each edge to the smaller and then shortens the chains
     # that this makes, so the rounds grow with the logarithm of a chain's length. A union-find in
     # a Python loop would take seconds for the millions of ids behind a large flatten.
-    labels = labels.clone()
-    while True:
-        ends = labels[edges]
+    ends = labels[edges]
+    # A label is no greater than the nodes that bear it, so none before the smallest one changes.
+    # Channels mostly meet soon after they are made, at the end of all ids.
+    last = labels[int(ends.min()) :]
+    while not torch.equal(ends[0], ends[1]):
         low = torch.minimum(ends[0], ends[1])
-        if torch.equal(ends[0], ends[1]):
-            return labels
         labels.scatter_reduce_(0, ends[0], low, "amin")
         labels.scatter_reduce_(0, ends[1], low, "amin")
-        while not torch.equal(jumped := labels[labels], labels):
-            labels = jumped
+        while not torch.equal(jumped := labels[last], last):
+            last.copy_(jumped)
+        ends = labels[edges]

@@ -40,6 +40,18 @@ def test_labels_are_the_connected_components(pairs: list[tuple[int, int]], cut: 
     assert classes.labels().tolist() == expected
 
 
+def test_ids_that_are_added_later_may_meet_the_first() -> None:
+    classes = ChannelClasses()
+    for _ in range(6):
+        ids = classes.fresh(5)
+        classes.unite(ids[:-1], ids[1:])
+        assert classes.canonical(ids).tolist() == [int(ids[0])] * 5
+        assert classes.sizes().tolist() == [1] + [5] * (int(ids[-1]))
+    classes.unite(ids[0], torch.tensor(7))
+    labels = [0, *(first for first in (1, 6, 11, 16, 21) for _ in range(5)), *([6] * 5)]
+    assert classes.labels().tolist() == labels
+
+
 def test_repeats_cost_one_place() -> None:
     spread = along(torch.tensor([4, 5, 6]), (2, 3, 100, 100), 1)
     (narrow,) = narrow_repeats(spread)
