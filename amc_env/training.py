@@ -273,6 +273,28 @@ def expected_seconds(
     return (time.perf_counter() - started) * settings.epochs * settings.steps(len(split))
 
 
+def held_out_loss(
+    model: nn.Module,
+    split: Split,
+    settings: TrainingSettings,
+    *,
+    teacher: nn.Module | None = None,
+    seed: int = 0,
+) -> float:
+    """Mean loss of a network on samples that it was not trained on, augmented as in training.
+
+    The network is in evaluation mode meanwhile, and is not changed.
+
+    Raises:
+        ValueError: As ``fit_`` raises it.
+    """
+    trainer = _Trainer(model, split, settings, teacher)
+    batches = _batches(split, settings, torch.Generator().manual_seed(seed))
+    with evaluating(model):
+        losses = [float(trainer.loss(images, labels)) * len(images) for images, labels in batches]
+    return sum(losses) / len(split)
+
+
 def distillation_loss(scores: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
     r"""How far class probabilities are from a teacher's, softened by a temperature.
 
@@ -322,8 +344,7 @@ class _Trainer:
 
     def step_(self, images: Tensor, labels: Tensor) -> float:
         """Train on a batch once, and return its loss."""
-        images = self._format.arrange(images)
-        loss = self._loss(images, labels)
+        loss = self.loss(images, labels)
         self._optimizer.zero_grad()
         loss.backward()
         if self._settings.clip is not None:
@@ -344,8 +365,9 @@ class _Trainer:
         for schedule, its in zip(self._schedules, state["schedules"], strict=True):
             schedule.load_state_dict(its)
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        settings = self._settings
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of the network on a batch."""
+        settings, images = self._settings, self._format.arrange(images)
         with self._format.computing(images.device):
             scores = self._model(images).float()
             target = None

@@ -171,11 +171,12 @@ def _measure(key: str) -> str:
 
 
 class SplitSection(_Section):
-    """How many training images calibrate, reward episodes, and select among the best policies."""
+    """How many training images serve for what."""
 
     calibration: int = Field(ge=1)
     validation: int = Field(ge=1)
     selection: int = Field(ge=0)
+    adjustment: int = Field(ge=0)
 
 
 def _check_tried(given: int) -> int:

@@ -16,7 +16,7 @@ from amc_env.data import Split
 from amc_env.data.datasets import DATASET, Dataset
 from amc_env.data.holding_out import hold_out
 from amc_env.env.budget import BudgetKeeper
-from amc_env.env.realise import adjustment, better
+from amc_env.env.realise import adjustment, nearer
 from amc_env.evaluation import Evaluator
 from amc_env.models import MODELS, load_checkpoint_
 from amc_env.models.lookup import MODEL
@@ -273,7 +273,7 @@ def _adjusted(
     try:
         training = adjustment(env, compact, settings, seed=run.config.seed, memory=memory)
         train_(run, name, training, title="adjusting without labels")
-        adjusted = better(env, compact, training.model, repaired.best.counts)
+        adjusted = nearer(env, compact, training.model, training.settings)
     except KeyboardInterrupt:
         run.is_complete = False
         return repaired
@@ -281,7 +281,7 @@ def _adjusted(
         say(f"the adjustment is given up, for {error}; the repaired network is kept")
         return repaired
     if adjusted is compact:
-        say("the adjusted network has no greater reward; the repaired one is kept")
+        say("the adjusted network is no nearer to the original; the repaired one is kept")
     return replace(repaired, compact=adjusted)
 
 
@@ -330,6 +330,7 @@ def _drawn(run: Run, data: Dataset) -> PruningData:
         calibration=run.config.split.calibration,
         validation=run.config.split.validation,
         selection=run.config.split.selection,
+        adjustment=run.config.split.adjustment,
         seed=run.config.seed,
     )
 

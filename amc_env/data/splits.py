@@ -88,7 +88,7 @@ Samples = Split | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PruningData:
-    """The samples of a search: calibration, validation and selection.
+    """The samples of a search: calibration, validation, selection and adjustment.
 
     Attributes:
         calibration: Samples that the criterion and the repair read.
@@ -97,6 +97,8 @@ class PruningData:
             of many policies was judged on the validation split, so the greatest rewards are
             partly luck with its samples, which these do not share. If None, the validation split
             serves for both.
+        adjustment: Samples on which the weights of the network that is kept are trained together,
+            without labels; they may contain the calibration samples. If None, those serve.
         test: Samples of the final report. No reward and no choice reads them; they are only
             compared with the other splits, so that shared samples are refused.
     """
@@ -104,6 +106,7 @@ class PruningData:
     calibration: Split
     validation: Split
     selection: Split | None = None
+    adjustment: Split | None = None
     test: Split | None = None
 
     def __post_init__(self) -> None:
@@ -121,15 +124,15 @@ class PruningData:
                     f"{shared} of the {name} samples are test samples too, so that the test "
                     "accuracy would be of data that choices were made on; take them out"
                 )
-        for name in ("calibration", "validation"):
+        for name in splits.keys() - {"selection"}:
             if shared := _shared(self.selection, splits[name]):
                 raise ValueError(
-                    f"{shared} of the {name} samples are selection samples too, so that policies "
+                    f"{shared} of the {name} samples are selection samples too, so that networks "
                     "would be compared on data that they were found with; take them out"
                 )
 
     @classmethod
-    def of_training(
+    def of_training(  # noqa: PLR0913 (every split has a size, and all have defaults)
         cls,
         train: Split,
         *,
@@ -137,12 +140,13 @@ class PruningData:
         calibration: int = 300,
         validation: int = 5000,
         selection: int = 1000,
+        adjustment: int = 0,
         seed: int = 0,
     ) -> "PruningData":
-        """The splits drawn from training data, stratified by class, without shared samples.
+        """The splits drawn from training data, stratified by class.
 
         See :func:`draw` for how many samples each split gets where there are too few. Copies of
-        calibration and validation samples are left out of the selection split.
+        samples of the other splits are left out of the selection split.
 
         Raises:
             ValueError: There are too few samples.
@@ -152,18 +156,26 @@ class PruningData:
             calibration=calibration,
             validation=validation,
             selection=selection,
+            adjustment=adjustment,
             seed=seed,
         )
         splits = {name: train.take(indices) for name, indices in drawn.items() if len(indices)}
         if "selection" in splits:
-            others = {*splits["calibration"].digests, *splits["validation"].digests}
-            splits["selection"] = _without(splits["selection"], others)
+            others = [split for name, split in splits.items() if name != "selection"]
+            splits["selection"] = _without(
+                splits["selection"], {d for o in others for d in o.digests}
+            )
         return cls(**splits, test=test)
 
     @property
     def judging(self) -> Split:
         """The samples on which the best policies are compared: selection, or else validation."""
         return self.validation if self.selection is None else self.selection
+
+    @property
+    def adjusting(self) -> Split:
+        """The samples that the network that is kept is adjusted on: adjustment, or calibration."""
+        return self.calibration if self.adjustment is None else self.adjustment
 
     def to(self, device: torch.device | str) -> "PruningData":
         """The splits on a device, without the test samples, which have been compared already."""
@@ -176,34 +188,46 @@ class PruningData:
             "calibration": self.calibration,
             "validation": self.validation,
             "selection": self.selection,
+            "adjustment": self.adjustment,
         }
         return {name: split for name, split in named.items() if split is not None}
 
 
 def draw(
-    labels: Tensor, *, calibration: int, validation: int, selection: int, seed: int
+    labels: Tensor,
+    *,
+    calibration: int,
+    validation: int,
+    selection: int,
+    adjustment: int = 0,
+    seed: int,
 ) -> Mapping[str, Tensor]:
     """Which training samples each split gets: their indices, by the name of the split.
 
     If there are too few samples, calibration gets its number, selection at most a third of the
-    others, and validation the rest. Every split has nearly the same shares of the classes.
+    others, and validation the rest. The samples for adjustment are those for calibration, then
+    others that no split has, if there are any; it has none if calibration has as many as it is to
+    have. Every split has nearly the same shares of the classes.
 
     Raises:
         ValueError: A number is too small, or calibration leaves no sample.
     """
-    if calibration < 1 or validation < 1 or selection < 0 or len(labels) <= calibration:
+    too_small = calibration < 1 or validation < 1 or selection < 0 or adjustment < 0
+    if too_small or len(labels) <= calibration:
         raise ValueError(
-            f"{calibration} calibration, {validation} validation and {selection} selection samples "
-            f"cannot be drawn from {len(labels)} training samples; give more, or ask for fewer"
+            f"{calibration} calibration, {validation} validation, {selection} selection and "
+            f"{adjustment} adjustment samples cannot be drawn from {len(labels)} training samples; "
+            "give more, or ask for fewer"
         )
     others = len(labels) - calibration
     selection = min(selection, others // 3)
     validation = min(validation, others - selection)
+    sizes = {"calibration": calibration, "validation": validation, "selection": selection}
     order = stratified_order(labels, seed=seed)
-    parts = order[: calibration + validation + selection].split(
-        [calibration, validation, selection]
-    )
-    return dict(zip(("calibration", "validation", "selection"), parts, strict=True))
+    *parts, rest = order.split([*sizes.values(), len(order) - sum(sizes.values())])
+    drawn = dict(zip(sizes, parts, strict=True))
+    more = rest[: max(0, adjustment - calibration)]
+    return drawn | {"adjustment": torch.cat([drawn["calibration"], more]) if len(more) else more}
 
 
 def stratified_order(labels: Tensor, *, seed: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import nn
 
 from amc_env.env.environment import ChannelPruningEnv
 from amc_env.memory import Memory, forgetful
-from amc_env.training import Training, TrainingSettings
+from amc_env.training import Training, TrainingSettings, held_out_loss
 
 
 def realise(
@@ -84,7 +84,7 @@ def adjustment(
         )
     return Training(
         copy.deepcopy(compact),
-        env.data.calibration,
+        env.data.adjusting,
         settings,
         teacher=env.graph.model,
         seed=seed,
@@ -92,18 +92,32 @@ def adjustment(
     )
 
 
-def better(
-    env: ChannelPruningEnv, compact: nn.Module, other: nn.Module, counts: Mapping[str, int]
+def nearer(
+    env: ChannelPruningEnv, compact: nn.Module, adjusted: nn.Module, settings: TrainingSettings
 ) -> nn.Module:
-    """``other`` if its reward on the selection split is greater than that of ``compact``."""
-    is_better = env.judge(other, counts).reward > env.judge(compact, counts).reward
-    return other if is_better else compact
+    """The adjusted network if it has come nearer to the original, else the one it was made of.
+
+    How near a network is, is the loss that it was adjusted by, on the samples of the selection
+    split, on those of the validation split where there is none. The reward would be a worse judge:
+    it may be an entropy, and an accuracy or a loss on labels is all but perfect where the original
+    knows its training samples by heart.
+
+    Args:
+        env: The environment that the networks are from.
+        compact: The network that was adjusted; it is returned where both are equally near.
+        adjusted: What it has become.
+        settings: How it was trained.
+    """
+    first, second = (
+        held_out_loss(network, env.data.judging, settings, teacher=env.graph.model)
+        for network in (compact, adjusted)
+    )
+    return adjusted if second < first else compact
 
 
 def adjust(
     env: ChannelPruningEnv,
     compact: nn.Module,
-    counts: Mapping[str, int],
     settings: TrainingSettings,
     *,
     seed: int = 0,
@@ -112,15 +126,14 @@ def adjust(
     """Train all weights of a repaired network towards the original's class scores, without labels.
 
     A repair layer by layer leaves what one layer cannot make up for; here all weights are moved
-    together, on the calibration samples. The teacher is the original network (Hinton et al.,
+    together, on the samples for adjustment. The teacher is the original network (Hinton et al.,
     "Distilling the Knowledge in a Neural Network", 2015). The network is returned as it was given
-    unless its reward on the selection split, or on the validation split where there is none,
-    becomes greater; labels are read for this comparison alone.
+    unless it comes nearer to the original on samples that it was not trained on; see
+    :func:`nearer`.
 
     Args:
         env: The environment that the network is from.
         compact: The repaired network; it is not modified.
-        counts: How many channels each group keeps in it.
         settings: How to train; ``distil`` must be 1.
         seed: Seed of the order and of the augmentation of the samples.
         on_epoch: Called with the number of each finished epoch, from 1, and its mean loss.
@@ -131,4 +144,4 @@ def adjust(
     """
     training = adjustment(env, compact, settings, seed=seed)
     training.run_(on_epoch)
-    return better(env, compact, training.model, counts)
+    return nearer(env, compact, training.model, training.settings)

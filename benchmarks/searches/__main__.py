@@ -4,7 +4,7 @@ A seed draws the images too. Every search is a file in OUT; a search whose file 
 again. ``--table`` writes the tables of all files of this network and budget. Accuracies are of
 test images: those that are original, and all of them where ``--data`` has re-encoded ones too.
 "repaired" is the best of five finalists, repaired layer by layer; "adjusted" the same after all
-weights were trained on the calibration images towards the original's class scores, without labels.
+weights were trained on 6,000 images towards the original's class scores, without labels.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from benchmarks.subjects import Subject, add_published_options, published
 
 # As in the experiments of configs/experiment.
 ADJUSTMENT = TrainingSettings(
-    epochs=10, learning_rate=0.03, warmup=0.1, min_steps=16, clip=1.0, weight_decay=0.0,
+    epochs=5, learning_rate=0.03, warmup=0.1, min_steps=16, clip=1.0, weight_decay=0.0,
     distil=1.0, shift=4, flip=True,
 )  # fmt: skip
 
@@ -35,7 +35,12 @@ def main() -> None:
         return
     torch.set_num_threads(options.threads)
     test = Evaluator(subject.test, precision="float32")
-    images = {"calibration": options.calibration, "validation": 1000, "selection": 1000}
+    images = {
+        "calibration": options.calibration,
+        "validation": 1000,
+        "selection": 1000,
+        "adjustment": 6000,
+    }
     done = {(f.title, f.reward, f.seed) for f in _found(options)}
     for seed in options.seeds:
         left = [a for a in options.agents if (a, options.reward, seed) not in done]

@@ -124,9 +124,7 @@ def search(
     realised = result.realised(env, finalists=FINALISTS)
     seconds["realise"] = time.perf_counter() - started
     started = time.perf_counter()
-    adjusted = adjust(
-        env, realised.compact, realised.best.counts, adjustment, seed=described["seed"]
-    )
+    adjusted = adjust(env, realised.compact, adjustment, seed=described["seed"])
     seconds["adjust"] = time.perf_counter() - started
     networks = {"repaired": realised.compact, "adjusted": adjusted}
     return Found(

@@ -46,6 +46,23 @@ def test_few_samples_are_shared_out(
     assert (len(data.calibration), len(data.validation), found) == sizes
 
 
+@pytest.mark.parametrize(("asked", "got"), [(0, None), (20, None), (26, 26), (99, 35)])
+def test_adjustment_gets_the_calibration_samples_and_some_that_no_split_has(
+    asked: int, got: int | None
+) -> None:
+    sizes = {"calibration": 20, "validation": 10, "selection": 5}
+    data = PruningData.of_training(samples(50), **sizes, adjustment=asked)
+    if got is None:
+        assert data.adjustment is None
+        assert data.adjusting is data.calibration
+        return
+    assert data.adjusting is data.adjustment
+    digests = {*data.adjusting.digests}
+    assert len(digests) == got
+    assert digests >= {*data.calibration.digests}
+    assert not digests & {*data.validation.digests, *data.judging.digests}
+
+
 def test_the_selection_split_does_not_change_what_validation_gets() -> None:
     train = samples(200)
     with_it, without = (
@@ -74,9 +91,10 @@ def test_selection_judges_and_without_it_validation() -> None:
     assert alone.judging is alone.validation
 
 
-@pytest.mark.parametrize("other", ["calibration", "validation"])
+@pytest.mark.parametrize("other", ["calibration", "validation", "adjustment"])
 def test_a_selection_split_that_shares_samples_is_refused(other: str) -> None:
-    splits = {"calibration": samples(12), "validation": samples(12, seed=1)}
+    names = ("calibration", "validation", "adjustment")
+    splits = {name: samples(12, seed=seed) for seed, name in enumerate(names)}
     overlapping = splits[other].take(torch.tensor([3, 5, 7]))
     with pytest.raises(ValueError, match=f"3 of the {other} samples are selection samples too"):
         PruningData(**splits, selection=overlapping)
@@ -88,14 +106,14 @@ def test_every_stretch_of_the_order_has_the_classes_in_their_shares() -> None:
     assert 4 <= int(drawn.sum()) <= 6
 
 
-@pytest.mark.parametrize("leak", ["calibration", "validation", "selection"])
+@pytest.mark.parametrize("leak", ["calibration", "validation", "selection", "adjustment"])
 def test_test_samples_among_those_of_choices_are_refused(leak: str) -> None:
-    names = ("calibration", "validation", "selection")
+    names = ("calibration", "validation", "selection", "adjustment")
     splits = {name: samples(12, seed=seed) for seed, name in enumerate(names)}
     test = splits[leak].take(torch.tensor([3, 5]))
     with pytest.raises(ValueError, match=f"2 of the {leak} samples are test samples too"):
         PruningData(**splits, test=test)
-    PruningData(**splits, test=samples(5, seed=3))
+    PruningData(**splits, test=samples(5, seed=4))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +141,9 @@ def test_samples_of_another_shape_are_refused() -> None:
         PruningData(calibration=samples(4), validation=samples(4, seed=1), test=other)
 
 
-@pytest.mark.parametrize("numbers", [{"calibration": 10}, {"validation": 0}, {"selection": -1}])
+@pytest.mark.parametrize(
+    "numbers", [{"calibration": 10}, {"validation": 0}, {"selection": -1}, {"adjustment": -1}]
+)
 def test_numbers_that_cannot_be_drawn_are_refused(numbers: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="cannot be drawn from 10 training samples"):
         PruningData.of_training(samples(10), **{"calibration": 5, **numbers})
