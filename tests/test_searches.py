@@ -11,7 +11,7 @@ from amc_env import Budget
 from amc_env.evaluation import Evaluator
 from amc_env.training import TrainingSettings
 from benchmarks.searches.report import markdown, reached
-from benchmarks.searches.search import Found, search
+from benchmarks.searches.search import Found, adjusted_again, search
 
 WITHOUT_LABELS = TrainingSettings(epochs=1, distil=1.0, precision="float32")
 DESCRIBED = {
@@ -41,6 +41,15 @@ def test_a_search_says_which_test_images_its_networks_get_right(found: Found) ->
         assert found.right(stage).shape == (30,)
         # The classes of random images are guessed, neither all right nor all wrong.
         assert 0 < found.right(stage).sum() < 30
+
+
+def test_a_network_is_adjusted_again_from_its_policy_alone(found: Found) -> None:
+    env = tiny_env(budget=Budget(flops=0.5), selection=samples(24, seed=2))
+    test = Evaluator(samples(30, seed=3), precision="float32")
+    again = adjusted_again(env, test, found, WITHOUT_LABELS)
+    for stage in ("repaired", "adjusted"):
+        assert (again.right(stage) == found.right(stage)).all()
+    assert again.rewards == found.rewards
 
 
 def with_right(found: Found, agent: str, seed: int, bits: list[bool]) -> Found:

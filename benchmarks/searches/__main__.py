@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from amc_env import ChannelPruningEnv
 from amc_env.evaluation import Evaluator
 from amc_env.training import TrainingSettings
 from benchmarks.searches.report import markdown, reached
-from benchmarks.searches.search import Found, environment, search
+from benchmarks.searches.search import Found, adjusted_again, environment, search
 from benchmarks.subjects import Subject, add_published_options, published
 
 # As in the experiments of configs/experiment.
@@ -35,34 +36,48 @@ def main() -> None:
         return
     torch.set_num_threads(options.threads)
     test = Evaluator(subject.test, precision="float32")
+    done = {(f.title, f.seed): f for f in _found(options) if f.reward == options.reward}
+    for seed in options.seeds:
+        names = [a for a in options.agents if ((a, seed) in done) == options.again]
+        if not names:
+            continue
+        env = _environment(options, subject, seed)
+        print(f"networks are evaluated in {env.evaluator.choice}", flush=True)
+        for agent in names:
+            found = (
+                adjusted_again(env, test, done[agent, seed], ADJUSTMENT)
+                if options.again
+                else _search(options, env, test, agent, seed)
+            )
+            found.write(options.out)
+            print(_line(found, subject), flush=True)
+
+
+def _environment(options: argparse.Namespace, subject: Subject, seed: int) -> ChannelPruningEnv:
     images = {
         "calibration": options.calibration,
         "validation": 1000,
         "selection": 1000,
         "adjustment": 6000,
     }
-    done = {(f.title, f.reward, f.seed) for f in _found(options)}
-    for seed in options.seeds:
-        left = [a for a in options.agents if (a, options.reward, seed) not in done]
-        if not left:
-            continue
-        env = environment(
-            subject, flops=options.flops, reward=options.reward, images=images, seed=seed
-        )
-        print(f"networks are evaluated in {env.evaluator.choice}", flush=True)
-        for agent in left:
-            name, _, own = agent.partition(" ")
-            described = {
-                "network": options.model,
-                "flops": options.flops,
-                "agent": name,
-                "options": own,
-                "reward": options.reward,
-                "seed": seed,
-            }
-            found = search(env, test, described, episodes=options.episodes, adjustment=ADJUSTMENT)
-            found.write(options.out)
-            print(_line(found, subject), flush=True)
+    return environment(
+        subject, flops=options.flops, reward=options.reward, images=images, seed=seed
+    )
+
+
+def _search(
+    options: argparse.Namespace, env: ChannelPruningEnv, test: Evaluator, agent: str, seed: int
+) -> Found:
+    name, _, own = agent.partition(" ")
+    described = {
+        "network": options.model,
+        "flops": options.flops,
+        "agent": name,
+        "options": own,
+        "reward": options.reward,
+        "seed": seed,
+    }
+    return search(env, test, described, episodes=options.episodes, adjustment=ADJUSTMENT)
 
 
 def _options() -> argparse.Namespace:
@@ -78,6 +93,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--calibration", type=int, default=3000)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--again", action="store_true",
+        help="search nothing: repair and adjust the policies of OUT's files anew",
+    )  # fmt: skip
     parser.add_argument("--table", action="store_true", help="print the tables and do nothing")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -123,20 +123,56 @@ def search(
     started = time.perf_counter()
     realised = result.realised(env, finalists=FINALISTS)
     seconds["realise"] = time.perf_counter() - started
-    started = time.perf_counter()
-    adjusted = adjust(env, realised.compact, adjustment, seed=described["seed"])
-    seconds["adjust"] = time.perf_counter() - started
-    networks = {"repaired": realised.compact, "adjusted": adjusted}
-    return Found(
+    found = Found(
         **described,
         rewards=[episode.reward for episode in result.episodes],
         accuracy=result.best.accuracy,
         flops_ratio=realised.best.flops_ratio,
         params_ratio=realised.best.params_ratio,
         sparsities=list(realised.best.sparsities),
-        seconds={phase: round(value, 2) for phase, value in seconds.items()},
-        is_right={stage: packed_right(test, network) for stage, network in networks.items()},
+        seconds=seconds,
+        is_right={"repaired": packed_right(test, realised.compact)},
         tests=len(test.split),
+    )
+    return adjusted(env, test, found, realised.compact, adjustment)
+
+
+def adjusted_again(
+    env: ChannelPruningEnv, test: Evaluator, found: Found, adjustment: TrainingSettings
+) -> Found:
+    """A search whose network is repaired anew, by its policy alone, and adjusted by ``adjustment``.
+
+    Args:
+        env: The environment of its seed.
+        test: Runs networks on the test images.
+        found: The search.
+        adjustment: How the weights are adjusted without labels.
+    """
+    counts = {
+        group.name: round((1 - sparsity) * group.channels)
+        for group, sparsity in zip(env.graph.groups, found.sparsities, strict=True)
+    }
+    repaired = env.pruner.prune_sequentially(counts)
+    anew = found.model_copy(update={"is_right": {"repaired": packed_right(test, repaired)}})
+    return adjusted(env, test, anew, repaired, adjustment)
+
+
+def adjusted(
+    env: ChannelPruningEnv,
+    test: Evaluator,
+    found: Found,
+    repaired: nn.Module,
+    adjustment: TrainingSettings,
+) -> Found:
+    """A search with the figures of its repaired network after an adjustment."""
+    started = time.perf_counter()
+    network = adjust(env, repaired, adjustment, seed=found.seed)
+    seconds = found.seconds | {"adjust": time.perf_counter() - started}
+    return found.model_copy(
+        update={
+            "seconds": {phase: round(value, 2) for phase, value in seconds.items()},
+            "is_right": found.is_right | {"adjusted": packed_right(test, network)},
+        }
     )
 
 
