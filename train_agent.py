@@ -1,60 +1,18 @@
-"""Find how much to prune each layer: read the settings, run the stages.
+"""Find how much to prune each layer of a network, prune it, and repair what is left.
 
 uv run train_agent.py                                  the quickstart on scikit-learn's digits
 uv run train_agent.py budget.flops=0.3 agent=td3       every setting can be overridden
 uv run train_agent.py -m reward=accuracy,random seed=0,1
 uv run train_agent.py resume=runs/RUN                  goes on with a run that was killed
 uv run train_agent.py --help                           all groups and settings
+
+``amc_env/pipeline/main.py`` has the stages on one screen. Where the package is installed without
+this file, ``python -m amc_env train`` is the same command.
 """
 
-import signal
 import sys
-from typing import Any
 
-from pipeline import CONFIGS
-from pipeline.command import INTERRUPTED, Job, read_jobs, refuse, run_jobs
-from pipeline.help_text import help_text
-
-
-def main(arguments: list[str]) -> int:
-    """Run every job that the arguments ask for; the exit status."""
-    if "--help" in arguments or "-h" in arguments:
-        sys.stdout.write(help_text(CONFIGS))
-        return 0
-    try:
-        jobs = read_jobs(arguments, CONFIGS)
-    except ValueError as error:
-        return refuse(str(error))
-    return run_jobs(jobs, run_job)
-
-
-def run_job(job: Job) -> int:
-    """Run the stages of one job; an interruption keeps what there is."""
-    # The stages import PyTorch, which takes seconds; the settings are checked before that.
-    from amc_env import ChannelPruningEnv
-    from pipeline import budgets, report, scratch, stages, trust
-    from pipeline.config import RunConfig
-    from pipeline.run import Run
-
-    run = stages.start(RunConfig.of(job.settings), job.folder, job.overrides)
-    model, data = stages.base_model(run)
-    env = stages.environment(run, model, data)
-
-    def run_budget(run: Run, env: ChannelPruningEnv) -> dict[str, Any]:
-        trust.trust(run, env)
-        networks = stages.search(run, env)
-        rivals = stages.compare(run, env)
-        networks = stages.repair(run, env, networks)
-        networks = stages.finetune(run, env, networks, data)
-        rivals += scratch.from_scratch(run, networks[-1], data)
-        report.warn_of_rivals(run, env, networks, rivals)
-        return report.finish(run, env, data, networks, rivals)
-
-    budgets.for_each(run, env, run_budget)
-    return 0 if run.is_complete else INTERRUPTED
-
+from amc_env.pipeline.main import command
 
 if __name__ == "__main__":
-    # Whoever ends the job gets what Ctrl-C gets.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""What can be pruned in a model, and what a finished run leaves to take away."""
+"""Search for a policy, see what can be pruned in a model, take away what a run has left."""
 
 import argparse
 import sys
@@ -12,11 +12,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 2 when the arguments cannot be served."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        status: int | None = options.run(options)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    return 0
+    return status or 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from amc_env.pipeline.main import command
+
+    return command(options.arguments)
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -75,6 +81,7 @@ def _report(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m amc_env", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train_(commands)
     _add_inspect_(commands)
     _add_export_(commands)
     _add_apply_(commands)
@@ -84,6 +91,15 @@ def _parser() -> argparse.ArgumentParser:
 
 _Commands = argparse._SubParsersAction  # noqa: SLF001 -- argparse has no public name for it.
 _MODEL = "a model of this package, torchvision or timm, or FILE.py:FUNCTION"
+
+
+def _add_train_(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    # Its arguments are Hydra's, and none of them is an option here: none begins with a line end.
+    parser = commands.add_parser(
+        "train", help="search, prune, repair; train --help", add_help=False, prefix_chars="\n"
+    )
+    parser.set_defaults(run=_train)
+    parser.add_argument("arguments", nargs="*")
 
 
 def _add_inspect_(commands: "_Commands[argparse.ArgumentParser]") -> None:

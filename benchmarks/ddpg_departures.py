@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from agents.amc_ddpg import AMCDDPG, learn_episodes
-from agents.amc_settings import AMCSettings
-from agents.episode_buffer import EpisodeBuffer
 from amc_env import ChannelPruningEnv
+from amc_env.agents.amc_ddpg import AMCDDPG, learn_episodes
+from amc_env.agents.amc_settings import AMCSettings
+from amc_env.agents.episode_buffer import EpisodeBuffer
 from amc_env.env.environment import Action, Observation
-from pipeline import CONFIGS, stages
-from pipeline.config import RunConfig
-from pipeline.overrides import Settings
+from amc_env.pipeline import CONFIGS, stages
+from amc_env.pipeline.config import RunConfig
+from amc_env.pipeline.overrides import Settings
 
 LAST = 20
 

@@ -22,13 +22,13 @@ from amc_env import (
 )
 from amc_env.calibration import calibrate
 from amc_env.criteria import CRITERIA, make_criterion
+from amc_env.pipeline import report, stages
+from amc_env.pipeline.config import RunConfig
 from amc_env.repair.pruner import Pruner
 from amc_env.rewards import REWARDS
 from amc_env.training import TrainingSettings, fit_
-from pipeline import report, stages
-from pipeline.config import RunConfig
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = Path(__file__).resolve().parent.parent / "amc_env" / "configs"
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +141,7 @@ def test_training() -> None:
 
 def test_a_run_up_to_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
     # It asks tensors where in memory they lie, which these cannot say.
-    monkeypatch.setattr("pipeline.run.save_pruned", lambda *_: None)
+    monkeypatch.setattr("amc_env.pipeline.run.save_pruned", lambda *_: None)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         overrides = [f"device={DEVICE}", "base.epochs=1", "agent=uniform", "search.compare=[]"]
         config = RunConfig.of(compose("config", overrides))

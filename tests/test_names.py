@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from pruning import tiny, tiny_data, tiny_env
 
-from agents.table import AGENT
 from amc_env import ChannelPruningEnv
+from amc_env.agents.table import AGENT
 from amc_env.criteria import CRITERION, make_criterion
 from amc_env.data.datasets import DATASET
 from amc_env.env.budget import MEASURE
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from agents import Searcher
+from amc_env.agents import Searcher
 from amc_env.criteria import Criterion
 from amc_env.data import Split
 from amc_env.data.datasets import Dataset

@@ -4,7 +4,6 @@ Each is loaded back and compared with PyTorch before its file takes its name.
 """
 
 import importlib
-import importlib.util
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from amc_env.export.finished import Finished, any_batch, one_line
+from amc_env.extras import need
 from amc_env.files import atomic
 from amc_env.structure.tracer import tensors_in
 
@@ -52,7 +52,7 @@ def write_onnx(run: Finished, out: Path) -> list[Path]:
         ValueError: A package is missing, the network cannot be exported, or the program computes
             something else.
     """
-    _check_packages()
+    need("the format onnx", *_ONNX_PACKAGES, extra="onnx")
     path = out / ONNX_FILE
     with atomic(path) as temporary:
         _write_onnx(run, temporary)
@@ -124,12 +124,3 @@ def _onnx_runner(path: Path) -> Runner:
         return [torch.from_numpy(output) for output in outputs]
 
     return run
-
-
-def _check_packages() -> None:
-    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"the format onnx needs {' and '.join(missing)}, which is not installed; install the "
-            "extra: pip install 'amc-env[onnx]'"
-        )

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from agents.error_curves import allocate
-from agents.searchers import uniform_counts
 from amc_env import Budget, ChannelPruningEnv, EnvSettings, Policy, PruningData, RepairSettings
+from amc_env.agents.error_curves import allocate
+from amc_env.agents.searchers import uniform_counts
 from amc_env.evaluation import Evaluator
 from benchmarks.rivals.methods import METHODS, Method, Task, with_norms_
 from benchmarks.rivals.outside import SCORES, globally_pruned, widths_of

@@ -20,7 +20,7 @@ from benchmarks.searches.report import markdown, reached
 from benchmarks.searches.search import Found, adjusted_again, environment, search
 from benchmarks.subjects import Subject, add_published_options, published
 
-# As in the experiments of configs/experiment.
+# As in the experiments of amc_env/configs/experiment.
 ADJUSTMENT = TrainingSettings(
     epochs=5, learning_rate=0.03, warmup=0.1, min_steps=16, clip=1.0, weight_decay=0.0,
     distil=1.0, shift=4, flip=True,
@@ -87,7 +87,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--reward", default="loss")
     parser.add_argument(
         "--agents", nargs="*", default=["ddpg"],
-        help="files of configs/agent; with options of their own as 'ddpg sigma=0.1'",
+        help="files of amc_env/configs/agent; with options of their own as 'ddpg sigma=0.1'",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--episodes", type=int, default=200)

@@ -13,15 +13,15 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel
 from torch import nn
 
-from agents import make_agent
 from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, RepairSettings
+from amc_env.agents import make_agent
 from amc_env.env.realise import adjust
 from amc_env.evaluation import Evaluator
 from amc_env.files import write_text
 from amc_env.training import TrainingSettings
 from benchmarks.subjects import Subject
 
-AGENT_FILES = Path(__file__).resolve().parents[2] / "configs" / "agent"
+AGENT_FILES = Path(__file__).resolve().parents[2] / "amc_env" / "configs" / "agent"
 FINALISTS = 5
 
 

@@ -14,10 +14,10 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from agents.amc_ddpg import AMCDDPG, RunningNormaliser, learn_episodes
-from agents.amc_settings import AMCSettings
-from agents.episode_buffer import EpisodeBuffer
-from agents.truncated_normal import (
+from amc_env.agents.amc_ddpg import AMCDDPG, RunningNormaliser, learn_episodes
+from amc_env.agents.amc_settings import AMCSettings
+from amc_env.agents.episode_buffer import EpisodeBuffer
+from amc_env.agents.truncated_normal import (
     MARGIN,
     sample_truncated_normal,
     truncated_normal_quantile,

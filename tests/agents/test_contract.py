@@ -14,7 +14,8 @@ import yaml
 from pruning import tiny, tiny_data, tiny_env
 from torch import nn
 
-from agents import (
+from amc_env import Budget, ChannelPruningEnv, EnvSettings, RepairSettings
+from amc_env.agents import (
     AGENT,
     AGENTS,
     Episode,
@@ -25,8 +26,7 @@ from agents import (
     learners,
     make_agent,
 )
-from agents.searchers import Uniform
-from amc_env import Budget, ChannelPruningEnv, EnvSettings, RepairSettings
+from amc_env.agents.searchers import Uniform
 from amc_env.names import name_of
 
 EPISODES = 6
@@ -295,7 +295,7 @@ def test_an_agent_made_already_is_given_back() -> None:
         make_agent(3)  # type: ignore[arg-type]
 
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "agent"
+CONFIGS = Path(__file__).resolve().parents[2] / "amc_env" / "configs" / "agent"
 # own.yaml is for agents that have no file.
 FILES = sorted(path for path in CONFIGS.glob("*.yaml") if path.stem != "own")
 
@@ -461,7 +461,10 @@ def test_the_random_numbers_of_cuda_go_on_as_if_nothing_had_been() -> None:
 
 def test_importing_the_agents_imports_no_learner() -> None:
     heavy = ("optuna", "cmaes", "stable_baselines3", "sb3_contrib")
-    code = f"import sys, agents, agents.amc_settings; print(set({heavy}) & set(sys.modules))"
+    code = (
+        "import sys, amc_env.agents, amc_env.agents.amc_settings; "
+        f"print(set({heavy}) & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

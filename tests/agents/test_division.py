@@ -8,10 +8,17 @@ import pytest
 from pruning import tiny_env
 from torch import nn
 
-from agents import make_agent
-from agents.division import Curves, Division, fill_budget, knapsack, need_budget, total_error
-from agents.milp import Programme
 from amc_env import Budget, ChannelPruningEnv, Cost, EnvSettings
+from amc_env.agents import make_agent
+from amc_env.agents.division import (
+    Curves,
+    Division,
+    fill_budget,
+    knapsack,
+    need_budget,
+    total_error,
+)
+from amc_env.agents.milp import Programme
 from amc_env.models import build_model
 
 

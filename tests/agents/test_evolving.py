@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from torch import nn
 
-from agents import SearchResult, make_agent
-from agents.error_curves import allocate
-from agents.searchers import uniform_counts
 from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData
+from amc_env.agents import SearchResult, make_agent
+from amc_env.agents.error_curves import allocate
+from amc_env.agents.searchers import uniform_counts
 from amc_env.data.datasets import digits
 from amc_env.models import build_model
 from amc_env.training import TrainingSettings, fit_

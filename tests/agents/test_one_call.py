@@ -10,8 +10,6 @@ from pruning import samples, tiny
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from agents import Episode, SearchResult, search
-from agents.searchers import RandomSearch
 from amc_env import (
     Budget,
     ChannelGraph,
@@ -21,6 +19,8 @@ from amc_env import (
     RepairSettings,
     Split,
 )
+from amc_env.agents import Episode, SearchResult, search
+from amc_env.agents.searchers import RandomSearch
 from amc_env.repair import Pruner
 
 SETTINGS = EnvSettings(repair=RepairSettings(calibration_batch=24), precision="float32")

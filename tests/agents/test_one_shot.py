@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pruning import tiny_env
 
-from agents import make_agent
 from amc_env import Budget, EnvSettings
+from amc_env.agents import make_agent
 
 GROUPS = tiny_env().graph.groups
 WHOLE = {group.name: group.channels for group in GROUPS}

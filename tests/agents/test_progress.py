@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from agents import progress as module
-from agents.progress import progress
+from amc_env.agents import progress as module
+from amc_env.agents.progress import progress
 
 
 def shown(*, terminal: bool, steps: int, total: int) -> str:

@@ -11,10 +11,6 @@ import torch
 from pruning import tiny_env
 from torch import Tensor, nn
 
-from agents import SearchResult, error_curves, make_agent
-from agents.episodes import Recorder
-from agents.error_curves import allocate
-from agents.searchers import uniform_counts, uniform_sparsity
 from amc_env import (
     Budget,
     ChannelPruningEnv,
@@ -24,6 +20,10 @@ from amc_env import (
     RepairSettings,
     Split,
 )
+from amc_env.agents import SearchResult, error_curves, make_agent
+from amc_env.agents.episodes import Recorder
+from amc_env.agents.error_curves import allocate
+from amc_env.agents.searchers import uniform_counts, uniform_sparsity
 from amc_env.models import build_model
 from amc_env.repair.pruner import Pruner
 

@@ -11,6 +11,7 @@ from exported import computed_elsewhere, difference, leave_run
 from torch import Tensor, nn
 
 import amc_env
+from amc_env import extras
 from amc_env.__main__ import main
 from amc_env.export import programs
 from amc_env.export.finished import Finished, read_finished
@@ -155,7 +156,7 @@ def test_a_network_that_torch_cannot_export_is_refused(tmp_path: Path) -> None:
 def test_a_missing_package_is_named_with_its_extra(
     lenet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: name != "onnx" or None)
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: name != "onnx" or None)
     assert main(["export", str(lenet), "--to", "onnx"]) == 2
     assert "the format onnx needs onnx, which is not installed" in capsys.readouterr().err
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import CONFIGS
-from pipeline.command import read_jobs, run_jobs
-from train_agent import run_job
+from amc_env.pipeline import CONFIGS
+from amc_env.pipeline.command import read_jobs, run_jobs
+from amc_env.pipeline.main import run_job
 
 SHORT = ["base.epochs=1", "base.precision=float32", "env.precision=float32", "agent=uniform",
          "search.compare=[]", "report=false", "finetune.epochs=0", "adjust.epochs=2",

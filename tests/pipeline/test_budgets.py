@@ -15,12 +15,12 @@ from amc_env.data.datasets import digits
 from amc_env.env.budget import BudgetKeeper
 from amc_env.evaluation import Evaluator
 from amc_env.models import build_model
+from amc_env.pipeline import CONFIGS
+from amc_env.pipeline.command import INTERRUPTED, read_jobs, run_jobs
+from amc_env.pipeline.main import run_job
+from amc_env.pipeline.table import read_runs, tabulate
 from amc_env.policy import load_pruned
 from amc_env.training import TrainingSettings, fit_
-from pipeline import CONFIGS
-from pipeline.command import INTERRUPTED, read_jobs, run_jobs
-from pipeline.table import read_runs, tabulate
-from train_agent import run_job
 
 SHORT = ["search.episodes=3", "search.compare=[uniform]", "reward=accuracy", "finetune.epochs=0",
          "adjust.epochs=0", "split.calibration=50", "split.validation=300"]  # fmt: skip
@@ -28,7 +28,7 @@ TWO = "budget.flops=[0.4,0.6]"
 
 # An agent of a user's own, which a run stops as Ctrl-C would: in its search at one of the budgets.
 STOPS = """
-from agents import Searcher
+from amc_env.agents import Searcher
 
 class Stops(Searcher):
     name = "stops"

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import CONFIGS
-from pipeline.command import INTERRUPTED, Job, read_jobs, run_jobs
+from amc_env.pipeline import CONFIGS
+from amc_env.pipeline.command import INTERRUPTED, Job, read_jobs, run_jobs
 
 
 def test_a_run_has_a_folder_of_its_own_and_leaves_none_when_it_is_refused(tmp_path: Path) -> None:

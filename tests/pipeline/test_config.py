@@ -4,24 +4,24 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from agents import AGENTS, make_agent
 from amc_env import EnvSettings, RepairSettings
+from amc_env.agents import AGENTS, make_agent
 from amc_env.criteria import CRITERIA
 from amc_env.data.datasets import DATASET, DATASETS
 from amc_env.models import MODELS
 from amc_env.models.lookup import MODEL
 from amc_env.names import name_of
+from amc_env.pipeline import CONFIGS
+from amc_env.pipeline.config import RunConfig
+from amc_env.pipeline.overrides import Settings
 from amc_env.rewards import REWARDS, make_reward
 from amc_env.structure import Cost
-from pipeline import CONFIGS
-from pipeline.config import RunConfig
-from pipeline.overrides import Settings
 
 FILES = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.glob("*/*.yaml"))
 MINE = """
 from dataclasses import dataclass
 from amc_env.criteria import Criterion
-from agents import Searcher
+from amc_env.agents import Searcher
 
 def paid(context, power=1):
     return power

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.failures import explained
+from amc_env.pipeline.failures import explained
 
 
 def fail(error: BaseException) -> None:

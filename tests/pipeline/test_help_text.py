@@ -3,9 +3,9 @@ from collections.abc import Iterator
 
 import yaml
 
-from pipeline import CONFIGS
-from pipeline.choices import choices_of
-from pipeline.help_text import WIDTH, described, help_text
+from amc_env.pipeline import CONFIGS
+from amc_env.pipeline.choices import choices_of
+from amc_env.pipeline.help_text import WIDTH, described, help_text
 
 TEXT = help_text(CONFIGS)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from pruning import tiny_env
 
-from agents import SearchResult, make_agent
 from amc_env import Budget, EnvSettings
-from pipeline.journal import Journal
+from amc_env.agents import SearchResult, make_agent
+from amc_env.pipeline.journal import Journal
 
 # 40 validation samples in batches of 8, so that races and stages end early.
 SETTINGS = EnvSettings(evaluation_batch=8, precision="float32")

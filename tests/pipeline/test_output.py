@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.output import check_output, write_error
+from amc_env.pipeline.output import check_output, write_error
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import CONFIGS
-from pipeline.overrides import Settings, quoted
+from amc_env.pipeline import CONFIGS
+from amc_env.pipeline.overrides import Settings, quoted
 
 SETTINGS = Settings(CONFIGS)
 
@@ -127,7 +127,7 @@ def test_settings_are_added_and_groups_taken_away() -> None:
 
 
 def test_the_folder_of_configurations_is_that_of_this_package() -> None:
-    assert Path(__file__).resolve().parents[2] / "configs" == CONFIGS
+    assert Path(__file__).resolve().parents[2] / "amc_env" / "configs" == CONFIGS
 
 
 def test_a_list_of_budgets_is_one_job_and_values_of_a_sweep_are_several() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.picture import Point, save_picture
+from amc_env.pipeline.picture import Point, save_picture
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-import train_agent
-from agents import Episode
 from amc_env import evaluation, training
+from amc_env.agents import Episode
 from amc_env.data.datasets import digits
+from amc_env.pipeline import CONFIGS
+from amc_env.pipeline.command import INTERRUPTED, read_jobs, run_jobs
+from amc_env.pipeline.folder import RunFolder
+from amc_env.pipeline.main import main, run_job
 from amc_env.precision import Choice, Format
-from pipeline import CONFIGS
-from pipeline.command import INTERRUPTED, read_jobs, run_jobs
-from pipeline.folder import RunFolder
-from train_agent import run_job
 
 QUICK = ["base.epochs=2", "search.episodes=10", "search.compare=[random]", "search.finalists=2",
          "agent.options.warmup_episodes=3", "adjust.epochs=2", "finetune.epochs=3",
@@ -34,7 +33,13 @@ SHORT = ["search.compare=[]", "search.finalists=1", "adjust.epochs=0", "finetune
 # Each run is a process of its own, forked from one that has imported what takes seconds to import.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["pipeline.stages", "pipeline.report", "agents.amc_ddpg", "sklearn.datasets", "torch._dynamo"]
+    [
+        "amc_env.pipeline.stages",
+        "amc_env.pipeline.report",
+        "amc_env.agents.amc_ddpg",
+        "sklearn.datasets",
+        "torch._dynamo",
+    ]
 )
 
 Until = Callable[[Path], bool]
@@ -47,7 +52,7 @@ def go(*arguments: str) -> int:
 
 def killed(until: Until, folder: Path, *arguments: str) -> None:
     """Run a command line in another process, and kill it as soon as its folder says so."""
-    process = PROCESSES.Process(target=train_agent.main, args=([*arguments],))
+    process = PROCESSES.Process(target=main, args=([*arguments],))
     process.start()
     deadline = time.monotonic() + 120
     while not until(folder) and process.is_alive() and time.monotonic() < deadline:
@@ -123,7 +128,7 @@ def test_twenty_kills_at_random_moments_change_nothing(whole: Path, tmp_path: Pa
         folder = tmp_path / str(runs)
         arguments = [*QUICK, f"folder={folder}"]
         while not (folder / "metrics.json").exists():
-            process = PROCESSES.Process(target=train_agent.main, args=(arguments,))
+            process = PROCESSES.Process(target=main, args=(arguments,))
             process.start()
             # Before its settings are written there is nothing to go on with.
             while not (folder / "config.yaml").exists():
@@ -231,7 +236,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 def test_a_run_that_another_process_works_on_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = [*QUICK, "search.episodes=100000", f"folder={folder}"]
-    process = PROCESSES.Process(target=train_agent.main, args=(arguments,))
+    process = PROCESSES.Process(target=main, args=(arguments,))
     process.start()
     try:
         while not journal_has("outcome")(folder) and process.is_alive():

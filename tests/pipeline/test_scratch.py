@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import CONFIGS
-from pipeline.command import read_jobs, run_jobs
-from train_agent import run_job
+from amc_env.pipeline import CONFIGS
+from amc_env.pipeline.command import read_jobs, run_jobs
+from amc_env.pipeline.main import run_job
 
 SHORT = ["base.epochs=3", "agent=uniform", "search.compare=[]", "adjust.epochs=0", "report=false",
          "finetune.epochs=1"]  # fmt: skip

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sealed import read_sealed, write_sealed
+from amc_env.pipeline.sealed import read_sealed, write_sealed
 
 
 def test_a_file_is_read_as_it_was_written_and_the_previous_one_is_kept(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from amc_env import ChannelPruningEnv, Policy, Split
 from amc_env.data.datasets import Dataset, digits
 from amc_env.evaluation import Evaluator
 from amc_env.models import build_model
+from amc_env.pipeline import CONFIGS, report, stages
+from amc_env.pipeline.config import RunConfig
+from amc_env.pipeline.overrides import Settings
+from amc_env.pipeline.run import Network, Run, choose
 from amc_env.policy import ModelSource, load_pruned
 from amc_env.rewards import RewardContext
 from amc_env.training import TrainingSettings, fit_
-from pipeline import CONFIGS, report, stages
-from pipeline.config import RunConfig
-from pipeline.overrides import Settings
-from pipeline.run import Network, Run, choose
 
 SHORT = ["agent=random", "search.episodes=3", "search.compare=[]", "reward=accuracy",
          "finetune.epochs=0", "env.precision=float32", "finetune.precision=float32",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.table import read_runs, tabulate
+from amc_env.pipeline.table import read_runs, tabulate
 
 
 def job(

@@ -201,5 +201,5 @@ def test_a_job_that_fails_does_not_end_a_sweep(tmp_path: Path) -> None:
     assert "is not empty" in again.stderr
 
 
-def test_the_command_is_one_screen() -> None:
-    assert len((ROOT / "train_agent.py").read_text().splitlines()) <= 60
+def test_the_stages_are_one_screen() -> None:
+    assert len((ROOT / "amc_env/pipeline/main.py").read_text().splitlines()) <= 60

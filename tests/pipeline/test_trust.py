@@ -7,12 +7,12 @@ import pytest
 from pruning import samples, tiny_env
 
 from amc_env import ChannelPruningEnv
+from amc_env.pipeline import CONFIGS, stages
+from amc_env.pipeline.config import RunConfig
+from amc_env.pipeline.overrides import Settings
+from amc_env.pipeline.run import Run
+from amc_env.pipeline.trust import figures, trust
 from amc_env.rewards import Reward, RewardContext, rewards_by_name
-from pipeline import CONFIGS, stages
-from pipeline.config import RunConfig
-from pipeline.overrides import Settings
-from pipeline.run import Run
-from pipeline.trust import figures, trust
 
 COUNTS = {"stem": 4, "wide": 6, "last": 5}
 

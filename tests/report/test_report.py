@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from amc_env.__main__ import main
+from amc_env.pipeline import CONFIGS
+from amc_env.pipeline.command import read_jobs, run_jobs
+from amc_env.pipeline.main import run_job
 from amc_env.report import write_report
 from amc_env.report.charts import pareto
 from amc_env.report.details import DETAILS_FILE, Details
 from amc_env.report.reading import FinishedRun
-from pipeline import CONFIGS
-from pipeline.command import read_jobs, run_jobs
-from train_agent import run_job
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)

@@ -1,0 +1,378 @@
+"""The configuration of a run as one checked record, and the parts that it names, made once."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
+from typing import Annotated, Any, TypeVar
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from amc_env import Budget, EnvSettings, RepairSettings
+from amc_env.agents import Searcher
+from amc_env.agents.table import AGENT
+from amc_env.criteria import Criterion
+from amc_env.criteria.table import CRITERION
+from amc_env.env.budget import MEASURE
+from amc_env.names import Kind, check_name, name_of
+from amc_env.pipeline import CONFIGS
+from amc_env.rewards import Reward, make_reward
+from amc_env.rewards.table import REWARD
+from amc_env.training import TrainingSettings
+
+T = TypeVar("T")
+
+# The reward that a run chooses by itself, the policies that it tries for it, and the fewest that
+# tell rewards apart: the correlation of fewer is little but chance.
+AUTO = "auto"
+_TRIED_FOR_AUTO = 24
+_FEWEST_TRIED = 8
+
+# Set by `seed`, and by the record that holds the other.
+_NOT_IN_ENV = {"seed", "repair"}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Named(_Section):
+    """Something that is chosen by its name or by the path of a user's own code, with options."""
+
+    name: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    target: str | None = Field(default=None, alias="_target_")
+
+    def make(self, kind: Kind[T]) -> T:
+        """The thing itself.
+
+        Raises:
+            ValueError: There is no such thing, or it refuses its options.
+        """
+        if self.target:
+            return kind.make_target(self.target, self.options)
+        if self.name is None:
+            raise ValueError(f"no {kind.title} is named; give its name, or _target_=MODULE.NAME")
+        return kind.make(self.name, self.options)
+
+    def title(self) -> str:
+        """What tables and files call it, where it is not made yet."""
+        return self.name or (self.target or "").rpartition(".")[2].rpartition(":")[2]
+
+
+class ModelSection(Named):
+    """The network, and a file of its trained weights."""
+
+    checkpoint: str | None = None
+
+
+def _ratios(given: Any) -> Any:
+    """One ratio, or several in the order in which they are searched; a list of one is that one."""
+    if not isinstance(given, (list, tuple)):
+        return _number(given)
+    ratios = sorted((_number(ratio) for ratio in given), reverse=True)
+    if not ratios:
+        raise ValueError("the list is empty; give a ratio, or several as [0.7,0.5]")
+    twice = next((one for one, other in pairwise(ratios) if one == other), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is there twice; give every ratio once")
+    return tuple(ratios) if len(ratios) > 1 else ratios[0]
+
+
+def _number(given: Any) -> float:
+    if not isinstance(given, (int, float)) or isinstance(given, bool):
+        raise ValueError(f"{given!r} is no ratio; give a number, or several as [0.7,0.5]")
+    return float(given)
+
+
+# What is no ratio of an original is refused by the budget itself.
+Ratios = Annotated[float | tuple[float, ...], BeforeValidator(_ratios)]
+
+
+class MeasureSection(Named):
+    """A limit on a measure that is installed or a user's own."""
+
+    ratio: Ratios
+
+
+class BudgetSection(_Section):
+    """What may be left of the original network's cost, as ratios; no limit where all are empty.
+
+    One of the ratios may be a list; each of its ratios is a budget of its own.
+    """
+
+    flops: Ratios | None = None
+    params: Ratios | None = None
+    measures: dict[str, MeasureSection] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_one_list(self) -> "BudgetSection":
+        lists = [name for name, ratio in self._ratios().items() if isinstance(ratio, tuple)]
+        if len(lists) > 1:
+            raise ValueError(
+                f"{lists[0]} and {lists[1]} are both lists; give several ratios for one of them"
+            )
+        return self
+
+    def each(self) -> dict[str, "BudgetSection"]:
+        """The section of every budget, the greatest ratio first, by the setting that it is.
+
+        Where there is no list, the section itself by an empty text.
+        """
+        for name, ratios in self._ratios().items():
+            if isinstance(ratios, tuple):
+                return {f"budget.{name}={ratio}": self._with(name, ratio) for ratio in ratios}
+        return {"": self}
+
+    def make(self) -> Budget | None:
+        """The budget of a section without a list, or None where there is no limit.
+
+        Raises:
+            ValueError: A ratio is out of range, or a measure does not exist.
+        """
+        ratios: dict[str, Any] = self._ratios()
+        if not ratios:
+            return None
+        # A measure is called by its key, where it has no other name.
+        named = {
+            key: m.model_copy(update={"name": m.title() or key}) for key, m in self.measures.items()
+        }
+        measures = {key: (m.make(MEASURE), ratios[_measure(key)]) for key, m in named.items()}
+        return Budget(flops=ratios.get("flops"), params=ratios.get("params"), measures=measures)
+
+    def _ratios(self) -> dict[str, float | tuple[float, ...]]:
+        """What is given, by the names of the settings."""
+        given = {"flops": self.flops, "params": self.params}
+        given |= {_measure(key): measure.ratio for key, measure in self.measures.items()}
+        return {name: ratio for name, ratio in given.items() if ratio is not None}
+
+    def _with(self, name: str, ratio: float) -> "BudgetSection":
+        """This section with another ratio of one setting."""
+        measures = {
+            key: m.model_copy(update={"ratio": ratio}) if _measure(key) == name else m
+            for key, m in self.measures.items()
+        }
+        changed = {name: ratio} if name in ("flops", "params") else {"measures": measures}
+        return self.model_copy(update=changed)
+
+
+def _measure(key: str) -> str:
+    """The name of the setting of a measure's ratio."""
+    return f"measures.{key}.ratio"
+
+
+class SplitSection(_Section):
+    """How many training images serve for what."""
+
+    calibration: int = Field(ge=1)
+    validation: int = Field(ge=1)
+    selection: int = Field(ge=0)
+    adjustment: int = Field(ge=0)
+
+
+def _check_tried(given: int) -> int:
+    if given < 0 or 0 < given < _FEWEST_TRIED:
+        raise ValueError(f"give 0 for none, or at least {_FEWEST_TRIED} policies")
+    return given
+
+
+class SearchSection(_Section):
+    """How long to search, how many policies to repair at its end, and what to compare with."""
+
+    episodes: int = Field(ge=1)
+    finalists: int = Field(ge=1)
+    compare: tuple[str, ...]
+
+
+def _known_to(*records: type) -> BeforeValidator:
+    """Refuses what is a field of none of the records: pydantic would skip it in silence."""
+    known = [f.name for record in records for f in fields(record) if f.name not in _NOT_IN_ENV]
+
+    def check(given: Any) -> Any:
+        for name in given if isinstance(given, Mapping) else ():
+            check_name("setting", name, known)
+        return given
+
+    return BeforeValidator(check)
+
+
+def _nested(given: Any) -> Any:
+    """The flat section ``env`` as the two nested records that it fills."""
+    if not isinstance(given, Mapping):
+        return given
+    inner = {f.name for f in fields(RepairSettings)}
+    repair = {name: value for name, value in given.items() if name in inner}
+    return {name: value for name, value in given.items() if name not in inner} | {"repair": repair}
+
+
+EnvSection = Annotated[
+    EnvSettings, BeforeValidator(_nested), _known_to(EnvSettings, RepairSettings)
+]
+TrainingSection = Annotated[TrainingSettings, _known_to(TrainingSettings)]
+
+
+def _without_teacher(settings: TrainingSettings) -> TrainingSettings:
+    if settings.distil:
+        raise ValueError(
+            f"distil is {settings.distil}, but the base network has no teacher to learn from; give "
+            "base.distil=0"
+        )
+    return settings
+
+
+def _without_labels(settings: TrainingSettings) -> TrainingSettings:
+    if settings.distil != 1:
+        raise ValueError(
+            f"distil is {settings.distil}, but the adjustment reads no labels; give adjust.distil=1"
+        )
+    return settings
+
+
+BaseSection = Annotated[TrainingSection, AfterValidator(_without_teacher)]
+AdjustSection = Annotated[TrainingSection, AfterValidator(_without_labels)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """What a configuration names, made.
+
+    Attributes:
+        criterion: Ranks channels.
+        reward: Judges episodes.
+        budgets: Limits of the cost, the greatest first, by the settings that they are; one by an
+            empty text where there is a single one. None for no limit.
+        agent: Searches.
+        compared: The agents that it is compared with, by name.
+        env: The settings of the environment and the repair.
+        names: What tables and files call the model, data, criterion, reward and agent.
+    """
+
+    criterion: Criterion
+    reward: Reward
+    budgets: Mapping[str, Budget | None]
+    agent: Searcher
+    compared: Mapping[str, Searcher]
+    env: EnvSettings
+    names: Mapping[str, str]
+
+
+class RunConfig(_Section):
+    """Everything about one run."""
+
+    model: ModelSection
+    data: Named
+    criterion: Named
+    reward: Named
+    budget: BudgetSection
+    agent: Named
+    split: SplitSection
+    trust: Annotated[int, AfterValidator(_check_tried)]
+    env: EnvSection
+    search: SearchSection
+    base: BaseSection
+    finetune: TrainingSection
+    scratch: BaseSection
+    adjust: AdjustSection  # after what it takes values from
+    seed: int = Field(ge=0)
+    threads: int = Field(ge=0)
+    device: str
+    report: bool
+    folder: str | None = None
+    resume: str | None = None
+    compared: Mapping[str, Named] | None = None  # of a resumed run, as it began
+
+    @classmethod
+    def of(cls, composed: DictConfig) -> "RunConfig":
+        """The record of what Hydra composed.
+
+        Raises:
+            ValueError: A setting does not exist or has the wrong type; the message names it.
+        """
+        plain = OmegaConf.to_container(composed, resolve=True)
+        try:
+            return cls.model_validate(plain)
+        except ValidationError as error:
+            first = error.errors()[0]
+            # The repair's settings stand in `env` too.
+            where = ".".join(str(part) for part in first["loc"] if part != "repair")
+            # A whole section says by itself which of its settings is wrong.
+            given = "" if isinstance(first["input"], Mapping) else f" is {first['input']!r}"
+            message = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{where}{given}: {message}") from error
+
+    @property
+    def chooses_reward(self) -> bool:
+        """Whether the run chooses the reward by trying policies."""
+        return self.reward.name == AUTO
+
+    @property
+    def tried_policies(self) -> int:
+        """How many policies are tried before the search, to see how well rewards rank them."""
+        return self.trust or (_TRIED_FOR_AUTO if self.chooses_reward else 0)
+
+    def make(self) -> Parts:
+        """Everything that is named, made. A reward that is still to be chosen is ``accuracy``.
+
+        Raises:
+            ValueError: Something does not exist or refuses its options, or the device is not there.
+        """
+        _check_device(self.device)
+        made: dict[str, Any] = {
+            "criterion": self.criterion.make(CRITERION),
+            "reward": make_reward("accuracy") if self.chooses_reward else self.reward.make(REWARD),
+            "agent": self.agent.make(AGENT),
+        }
+        names = {key: getattr(self, key).name or name_of(part) for key, part in made.items()}
+        return Parts(
+            **made,
+            budgets={name: section.make() for name, section in self.budget.each().items()},
+            compared={name: agent.make(AGENT) for name, agent in self._compared().items()},
+            env=replace(self.env, seed=self.seed, repair=replace(self.env.repair, seed=self.seed)),
+            names={"model": self.model.title(), "data": self.data.title(), **names},
+        )
+
+    def each_budget(self) -> dict[str, "RunConfig"]:
+        """The configuration of every budget, in the order and by the names of ``Parts.budgets``."""
+        sections = self.budget.each().items()
+        return {name: self.model_copy(update={"budget": section}) for name, section in sections}
+
+    def as_plain(self) -> Mapping[str, Any]:
+        """The resolved settings, for a file."""
+        records = {key: asdict(getattr(self, key)) for key in ("env", "base", "adjust", "finetune")}
+        env = records["env"] | records["env"]["repair"]
+        records["env"] = {name: value for name, value in env.items() if name not in _NOT_IN_ENV}
+        compared = {
+            name: agent.model_dump(by_alias=True) for name, agent in self._compared().items()
+        }
+        rest = self.model_dump(by_alias=True, exclude={"resume"})
+        return rest | records | {"compared": compared}
+
+    def _compared(self) -> dict[str, Named]:
+        """The agents to compare with, each as ``agent=NAME`` would have it."""
+        if self.compared is not None:
+            return dict(self.compared)
+        found = {}
+        for name in self.search.compare:
+            path = CONFIGS / "agent" / f"{name}.yaml"
+            plain = (
+                OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {"name": name}
+            )
+            found[name] = Named.model_validate(plain)
+        return found
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"device {name!r} cannot be used here: {why}") from error

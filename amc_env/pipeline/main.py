@@ -1,0 +1,53 @@
+"""The main command: read the settings, run the stages."""
+
+import signal
+import sys
+from typing import Any
+
+from amc_env.pipeline import CONFIGS
+from amc_env.pipeline.command import INTERRUPTED, Job, read_jobs, refuse, run_jobs
+from amc_env.pipeline.help_text import help_text
+
+
+def main(arguments: list[str]) -> int:
+    """Run every job that the arguments ask for; the exit status."""
+    if "--help" in arguments or "-h" in arguments:
+        sys.stdout.write(help_text(CONFIGS))
+        return 0
+    try:
+        jobs = read_jobs(arguments, CONFIGS)
+    except ValueError as error:
+        return refuse(str(error))
+    return run_jobs(jobs, run_job)
+
+
+def run_job(job: Job) -> int:
+    """Run the stages of one job; an interruption keeps what there is."""
+    # The stages import PyTorch, which takes seconds; the settings are checked before that.
+    from amc_env import ChannelPruningEnv
+    from amc_env.pipeline import budgets, report, scratch, stages, trust
+    from amc_env.pipeline.config import RunConfig
+    from amc_env.pipeline.run import Run
+
+    run = stages.start(RunConfig.of(job.settings), job.folder, job.overrides)
+    model, data = stages.base_model(run)
+    env = stages.environment(run, model, data)
+
+    def run_budget(run: Run, env: ChannelPruningEnv) -> dict[str, Any]:
+        trust.trust(run, env)
+        networks = stages.search(run, env)
+        rivals = stages.compare(run, env)
+        networks = stages.repair(run, env, networks)
+        networks = stages.finetune(run, env, networks, data)
+        rivals += scratch.from_scratch(run, networks[-1], data)
+        report.warn_of_rivals(run, env, networks, rivals)
+        return report.finish(run, env, data, networks, rivals)
+
+    budgets.for_each(run, env, run_budget)
+    return 0 if run.is_complete else INTERRUPTED
+
+
+def command(arguments: list[str]) -> int:
+    """``main`` for a process of its own: whoever ends it gets what Ctrl-C gets."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return main(arguments)

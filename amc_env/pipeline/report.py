@@ -1,0 +1,252 @@
+"""The last stage of a run: figures on the test data, and what they say about other agents."""
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from amc_env import ChannelGraph, ChannelPruningEnv
+from amc_env.agents import SearchResult
+from amc_env.data.datasets import Dataset
+from amc_env.latency import latencies_ms
+from amc_env.models import MODEL
+from amc_env.pipeline.accuracies import Examiner
+from amc_env.pipeline.calls import package_call, train_call
+from amc_env.pipeline.failures import explained
+from amc_env.pipeline.picture import ORIGINAL, Point, save_picture
+from amc_env.pipeline.run import Network, Run, choose, write_network
+from amc_env.pipeline.screen import Row, say, show, show_points
+from amc_env.pipeline.trust import figures
+from amc_env.report import details_of, write_report
+
+_AGENT_FILES = Path(__file__).resolve().parents[1] / "configs" / "agent"
+_LATENCY_BATCH = 64
+
+
+def warn_of_rivals(
+    run: Run, env: ChannelPruningEnv, networks: Sequence[Network], rivals: Sequence[Network]
+) -> None:
+    """Name the agents whose repaired networks have a greater reward than the run's own.
+
+    The rewards are those of the selection split, on which no agent has searched; where there is
+    none, those of the validation split. Fine-tuning is left out, for only the run's own network is
+    fine-tuned.
+    """
+    own = next((network for network in networks if network.stage == "repaired"), None)
+    if own is None:
+        return
+    split = "selection" if env.data.selection else "validation"
+    reward = _reward(env, own)
+    for rival in rivals:
+        if rival.stage == "repaired" and (greater := _reward(env, rival)) > reward:
+            say(
+                f"{rival.agent} found a better policy than {own.agent}: reward {greater:.4f} "
+                f"against {reward:.4f} on the {split} split, both repaired. Its policy.json "
+                f"and pruned.safetensors are in {run.folder.compared(rival.agent)}; to make it "
+                f"this run's result: {command_for(rival.agent, run.overrides)}"
+            )
+
+
+def finish(
+    run: Run,
+    env: ChannelPruningEnv,
+    data: Dataset,
+    networks: Sequence[Network],
+    rivals: Sequence[Network],
+) -> dict[str, Any]:
+    """Measure all networks on the test data, export the chosen one, write and show the figures.
+
+    This is the only stage that reads the test data, after everything has been chosen for its
+    budget; what is chosen for other budgets does not depend on it. The figures are those of
+    ``metrics.json``.
+    """
+    kept = choose(networks)
+    exact = Examiner(data)
+    with explained("measuring on the test data", smaller="the test data", saved=run.folder.saved):
+        base = _original(run, env, exact)
+        own = [_row(env, exact, network, is_kept=network is kept) for network in networks]
+        rows = [base, *own, *(_row(env, exact, network) for network in rivals)]
+        models = [row.model for row in rows]
+        latencies = latencies_ms(models, data.test.inputs[:_LATENCY_BATCH])
+    exported = next(row for row in own if row.is_kept)
+    write_network(
+        run,
+        run.folder.path,
+        kept,
+        macs=exported.flops,
+        accuracy=exported.accuracies.whole,
+        measured_on="the test data",
+    )
+    stages = [network.stage for network in networks]
+    metrics = {
+        "baseline_accuracy": base.accuracies.whole,
+        **{f"{s}_accuracy": row.accuracies.whole for s, row in zip(stages, own, strict=True)},
+        **_figures(run, env.graph, networks, kept),
+        "evaluation_format": asdict(env.evaluator.choose(env.graph.model)),
+        "test_accuracies": {row.name: row.accuracies.whole for row in rows},
+        **_on_originals(rows),
+        "network_flops": {row.name: row.flops for row in rows},
+        "latencies_ms": {row.name: ms for row, ms in zip(rows, latencies, strict=True)},
+    }
+    run.folder.write_metrics(metrics)
+    run.folder.write_details(details_of(env, kept.result.policy))
+    run.folder.close()
+    title = f"{metrics['seconds']:.0f} s; accuracy on test data, ms for {_LATENCY_BATCH} samples"
+    show(rows, latencies, title=title)
+    say(f"policy.json, pruned.safetensors, metrics.json and more are in {run.folder.path}")
+    _write_page(run, [run.folder.path])
+    for line in next_steps(run):
+        say(line)
+    if not run.is_complete:
+        say("interrupted: this is the best that was found until then")
+    return metrics
+
+
+def write_together(run: Run, finished: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the figures and the picture of the budgets that are finished, by their settings."""
+    is_whole = len(finished) == len(run.parts.budgets)
+    run.folder.write_metrics(
+        {
+            "budgets": finished,
+            "seconds": time.perf_counter() - run.started,
+            "seed": run.config.seed,
+            "is_complete": run.is_complete and is_whole,
+        }
+    )
+    save_picture(list(_points(finished)), run.folder.picture)
+
+
+def show_together(run: Run, finished: Mapping[str, Mapping[str, Any]]) -> None:
+    """Show the networks of all finished budgets in one table."""
+    found = f"{len(finished)} of {len(run.parts.budgets)} budgets"
+    title = f"{found}; accuracy on test data, ms for {_LATENCY_BATCH} samples"
+    show_points(list(_points(finished)), title=title)
+    name = run.folder.picture.name
+    say(f"a folder for each, metrics.json, {name}.svg and {name}.png are in {run.folder.path}")
+    _write_page(run, [run.folder.part(budget).path for budget in finished])
+    if not run.is_complete:
+        say(f"interrupted: this is what was found until then, of {found}")
+
+
+def _write_page(run: Run, folders: Sequence[Path]) -> None:
+    if run.config.report:
+        write_report(folders, run.folder.page)
+        say(f"to look at it, open {run.folder.page} in a browser")
+
+
+def next_steps(run: Run) -> list[str]:
+    """The commands that export the network of a run and load it, with the run's own paths."""
+    folder, source = str(run.folder.path), run.source
+    # Code of one's own is only run by those who name it.
+    own = source.name if source and not MODEL.has_name(source.name) else None
+    arguments = ", ".join(repr(given) for given in (folder, own) if given)
+    return [
+        f"export it: {package_call('export', folder, *(['--model', own] if own else []))}",
+        f"load it in Python: amc_env.load({arguments})",
+    ]
+
+
+def command_for(agent: str, overrides: Sequence[str]) -> str:
+    """The command that repeats a run with another agent."""
+    # The options of the run's own agent mean nothing to another, and its folder is in use.
+    own = ("agent=", "agent.", "folder=")
+    others = [text for text in overrides if not text.lstrip("+~").startswith(own)]
+    key = "agent" if (_AGENT_FILES / f"{agent}.yaml").is_file() else "agent.name"
+    return train_call(*others, f"{key}={agent}")
+
+
+def _reward(env: ChannelPruningEnv, network: Network) -> float:
+    return env.judge(network.result.compact, network.result.best.counts).reward
+
+
+def _points(finished: Mapping[str, Mapping[str, Any]]) -> Iterator[Point]:
+    """The original network, and of every budget the networks that nothing was added to since."""
+    for number, (budget, metrics) in enumerate(finished.items()):
+        kept = f"{metrics['agent']}, {metrics['kept']}"
+        for name, accuracy in metrics["test_accuracies"].items():
+            is_original = name == ORIGINAL
+            is_superseded = name.endswith(", pruned") and name != kept
+            if is_superseded or (is_original and number):
+                continue
+            yield Point(
+                budget="" if is_original else budget,
+                network=name,
+                accuracy=accuracy,
+                flops=metrics["network_flops"][name],
+                latency_ms=metrics["latencies_ms"][name],
+                is_kept=name == kept,
+            )
+
+
+def _on_originals(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Accuracies on the original test images, where the data marks them."""
+    found = {row.name: row.accuracies.originals for row in rows}
+    known = {name: accuracy for name, accuracy in found.items() if accuracy is not None}
+    return {"test_accuracies_on_originals": known} if known else {}
+
+
+def _original(run: Run, env: ChannelPruningEnv, exact: Examiner) -> Row:
+    """The original network, which is measured once however many budgets there are."""
+    model, cost = env.graph.model, env.graph.cost()
+    if run.shared.original is None:
+        run.shared.original = exact.examine(model)
+    found = run.shared.original
+    return Row(name=ORIGINAL, model=model, accuracies=found, flops=cost.flops, params=cost.params)
+
+
+def _row(
+    env: ChannelPruningEnv, exact: Examiner, network: Network, *, is_kept: bool = False
+) -> Row:
+    cost = env.graph.cost(network.result.best.counts)
+    return Row(
+        name=network.name,
+        model=network.result.compact,
+        accuracies=exact.examine(network.result.compact),
+        flops=cost.flops,
+        params=cost.params,
+        is_kept=is_kept,
+    )
+
+
+def _figures(
+    run: Run, graph: ChannelGraph, networks: Sequence[Network], kept: Network
+) -> Mapping[str, Any]:
+    """Figures of the run that are measured on training data only, and what the run was."""
+    config, result, best = run.config, kept.result, kept.result.best
+    names = run.parts.names
+    cost = graph.cost(best.counts)
+    held_out = {n.stage: n.held_out_accuracy for n in networks if n.held_out_accuracy is not None}
+    return {
+        "kept": kept.stage,
+        **({"held_out_accuracies": held_out} if held_out else {}),
+        **({"trust": figures(run.trust)} if run.trust else {}),
+        "flops": cost.flops,
+        "flops_ratio": best.flops_ratio,
+        "params": cost.params,
+        "params_ratio": best.params_ratio,
+        "reward": best.reward,
+        "validation_accuracy": best.accuracy,
+        "model": names["model"],
+        "data": names["data"],
+        "agent": names["agent"],
+        "reward_name": names["reward"],
+        "criterion": names["criterion"],
+        "episodes": len(result.episodes),
+        "evaluations": result.evaluations,
+        "search_seconds": result.seconds,
+        "episode_seconds": _mean_seconds(result),
+        "seconds": time.perf_counter() - run.started,
+        "seed": config.seed,
+        "is_complete": run.is_complete,
+        "command": train_call(*run.overrides),
+    }
+
+
+def _mean_seconds(result: SearchResult) -> dict[str, float]:
+    """Mean duration of an episode's phases."""
+    return {
+        phase: statistics.fmean(episode.seconds[phase] for episode in result.episodes)
+        for phase in result.best.seconds
+    }

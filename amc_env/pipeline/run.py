@@ -1,0 +1,105 @@
+"""What a run carries from stage to stage."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from amc_env.agents import SearchResult
+from amc_env.pipeline.accuracies import Accuracies
+from amc_env.pipeline.config import Parts, RunConfig
+from amc_env.pipeline.folder import RunFolder
+from amc_env.pipeline.journal import Journal
+from amc_env.policy import ModelSource, PrunedFacts, save_pruned
+from amc_env.trust import Trust
+
+Stage = Literal["pruned", "repaired", "finetuned", "from scratch"]
+
+
+@dataclass(kw_only=True, eq=False)
+class Shared:
+    """What the search at one budget leaves for the next budgets of the run.
+
+    Attributes:
+        found: How many channels each group keeps in the policy that an agent found last, by the
+            name of a compared agent and by None for the run's own agent.
+        original: The original network's accuracies on the test data, for reports only; None until
+            they have been measured.
+    """
+
+    found: dict[str | None, Mapping[str, int]] = field(default_factory=dict)
+    original: Accuracies | None = None
+
+
+@dataclass(kw_only=True, eq=False)
+class Run:
+    """What all stages of a run share; with several budgets, those of one budget.
+
+    Attributes:
+        config: The settings.
+        parts: The objects that the settings name.
+        folder: Where the run writes.
+        started: When it began.
+        overrides: The settings that the command line gave, as it gave them.
+        is_complete: False once the run was interrupted.
+        trust: How well rewards rank policies, where the run tries them.
+        journal: What the run has computed until now, before an interruption too.
+        shared: What the budgets of a run leave for each other.
+        source: What built the original network, once it is built.
+    """
+
+    config: RunConfig
+    parts: Parts
+    folder: RunFolder
+    journal: Journal
+    overrides: tuple[str, ...] = ()
+    started: float = field(default_factory=time.perf_counter)
+    is_complete: bool = True
+    trust: tuple[Trust, ...] = ()
+    shared: Shared = field(default_factory=Shared)
+    source: ModelSource | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A pruned network as one stage of the run left it.
+
+    Attributes:
+        agent: Who found its policy.
+        stage: The last stage that changed its weights.
+        result: The search; ``compact`` is this network.
+        held_out_accuracy: Its accuracy on training images that nothing was fitted to, where the
+            run fine-tunes.
+    """
+
+    agent: str
+    stage: Stage
+    result: SearchResult
+    held_out_accuracy: float | None = None
+
+    @property
+    def name(self) -> str:
+        """How the network is called in tables."""
+        return f"{self.agent}, {self.stage}"
+
+
+def choose(networks: Sequence[Network]) -> Network:
+    """The network to export: the last one, or the one before where fine-tuning made it worse.
+
+    Fine-tuned and repaired network are compared by their accuracy on the held-out images.
+    """
+    last = networks[-1]
+    if last.stage == "finetuned":
+        return max(networks[-2:][::-1], key=lambda network: network.held_out_accuracy or 0.0)
+    return last
+
+
+def write_network(
+    run: Run, folder: Path, network: Network, *, macs: int, accuracy: float, measured_on: str
+) -> None:
+    """Write the policy and the weights of a network, with an accuracy and where it is from."""
+    facts = PrunedFacts(macs=macs, accuracy=accuracy, measured_on=measured_on)
+    known = {"source": run.source, "accuracy": accuracy, "measured_on": measured_on}
+    policy = network.result.policy.model_copy(update=known)
+    save_pruned(folder, policy, network.result.compact, facts)

@@ -1,0 +1,373 @@
+"""The stages of a run in order; each takes what the stages before it returned."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from amc_env import ChannelGraph, ChannelPruningEnv, Policy, PruningData
+from amc_env.agents import Episode, SearchResult
+from amc_env.agents.episodes import Listener
+from amc_env.agents.progress import following
+from amc_env.data import Split
+from amc_env.data.datasets import DATASET, Dataset
+from amc_env.data.holding_out import hold_out
+from amc_env.env.budget import BudgetKeeper
+from amc_env.env.realise import adjustment, nearer
+from amc_env.evaluation import Evaluator
+from amc_env.models import MODELS, load_checkpoint_
+from amc_env.models.lookup import MODEL
+from amc_env.pipeline import history
+from amc_env.pipeline.config import RunConfig
+from amc_env.pipeline.failures import explained
+from amc_env.pipeline.folder import RunFolder
+from amc_env.pipeline.journal import Journal
+from amc_env.pipeline.run import Network, Run, choose, write_network
+from amc_env.pipeline.screen import progress, say, working
+from amc_env.pipeline.trainings import memory_for, train_
+from amc_env.policy import ModelSource
+from amc_env.training import DivergedError, Training
+from amc_env.trust import spread_policies
+
+
+def start(config: RunConfig, path: Path, overrides: tuple[str, ...] = ()) -> Run:
+    """Seed everything, and make what the settings name; the folder is made once all is checked.
+
+    Raises:
+        ValueError: Something that is named does not exist or refuses its options.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    folder = RunFolder(path, is_resumed=config.resume is not None)
+    journal = Journal(folder.state / "journal", tell=say)
+    parts = config.make()
+    return Run(config=config, parts=parts, folder=folder, journal=journal, overrides=overrides)
+
+
+def base_model(run: Run) -> tuple[nn.Module, Dataset]:
+    """The trained network to prune, from its checkpoint or trained here, and the data.
+
+    Raises:
+        ValueError: The data does not exist, the checkpoint does not fit, the network cannot be
+            pruned as the settings say, or memory ran out.
+        OSError: The folder cannot be written to.
+    """
+    config = run.config
+    data = config.data.make(DATASET).to(config.device)
+    run.source = _source(config, data)
+    model = _network(config, run.source).to(config.device).eval()
+    if config.model.checkpoint:
+        load_checkpoint_(model, Path(config.model.checkpoint))
+    with working("analysing the network"):
+        _check_prunable(run, model, data)
+    run.folder.open_(config.as_plain())
+    run.journal.open_()
+    history.note_start_(run)
+    say(f"writing to {run.folder.path}; MACs are multiply-accumulates for one sample")
+    if not config.model.checkpoint:
+        with explained("training the network", smaller="base.batch"):
+            memory = memory_for(run, "base", model)
+            training = Training(model, data.train, config.base, seed=config.seed, memory=memory)
+            train_(run, "base", training, title="training the network")
+    history.check_same(run, model, data.train)
+    return model.eval(), data
+
+
+def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
+    """The environment, with the greatest of the budgets where there are several.
+
+    It reads training data only; test data is given to it to refuse leaks.
+
+    Raises:
+        ValueError: The network cannot be pruned as configured, or memory ran out.
+    """
+    drawn = _drawn(run, data)
+    finalists = f", finalists on {len(drawn.selection)} more" if drawn.selection else ""
+    say(
+        f"calibrating on {len(drawn.calibration)} training samples, rewards on "
+        f"{len(drawn.validation)} others{finalists}"
+    )
+    with (
+        explained("calibrating", smaller="split.calibration or env.sampled_positions"),
+        working("analysing the network and calibrating"),
+    ):
+        env = ChannelPruningEnv(
+            model=model,
+            data=drawn,
+            criterion=run.parts.criterion,
+            reward=run.parts.reward,
+            budget=next(iter(run.parts.budgets.values())),
+            settings=run.parts.env,
+            memory=run.journal,
+        )
+    say(f"networks are evaluated in {env.evaluator.choice}")
+    return env
+
+
+def search(run: Run, env: ChannelPruningEnv) -> list[Network]:
+    """The network of the best policy that the run's agent finds.
+
+    Every episode and each new best policy are in the folder as soon as the episode is over.
+
+    Raises:
+        ValueError: An episode failed; the message says where the others are.
+        KeyboardInterrupt: The search was interrupted before its first episode was over.
+    """
+    folder, best = run.folder, float("-inf")
+    folder.begin_episodes([group.name for group in env.graph.groups])
+
+    def save(episode: Episode) -> None:
+        nonlocal best
+        is_best = episode.reward > best
+        best = max(best, episode.reward)
+        folder.add_episode(episode, env.graph, _policy(run, env, episode) if is_best else None)
+
+    found = _search(run, env, None, on_episode=save)
+    _save(run, folder.path, env, found)
+    return [found]
+
+
+def compare(run: Run, env: ChannelPruningEnv) -> list[Network]:
+    """The pruned and repaired networks of the agents that the run's agent is compared with.
+
+    Their policies and weights are in the folder too. After an interruption, the networks until
+    then.
+    """
+    found: list[Network] = []
+    for name in run.config.search.compare:
+        if not run.is_complete:
+            break
+        try:
+            pruned = _search(run, env, name)
+            found.append(pruned)
+            found.append(_repair(run, env, pruned, finalists=run.config.search.finalists))
+        except KeyboardInterrupt:
+            run.is_complete = False
+        if found and found[-1].agent == name:
+            _save(run, run.folder.compared(name), env, found[-1])
+    return found
+
+
+def repair(run: Run, env: ChannelPruningEnv, networks: Sequence[Network]) -> list[Network]:
+    """The networks until now, and the best policy's network repaired layer by layer and adjusted.
+
+    After an interruption of the search one policy is repaired, and nothing is adjusted; an
+    interruption of the repair leaves the networks until now.
+    """
+    finalists = run.config.search.finalists if run.is_complete else 1
+    at_most = f" (at most {finalists} policies)" if finalists > 1 else ""
+    say(f"repairing the best of the search layer by layer{at_most}")
+    try:
+        with explained(
+            "repairing",
+            smaller="split.calibration or env.sampled_positions",
+            saved=run.folder.saved,
+        ):
+            repaired = _repair(run, env, networks[-1], finalists=finalists)
+        _save(run, run.folder.path, env, repaired)
+    except KeyboardInterrupt:
+        run.is_complete = False
+        return [*networks]
+    return [*networks, repaired]
+
+
+def finetune(
+    run: Run, env: ChannelPruningEnv, networks: Sequence[Network], data: Dataset
+) -> list[Network]:
+    """The networks until now, and the repaired one trained further, if a run is to fine-tune.
+
+    The original network is the teacher where the settings ask for one. Some training images are
+    held out from the training, and both networks are measured on them.
+    An interruption in the first epoch leaves the networks until now.
+
+    Raises:
+        ValueError: The training failed; the repaired network is in the folder.
+    """
+    config, last = run.config, networks[-1]
+    if not run.is_complete or not config.finetune.epochs or last.stage != "repaired":
+        return [*networks]
+    fitted, held_out = fine_tuning_split(run, data)
+    # The repaired network has to survive, for it may turn out to be the better one.
+    tuned = copy.deepcopy(last.result.compact)
+    if not _finetune_(run, tuned, env.graph.model, fitted):
+        return [*networks]
+    both = [last, replace(last, stage="finetuned", result=replace(last.result, compact=tuned))]
+    judge = Evaluator(held_out, precision="float32")
+    measured = [
+        replace(network, held_out_accuracy=judge.accuracy(network.result.compact))
+        for network in both
+    ]
+    figures = ", ".join(f"{n.held_out_accuracy:.2%} {n.stage}" for n in measured)
+    say(
+        f"accuracy on {len(held_out)} held-out training samples: {figures}; "
+        f"the {choose(measured).stage} network is kept"
+    )
+    return [*networks[:-1], *measured]
+
+
+def fine_tuning_split(run: Run, data: Dataset) -> tuple[Split, Split]:
+    """Training images to fine-tune on, and others to compare networks on."""
+    split = run.config.split
+    return hold_out(
+        data.train,
+        calibration=split.calibration,
+        validation=split.validation,
+        selection=split.selection,
+        seed=run.config.seed,
+    )
+
+
+def _search(
+    run: Run, env: ChannelPruningEnv, name: str | None, *, on_episode: Listener | None = None
+) -> Network:
+    """The pruned network that an agent finds: the run's own, or the one with this name.
+
+    The search starts from what the same agent found at the budget before, if there was one.
+    """
+    config = run.config
+    agent = run.parts.compared[name] if name else run.parts.agent
+    title = name or run.parts.names["agent"]
+    total = 1 if agent.is_single else config.search.episodes
+    with (
+        explained(
+            f"searching with {title}",
+            smaller="env.evaluation_batch or split.validation",
+            saved=run.folder.saved,
+        ),
+        progress(f"searching: {title}", total=total) as advance,
+    ):
+        result = agent.search(
+            env,
+            episodes=config.search.episodes,
+            seed=config.seed,
+            on_episode=following(advance, on_episode),
+            log=run.folder.curves if name is None else None,
+            start=run.shared.found.get(name),
+        )
+    run.shared.found[name] = result.best.counts
+    run.is_complete &= result.is_complete
+    return Network(agent=title, stage="pruned", result=result)
+
+
+def _repair(run: Run, env: ChannelPruningEnv, pruned: Network, *, finalists: int) -> Network:
+    """The best policy's network repaired layer by layer, and its weights adjusted together."""
+    repaired = pruned.result.realised(env, finalists=finalists)
+    return replace(
+        pruned, stage="repaired", result=_adjusted(run, env, repaired, agent=pruned.agent)
+    )
+
+
+def _adjusted(
+    run: Run, env: ChannelPruningEnv, repaired: SearchResult, *, agent: str
+) -> SearchResult:
+    """The result with its network adjusted; as it was after an interruption."""
+    settings = run.config.adjust
+    if not run.is_complete or not settings.epochs:
+        return repaired
+    compact, name = repaired.compact, f"adjust-{Path(agent).name}"
+    memory = memory_for(run, name, compact)
+    try:
+        training = adjustment(env, compact, settings, seed=run.config.seed, memory=memory)
+        train_(run, name, training, title="adjusting without labels")
+        adjusted = nearer(env, compact, training.model, training.settings)
+    except KeyboardInterrupt:
+        run.is_complete = False
+        return repaired
+    except DivergedError as error:
+        say(f"the adjustment is given up, for {error}; the repaired network is kept")
+        return repaired
+    if adjusted is compact:
+        say("the adjusted network is no nearer to the original; the repaired one is kept")
+    return replace(repaired, compact=adjusted)
+
+
+def _finetune_(run: Run, network: nn.Module, teacher: nn.Module, fitted: Split) -> bool:
+    """Train a network; whether at least one epoch was finished."""
+    config, memory = run.config, memory_for(run, "finetune", network)
+    training: Training | None = None
+    with explained("fine-tuning", smaller="finetune.batch", saved=run.folder.saved):
+        try:
+            training = Training(
+                network, fitted, config.finetune, teacher=teacher, seed=config.seed, memory=memory
+            )
+            train_(run, "finetune", training, title="fine-tuning")
+        except KeyboardInterrupt:
+            run.is_complete = False
+    return training is not None and training.epoch > 0
+
+
+def _policy(run: Run, env: ChannelPruningEnv, episode: Episode) -> Policy:
+    """The policy of an episode, with the accuracy that it was found with."""
+    known = {
+        "source": run.source,
+        "accuracy": episode.accuracy,
+        "measured_on": "the validation split",
+    }
+    return env.policy(episode.counts, seed=run.config.seed).model_copy(update=known)
+
+
+def _save(run: Run, folder: Path, env: ChannelPruningEnv, network: Network) -> None:
+    """Write a policy and its weights, with the accuracy that the search knows."""
+    write_network(
+        run,
+        folder,
+        network,
+        macs=env.graph.cost(network.result.best.counts).flops,
+        accuracy=env.evaluator.accuracy(network.result.compact),
+        measured_on="the validation split",
+    )
+
+
+def _drawn(run: Run, data: Dataset) -> PruningData:
+    """The part of the training data that the search reads."""
+    return PruningData.of_training(
+        data.train,
+        test=data.test,
+        calibration=run.config.split.calibration,
+        validation=run.config.split.validation,
+        selection=run.config.split.selection,
+        adjustment=run.config.split.adjustment,
+        seed=run.config.seed,
+    )
+
+
+def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
+    """Refuse before the training what the environment would refuse after it."""
+    settings = run.parts.env
+    drawn = _drawn(run, data)
+    samples, tried = drawn.calibration, run.config.tried_policies
+    if tried and drawn.selection is None:
+        raise ValueError(
+            f"the networks of the {tried} policies that are tried are scored on the selection "
+            f"images, but none of the {len(data.train)} training images are for selection; give "
+            "split.selection=1000, or more images, or trust=0"
+        )
+    graph = ChannelGraph(
+        model, samples.inputs[:2], ignore=settings.ignore, round_to=settings.round_to
+    )
+    for budget in run.parts.budgets.values():
+        keeper = BudgetKeeper(graph, budget, min_keep=settings.min_keep, max_keep=settings.max_keep)
+        if tried:
+            spread_policies(graph, keeper, tried, seed=run.config.seed)
+    Evaluator(samples, precision="float32").logits(model)
+
+
+def _source(config: RunConfig, data: Dataset) -> ModelSource:
+    """What builds the network; a network of this package is made to fit the data."""
+    section = config.model
+    name = section.target or section.name or ""
+    if section.target or name not in MODELS:
+        return ModelSource(name=name, options=section.options)
+    fitting = {"num_classes": data.classes, "in_channels": data.train.inputs.shape[1]}
+    return ModelSource(name=name, options={**fitting, **section.options})
+
+
+def _network(config: RunConfig, source: ModelSource) -> nn.Module:
+    """The network, with fresh weights where it is one of this package's."""
+    if config.model.target or source.name not in MODELS:
+        return config.model.make(MODEL)
+    return MODEL.make(source.name, {"seed": config.seed, **source.options})

@@ -1,0 +1,13 @@
+import pytest
+
+from amc_env.extras import need
+
+
+def test_what_is_missing_is_named_with_the_command_that_installs_it() -> None:
+    need("a table", "torch", "numpy", extra="tables")
+    with pytest.raises(
+        ValueError,
+        match=r"^a table needs no_such_a and no_such_b, which is not installed; install the "
+        r"extra: pip install 'amc-env\[tables\]'$",
+    ):
+        need("a table", "torch", "no_such_a", "no_such_b", extra="tables")
