@@ -191,6 +191,7 @@ class SearchSection(_Section):
     episodes: int = Field(ge=1)
     finalists: int = Field(ge=1)
     compare: tuple[str, ...]
+    storage: str | None
 
 
 def _known_to(*records: type) -> BeforeValidator:

@@ -27,6 +27,7 @@ from amc_env.pipeline.folder import RunFolder
 from amc_env.pipeline.journal import Journal
 from amc_env.pipeline.run import Network, Run, choose, write_network
 from amc_env.pipeline.screen import progress, say, working
+from amc_env.pipeline.study import check_storage, mirror
 from amc_env.pipeline.trainings import memory_for, train_
 from amc_env.policy import ModelSource
 from amc_env.training import DivergedError, Training
@@ -37,7 +38,8 @@ def start(config: RunConfig, path: Path, overrides: tuple[str, ...] = ()) -> Run
     """Seed everything, and make what the settings name; the folder is made once all is checked.
 
     Raises:
-        ValueError: Something that is named does not exist or refuses its options.
+        ValueError: Something that is named does not exist or refuses its options, or the storage of
+            the study cannot be used.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -45,6 +47,8 @@ def start(config: RunConfig, path: Path, overrides: tuple[str, ...] = ()) -> Run
     folder = RunFolder(path, is_resumed=config.resume is not None)
     journal = Journal(folder.state / "journal", tell=say)
     parts = config.make()
+    if config.search.storage and not folder.is_resumed:
+        check_storage(config.search.storage, str(path))
     return Run(config=config, parts=parts, folder=folder, journal=journal, overrides=overrides)
 
 
@@ -118,13 +122,18 @@ def search(run: Run, env: ChannelPruningEnv) -> list[Network]:
         KeyboardInterrupt: The search was interrupted before its first episode was over.
     """
     folder, best = run.folder, float("-inf")
-    folder.begin_episodes([group.name for group in env.graph.groups])
+    groups = [group.name for group in env.graph.groups]
+    folder.begin_episodes(groups)
+    storage = run.config.search.storage
+    also = mirror(storage, str(folder.path), groups) if storage else None
 
     def save(episode: Episode) -> None:
         nonlocal best
         is_best = episode.reward > best
         best = max(best, episode.reward)
         folder.add_episode(episode, env.graph, _policy(run, env, episode) if is_best else None)
+        if also:
+            also(episode)
 
     found = _search(run, env, None, on_episode=save)
     _save(run, folder.path, env, found)

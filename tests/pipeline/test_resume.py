@@ -1,5 +1,6 @@
 """Runs that are killed and go on, on the digits: the result is that of a run that was not."""
 
+import csv
 import json
 import multiprocessing
 import random
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import optuna
 import pytest
 from safetensors.torch import load_file
 
@@ -117,6 +119,20 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_was_not(
     assert go(*arguments) == 0
     assert result(folder) == result(whole)
     assert not [path for path in folder.rglob("*") if path.name.endswith((".part", ".previous"))]
+
+
+@pytest.mark.slow
+def test_a_study_has_every_episode_once(tmp_path: Path) -> None:
+    folder, storage = tmp_path / "run", f"sqlite:///{tmp_path / 'studies.db'}"
+    arguments = [*QUICK, *SHORT, f"search.storage={storage}", f"folder={folder}"]
+    killed(journal_has("outcome", times=6), folder, *arguments)
+    assert go(f"resume={folder}") == 0
+    trials = optuna.load_study(storage=storage, study_name=str(folder)).trials
+    with (folder / "episodes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(str(trial.user_attrs["number"]), str(trial.value)) for trial in trials] == [
+        (row["number"], row["reward"]) for row in rows
+    ]
 
 
 @pytest.mark.slow
