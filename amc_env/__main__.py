@@ -76,6 +76,11 @@ def _report(options: argparse.Namespace) -> None:
     out = options.out or options.folders[0] / "report.html"
     write_report(options.folders, out)
     sys.stdout.write(f"wrote {out}\n")
+    if options.figures:
+        from amc_env.report.figures import write_figures
+
+        for path in write_figures(options.folders, options.figures):
+            sys.stdout.write(f"wrote {path}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -146,6 +151,9 @@ def _add_report_(commands: "_Commands[argparse.ArgumentParser]") -> None:
     parser.set_defaults(run=_report)
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="folders of runs")
     parser.add_argument("--out", type=Path, metavar="FILE", help="RUN/report.html by default")
+    parser.add_argument(
+        "--figures", type=Path, metavar="DIR", help="folder for its charts as PNG and SVG too"
+    )
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from amc_env.files import atomic
-
 ORIGINAL = "original"
 
 
@@ -38,9 +36,10 @@ def save_picture(points: Sequence[Point], stem: Path) -> None:
     """
     # Takes a second to import, which the many runs without a picture need not spend. A figure
     # without pyplot needs no screen and leaves no state behind.
-    import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, PercentFormatter
+
+    from amc_env.report.figures import save_figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(
@@ -59,8 +58,4 @@ def save_picture(points: Sequence[Point], stem: Path) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
     axes.legend()
-    # Text stays text, which can be searched; names within the file do not differ between runs.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "budgets"}):
-        for ending, metadata in (("png", {}), ("svg", {"Date": None})):
-            with atomic(stem.with_suffix(f".{ending}")) as path:
-                figure.savefig(path, format=ending, metadata=metadata, dpi=150)
+    save_figure(figure, stem)

@@ -77,8 +77,7 @@ def errors(details: Details) -> go.Figure:
     """The repair's error against sparsity for every group, with the chosen point."""
     figure = go.Figure()
     for group in details.groups:
-        sparsities = [1 - kept / group.channels for kept in range(1, group.channels + 1)]
-        relative = [max(error, 0.0) ** 0.5 for error in group.errors]
+        sparsities, relative = error_curve(group)
         text = f"{group.name}<br>sparsity %{{x:.2f}}: error %{{y:.3f}}<extra></extra>"
         line = {"line": {"width": 1}, "mode": "lines", "legendgroup": group.name}
         figure.add_scatter(x=sparsities, y=relative, name=group.name, hovertemplate=text, **line)
@@ -119,7 +118,7 @@ def scores(details: Details) -> go.Figure:
 
 def front(runs: Sequence[FinishedRun]) -> go.Figure:
     """Accuracy against multiply-accumulates of all networks, with those that no other beats."""
-    points = [point for run in runs for point in _points(run)]
+    points = [point for run in runs for point in network_points(run)]
     best = pareto([(macs, accuracy) for macs, accuracy, _ in points])
     figure = go.Figure(
         [
@@ -157,7 +156,14 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return best
 
 
-def _points(run: FinishedRun) -> list[tuple[float, float, str]]:
+def error_curve(group: GroupDetails) -> tuple[list[float], list[float]]:
+    """The sparsities of a group, and the relative error of the repair at each of them."""
+    sparsities = [1 - kept / group.channels for kept in range(1, group.channels + 1)]
+    return sparsities, [max(error, 0.0) ** 0.5 for error in group.errors]
+
+
+def network_points(run: FinishedRun) -> list[tuple[float, float, str]]:
+    """Multiply-accumulates, accuracy on the test data and name of every network of a run."""
     costs: Mapping[str, float] = run.metrics["network_flops"]
     accuracies: Mapping[str, float] = run.metrics["test_accuracies"]
     return [(costs[name], accuracy, f"{run.name}: {name}") for name, accuracy in accuracies.items()]

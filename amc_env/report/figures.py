@@ -1,0 +1,174 @@
+"""The charts of runs for papers: PNG and SVG, drawn by matplotlib.
+
+The page's own charts are plotly's, whose export to files needs a browser; matplotlib needs none.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+
+from amc_env.files import atomic
+from amc_env.report.charts import ACCENT, AFTER, BEFORE, error_curve, network_points, pareto
+from amc_env.report.reading import FinishedRun
+
+_WIDTH, _HEIGHT = 6.0, 3.2
+# Inches that a name of a group or layer needs beside others.
+_NAME = 0.16
+
+
+def write_figures(folders: Sequence[Path], out: Path) -> list[Path]:
+    """Write the figures of runs into a folder, and return their files.
+
+    Those of several runs stand in a folder for each, numbered in the order in which the runs are
+    given, beside the comparison of all of them.
+
+    Raises:
+        ValueError: A folder is not that of a finished run, or a file in it is damaged.
+        OSError: A figure cannot be written.
+    """
+    runs = [FinishedRun.read(folder) for folder in folders]
+    if len(runs) == 1:
+        return _of_run(runs[0], out)
+    written = save_figure(_front(runs), out / "accuracy_and_cost")
+    for number, run in enumerate(runs, 1):
+        written += _of_run(run, out / f"{number}-{run.name}")
+    return written
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Save a figure as ``stem`` with the endings ``.png`` and ``.svg``, and return the files.
+
+    The same figure gives the same files.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    # Text stays text, which can be searched; names within the file do not differ between runs.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "amc_env"}):
+        for ending, metadata in (("png", {}), ("svg", {"Date": None})):
+            path = stem.with_name(f"{stem.name}.{ending}")
+            with atomic(path) as temporary:
+                figure.savefig(temporary, format=ending, metadata=metadata, dpi=150)
+            written.append(path)
+    return written
+
+
+def _of_run(run: FinishedRun, out: Path) -> list[Path]:
+    drawn: Mapping[str, Callable[[FinishedRun], Figure]] = {
+        "episodes": _episodes,
+        "channels": _channels,
+        "cost": _cost,
+        "policies": _policies,
+        "errors": _errors,
+    }
+    return [path for name, draw in drawn.items() for path in save_figure(draw(run), out / name)]
+
+
+def _episodes(run: FinishedRun) -> Figure:
+    """Reward and accuracy of every episode, with the greatest reward until then."""
+    found = run.episodes
+    numbers = range(1, len(found.rewards) + 1)
+    figure = Figure(figsize=(_WIDTH, 1.4 * _HEIGHT), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.plot(numbers, found.rewards, ".", color=BEFORE, label="reward")
+    above.plot(numbers, found.best, color=AFTER, drawstyle="steps-post", label="best until then")
+    above.set_ylabel("reward")
+    above.legend()
+    below.plot(numbers, found.accuracies, ".", color=BEFORE)
+    below.set(xlabel="episode", ylabel="accuracy on validation images")
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    below.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return figure
+
+
+def _channels(run: FinishedRun) -> Figure:
+    """How many channels every group has and keeps."""
+    groups = run.details.groups
+    return _bars(
+        [group.name for group in groups],
+        [group.channels for group in groups],
+        [group.kept for group in groups],
+        unit="channels",
+    )
+
+
+def _cost(run: FinishedRun) -> Figure:
+    """Multiply-accumulates of every layer before and after."""
+    layers = run.details.layers
+    return _bars(
+        [layer.layer for layer in layers],
+        [layer.macs_before for layer in layers],
+        [layer.macs_after for layer in layers],
+        unit="multiply-accumulates",
+    )
+
+
+def _policies(run: FinishedRun) -> Figure:
+    """The sparsity of every group over the search."""
+    found = run.episodes
+    groups = len(found.groups)
+    figure = Figure(figsize=(_WIDTH, max(_HEIGHT, _NAME * groups + 1)), layout="constrained")
+    axes = figure.add_subplot(xlabel="episode")
+    columns = list(zip(*found.sparsities, strict=True))
+    image = axes.imshow(
+        columns,
+        aspect="auto",
+        interpolation="nearest",
+        vmin=0.0,
+        vmax=1.0,
+        extent=(0.5, len(found.sparsities) + 0.5, groups - 0.5, -0.5),
+    )
+    axes.set_yticks(range(groups), found.groups)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(image, label="sparsity")
+    return figure
+
+
+def _errors(run: FinishedRun) -> Figure:
+    """The repair's error against sparsity for every group, with the chosen point."""
+    figure, axes = _plain("sparsity", "relative error of the repair")
+    for group in run.details.groups:
+        sparsities, errors = error_curve(group)
+        axes.plot(sparsities, errors, linewidth=1, label=group.name)
+        chosen = group.kept - 1
+        axes.plot(sparsities[chosen], errors[chosen], "D", markersize=4, color=ACCENT)
+    # Names of dozens of groups would hide the curves.
+    if len(run.details.groups) <= 12:
+        axes.legend(fontsize="small")
+    return figure
+
+
+def _front(runs: Sequence[FinishedRun]) -> Figure:
+    """Accuracy against multiply-accumulates of all networks, with those that no other beats."""
+    figure, axes = _plain("multiply-accumulates for one sample", "accuracy on the test data")
+    points = [(macs, accuracy) for run in runs for macs, accuracy, _ in network_points(run)]
+    best = pareto(points)
+    axes.plot(*zip(*points, strict=True), ".", color=AFTER, label="networks")
+    axes.step(*zip(*best, strict=True), where="post", color=ACCENT, label="Pareto front")
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.legend()
+    return figure
+
+
+def _bars(names: list[str], before: list[int], after: list[int], *, unit: str) -> Figure:
+    width = max(_WIDTH, _NAME * len(names) + 1)
+    figure = Figure(figsize=(width, _HEIGHT), layout="constrained")
+    axes = figure.add_subplot(ylabel=unit)
+    places = range(len(names))
+    axes.bar(places, before, color=BEFORE, label="original")
+    axes.bar(places, after, color=AFTER, label="pruned")
+    axes.set_xticks(places, names, rotation=90)
+    axes.yaxis.set_major_formatter(EngFormatter())
+    axes.legend()
+    return figure
+
+
+def _plain(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    return figure, axes
