@@ -40,6 +40,22 @@ def test_it_is_quantised(compact: nn.Module, x: torch.Tensor) -> None:
         assert difference(quantised(x), compact(x)) < 0.05
 
 
+# torch warns that this way of quantising moves to another package, and of its own types.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_its_convolutions_are_quantised_after_training(tmp_path: Path) -> None:
+    x = torch.randn(16, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    compact = leave_run(tmp_path, build_model("lenet5", seed=0).eval(), x[:2])
+    wrapped = torch.ao.quantization.QuantWrapper(compact)
+    wrapped.qconfig = torch.ao.quantization.get_default_qconfig()
+    observed = torch.ao.quantization.prepare(wrapped)
+    with torch.no_grad():
+        observed(x)
+        quantised = torch.ao.quantization.convert(observed)
+        assert [w.dtype for w in _weights(quantised)] == [torch.qint8] * 5
+        # Every layer rounds its outputs too.
+        assert difference(quantised(x), compact(x)) < 0.15
+
+
 def _weights(model: nn.Module) -> list[torch.Tensor]:
     return [m.weight() for m in model.modules() if callable(getattr(m, "weight", None))]
 
