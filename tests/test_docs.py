@@ -18,7 +18,7 @@ KEY = object()
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-SLOW = dict.fromkeys(("another-library", "reading-the-report"), pytest.mark.slow)
+SLOW = {"reading-the-report": pytest.mark.slow}
 
 
 def blocks(page: Path) -> list[str]:
