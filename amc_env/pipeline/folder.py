@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from amc_env import ChannelGraph, Policy
 from amc_env.agents import Episode
@@ -131,6 +132,21 @@ class RunFolder:
         for path in self.path.rglob(f"{self.state.name}/*.pt*"):
             if path.stem != "base":
                 path.unlink()
+
+    def note_settings(
+        self, settings: Mapping[str, str | int], figures: Mapping[str, float]
+    ) -> None:
+        """Write settings and final figures as TensorBoard's hyper-parameters, to compare runs by.
+
+        ``SummaryWriter.add_hparams`` would write a run of its own, beside the one with the curves.
+        """
+        named = {f"final/{name}": value for name, value in figures.items()}
+        # torch declares it as None, which it is once the writer is closed.
+        events: Any = self._writer().file_writer
+        for summary in hparams(dict(settings), named):
+            events.add_summary(summary)
+        for name, value in named.items():
+            self._writer().add_scalar(name, value)
 
     def close(self) -> None:
         """Close the curves."""

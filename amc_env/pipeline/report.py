@@ -92,6 +92,7 @@ def finish(
     }
     run.folder.write_metrics(metrics)
     run.folder.write_details(details_of(env, kept.result.policy))
+    run.folder.note_settings(_settings(run), _final(metrics, exported))
     run.folder.close()
     title = f"{metrics['seconds']:.0f} s; accuracy on test data, ms for {_LATENCY_BATCH} samples"
     show(rows, latencies, title=title)
@@ -102,6 +103,18 @@ def finish(
     if not run.is_complete:
         say("interrupted: this is the best that was found until then")
     return metrics
+
+
+def _settings(run: Run) -> dict[str, str | int]:
+    """What runs of a sweep may differ in: what is chosen by name, and what the command gave."""
+    given = [text.lstrip("+").partition("=") for text in run.overrides if "=" in text]
+    others = {key: value for key, _, value in given if key != "folder"}
+    return {**others, **run.parts.names, "seed": run.config.seed}
+
+
+def _final(metrics: Mapping[str, Any], exported: Row) -> dict[str, float]:
+    names = ("reward", "validation_accuracy", "flops_ratio", "params_ratio")
+    return {"test_accuracy": exported.accuracies.whole, **{name: metrics[name] for name in names}}
 
 
 def write_together(run: Run, finished: Mapping[str, Mapping[str, Any]]) -> None:

@@ -78,7 +78,7 @@ def _episodes(run: FinishedRun) -> Figure:
     above.set_ylabel("reward")
     above.legend()
     below.plot(numbers, found.accuracies, ".", color=BEFORE)
-    below.set(xlabel="episode", ylabel="accuracy on validation images")
+    below.set(xlabel="episode", ylabel="accuracy")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.yaxis.set_major_formatter(PercentFormatter(1.0))
     return figure
