@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from amc_env.names import check_name, nearest
 from pipeline.choices import choices_of
+from pipeline.renamed import check_not_renamed
 
 # What installed packages add to a group of choices without a file for it.
 ENTRY_POINTS = {
@@ -165,6 +166,7 @@ class Settings:
         key, value = override.key_or_group, override.value()
         if key in self.choices:
             return
+        check_not_renamed(key)
         if key not in defaults:
             near = nearest(key, [*defaults, *self.choices])
             raise ValueError(f"there is no setting {key!r}; the nearest is {near!r}")

@@ -22,6 +22,7 @@ ORDER = (
     "folding",
     "criteria",
     "repair",
+    "masks",
     "evaluation",
     "latency",
     "augmentation",
