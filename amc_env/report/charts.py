@@ -160,7 +160,13 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def _points(run: FinishedRun) -> list[tuple[float, float, str]]:
     costs: Mapping[str, float] = run.metrics["network_flops"]
     accuracies: Mapping[str, float] = run.metrics["test_accuracies"]
-    return [(costs[name], accuracy, f"{run.name}: {name}") for name, accuracy in accuracies.items()]
+    # A network with masks costs in truth what the original costs.
+    masked = run.metrics.get("masks", {})
+    return [
+        (costs[name], accuracy, f"{run.name}: {name}")
+        for name, accuracy in accuracies.items()
+        if name not in masked
+    ]
 
 
 def _bars(names: list[str], before: list[int], after: list[int], *, unit: str) -> go.Figure:
