@@ -96,7 +96,7 @@ def show_points(points: Sequence[Point], *, title: str) -> None:
     table = Table(title=title, title_justify="left", caption="* exported", caption_justify="left")
     for name in ("budget", "network", "accuracy", "MACs", "left", "ms"):
         is_text = name in ("budget", "network")
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=not is_text)
     for point, following in zip_longest(points, points[1:]):
         is_last = following is None or following.budget != point.budget
         table.add_row(
