@@ -59,9 +59,9 @@ def timed(made: Pruner, counts: dict[str, int]) -> tuple[nn.Module, float]:
 def rows(half: Half, options: argparse.Namespace) -> Iterator[str]:
     """A line for each repair, number of images and positions."""
     test = Evaluator(half.subject.test, precision="float32")
-    cases = [("plain", n, 16, {"sequential": False}) for n in options.images]
+    cases = [("plain", n, 16, {"repair": "plain"}) for n in options.images]
     cases += [
-        ("plain, norms again", n, 16, {"sequential": False, "norm_samples": 50})
+        ("plain, norms again", n, 16, {"repair": "plain", "norm_samples": 50})
         for n in options.images
     ]
     cases += [

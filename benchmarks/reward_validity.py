@@ -90,7 +90,9 @@ def environment(subject: Subject, options: argparse.Namespace) -> ChannelPruning
         settings=EnvSettings(
             ignore=subject.ignore,
             seed=options.seed,
-            repair=RepairSettings(seed=options.seed, sequential=not options.plain),
+            repair=RepairSettings(
+                seed=options.seed, repair="plain" if options.plain else "sequential"
+            ),
         ),
     )
 

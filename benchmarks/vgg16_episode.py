@@ -70,7 +70,7 @@ def main() -> None:
         reward="loss",
         budget=Budget(flops=0.5),
         settings=EnvSettings(
-            repair=RepairSettings(sampled_positions=options.positions, sequential=False),
+            repair=RepairSettings(sampled_positions=options.positions, repair="plain"),
             precision=options.precision,
         ),
     )

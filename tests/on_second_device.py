@@ -78,9 +78,9 @@ def test_rewards(name: str) -> None:
 @pytest.mark.parametrize(
     "repair",
     [
-        RepairSettings(norm_samples=8, sequential=False),
-        RepairSettings(sequential=True),
-        RepairSettings(sequential=True, match_residual_sums=True),
+        RepairSettings(norm_samples=8, repair="plain"),
+        RepairSettings(repair="sequential"),
+        RepairSettings(repair="sequential", match_residual_sums=True),
     ],
 )
 def test_repairs(repair: RepairSettings) -> None:

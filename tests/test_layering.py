@@ -25,6 +25,7 @@ ORDER = (
     "folding",
     "criteria",
     "repair",
+    "masks",
     "evaluation",
     "latency",
     "augmentation",

@@ -88,6 +88,8 @@ class SearchResult:
     def realised(self, env: ChannelPruningEnv, *, finalists: int = 5) -> "SearchResult":
         """This result with its best policy repaired layer by layer; see :func:`realise`.
 
+        Where the settings of the environment repair nothing, the best policy is only cut.
+
         Args:
             env: The environment of the search.
             finalists: How many of the best policies are repaired so. The one whose repaired network

@@ -39,8 +39,8 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
 ) -> SearchResult:
     """Search for the best policy of a trained network and make its compact network.
 
-    The compact network is repaired layer by layer on the inputs that it really computes; fine-tune
-    it to recover more of the accuracy.
+    The compact network is repaired layer by layer on the inputs that it really computes, unless
+    ``settings`` repair nothing; fine-tune it to recover more of the accuracy.
 
     Args:
         model: A trained network that gives class scores. It is not modified.

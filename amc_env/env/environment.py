@@ -223,7 +223,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         """
         # Trials are looked up by the groups that exist, so a name that does not exist has to be
         # refused before.
-        self.pruner.plan.kept(counts)
+        self.pruner.kept(counts)
         if not is_repeatable(self._reward):
             return self._new_trial(counts, {})
         key = tuple(counts.get(group.name, group.channels) for group in self.graph.groups)
@@ -302,7 +302,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         """
         return make_policy(
             self.graph,
-            self.pruner.plan.kept(counts),
+            self.pruner.kept(counts),
             criterion=self.pruner.criterion.name,
             budget={n: r for n, (_, r) in self.budget.limits().items()} if self.budget else {},
             seed=seed,

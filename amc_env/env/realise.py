@@ -14,11 +14,12 @@ from amc_env.training import Training, TrainingSettings, held_out_loss
 def realise(
     env: ChannelPruningEnv, candidates: Sequence[Mapping[str, int]]
 ) -> tuple[int, nn.Module]:
-    """Repair networks layer by layer, and return the index of the best and its network.
+    """Make networks as a search keeps them, and return the index of the best and its network.
 
-    Each layer is repaired on the inputs that the pruned network itself gives it, which takes longer
-    than the repair within an episode and makes a better network. If there are several candidates,
-    each repaired network is rewarded on the selection split, on the validation split where there is
+    Each layer is repaired on the inputs that the pruned network itself gives it, on all calibration
+    samples, which makes a better network than the repair within an episode. Where the settings
+    repair nothing, channels are only cut. If there are several candidates, each
+    network is rewarded on the selection split, on the validation split where there is
     none, and the greatest reward wins; of equal rewards, the first.
 
     Args:
@@ -32,7 +33,7 @@ def realise(
         raise ValueError("there is no candidate to realise; give at least one")
     # A single candidate needs no reward, and rewards take time.
     best, compact = _best(env, candidates) if len(candidates) > 1 else (0, None)
-    return best, compact or env.pruner.prune_sequentially(candidates[best])
+    return best, compact or env.pruner.realise(candidates[best])
 
 
 def _best(
@@ -42,7 +43,7 @@ def _best(
     networks: dict[int, nn.Module] = {}
 
     def judged(index: int) -> float:
-        networks[index] = env.pruner.prune_sequentially(candidates[index])
+        networks[index] = env.pruner.realise(candidates[index])
         return env.judge(networks[index], candidates[index]).reward
 
     best, reward = 0, float("-inf")

@@ -1,7 +1,7 @@
 """The configuration of a run as one checked record, and the parts that it names, made once."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any, TypeVar
 
@@ -17,17 +17,27 @@ from pydantic import (
     model_validator,
 )
 
-from amc_env import Budget, EnvSettings, RepairSettings
+from amc_env import Budget, EnvSettings
 from amc_env.agents import Searcher
 from amc_env.agents.table import AGENT
 from amc_env.criteria import Criterion
 from amc_env.criteria.table import CRITERION
 from amc_env.env.budget import MEASURE
-from amc_env.names import Kind, check_name, name_of
+from amc_env.masks import Way
+from amc_env.names import Kind, name_of
 from amc_env.pipeline import CONFIGS
+from amc_env.pipeline.renamed import check_none_renamed
+from amc_env.pipeline.sections import (
+    AdjustSection,
+    BaseSection,
+    EnvSection,
+    IterativeSection,
+    TrainingSection,
+    as_flat,
+    place,
+)
 from amc_env.rewards import Reward, make_reward
 from amc_env.rewards.table import REWARD
-from amc_env.training import TrainingSettings
 
 T = TypeVar("T")
 
@@ -36,9 +46,6 @@ T = TypeVar("T")
 AUTO = "auto"
 _TRIED_FOR_AUTO = 24
 _FEWEST_TRIED = 8
-
-# Set by `seed`, and by the record that holds the other.
-_NOT_IN_ENV = {"seed", "repair"}
 
 
 class _Section(BaseModel):
@@ -194,54 +201,6 @@ class SearchSection(_Section):
     storage: str | None
 
 
-def _known_to(*records: type) -> BeforeValidator:
-    """Refuses what is a field of none of the records: pydantic would skip it in silence."""
-    known = [f.name for record in records for f in fields(record) if f.name not in _NOT_IN_ENV]
-
-    def check(given: Any) -> Any:
-        for name in given if isinstance(given, Mapping) else ():
-            check_name("setting", name, known)
-        return given
-
-    return BeforeValidator(check)
-
-
-def _nested(given: Any) -> Any:
-    """The flat section ``env`` as the two nested records that it fills."""
-    if not isinstance(given, Mapping):
-        return given
-    inner = {f.name for f in fields(RepairSettings)}
-    repair = {name: value for name, value in given.items() if name in inner}
-    return {name: value for name, value in given.items() if name not in inner} | {"repair": repair}
-
-
-EnvSection = Annotated[
-    EnvSettings, BeforeValidator(_nested), _known_to(EnvSettings, RepairSettings)
-]
-TrainingSection = Annotated[TrainingSettings, _known_to(TrainingSettings)]
-
-
-def _without_teacher(settings: TrainingSettings) -> TrainingSettings:
-    if settings.distil:
-        raise ValueError(
-            f"distil is {settings.distil}, but the base network has no teacher to learn from; give "
-            "base.distil=0"
-        )
-    return settings
-
-
-def _without_labels(settings: TrainingSettings) -> TrainingSettings:
-    if settings.distil != 1:
-        raise ValueError(
-            f"distil is {settings.distil}, but the adjustment reads no labels; give adjust.distil=1"
-        )
-    return settings
-
-
-BaseSection = Annotated[TrainingSection, AfterValidator(_without_teacher)]
-AdjustSection = Annotated[TrainingSection, AfterValidator(_without_labels)]
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Parts:
     """What a configuration names, made.
@@ -282,7 +241,9 @@ class RunConfig(_Section):
     base: BaseSection
     finetune: TrainingSection
     scratch: BaseSection
-    adjust: AdjustSection  # after what it takes values from
+    masks: tuple[Way, ...]
+    iterative: IterativeSection  # after what it takes values from, as the next
+    adjust: AdjustSection
     seed: int = Field(ge=0)
     threads: int = Field(ge=0)
     device: str
@@ -298,13 +259,13 @@ class RunConfig(_Section):
         Raises:
             ValueError: A setting does not exist or has the wrong type; the message names it.
         """
+        check_none_renamed(composed)
         plain = OmegaConf.to_container(composed, resolve=True)
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
             first = error.errors()[0]
-            # The repair's settings stand in `env` too.
-            where = ".".join(str(part) for part in first["loc"] if part != "repair")
+            where = place(first["loc"])
             # A whole section says by itself which of its settings is wrong.
             given = "" if isinstance(first["input"], Mapping) else f" is {first['input']!r}"
             message = first["msg"].removeprefix("Value error, ")
@@ -348,9 +309,8 @@ class RunConfig(_Section):
 
     def as_plain(self) -> Mapping[str, Any]:
         """The resolved settings, for a file."""
-        records = {key: asdict(getattr(self, key)) for key in ("env", "base", "adjust", "finetune")}
-        env = records["env"] | records["env"]["repair"]
-        records["env"] = {name: value for name, value in env.items() if name not in _NOT_IN_ENV}
+        sections = ("env", "base", "adjust", "iterative", "finetune")
+        records = {key: as_flat(key, getattr(self, key)) for key in sections}
         compared = {
             name: agent.model_dump(by_alias=True) for name, agent in self._compared().items()
         }

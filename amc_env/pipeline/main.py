@@ -25,7 +25,7 @@ def run_job(job: Job) -> int:
     """Run the stages of one job; an interruption keeps what there is."""
     # The stages import PyTorch, which takes seconds; the settings are checked before that.
     from amc_env import ChannelPruningEnv
-    from amc_env.pipeline import budgets, report, scratch, stages, trust
+    from amc_env.pipeline import budgets, iterative, masks, report, scratch, stages, trust
     from amc_env.pipeline.config import RunConfig
     from amc_env.pipeline.run import Run
 
@@ -37,11 +37,12 @@ def run_job(job: Job) -> int:
         trust.trust(run, env)
         networks = stages.search(run, env)
         rivals = stages.compare(run, env)
-        networks = stages.repair(run, env, networks)
+        networks = iterative.realise(run, env, networks, data)
         networks = stages.finetune(run, env, networks, data)
         rivals += scratch.from_scratch(run, networks[-1], data)
+        masked = masks.mask(run, env, networks[-1], data)
         report.warn_of_rivals(run, env, networks, rivals)
-        return report.finish(run, env, data, networks, rivals)
+        return report.finish(run, env, data, networks, rivals, masked)
 
     budgets.for_each(run, env, run_budget)
     return 0 if run.is_complete else INTERRUPTED

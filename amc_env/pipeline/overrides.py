@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from amc_env.names import check_name, nearest
 from amc_env.pipeline.calls import train_call
 from amc_env.pipeline.choices import choices_of
+from amc_env.pipeline.renamed import check_not_renamed
 
 # What installed packages add to a group of choices without a file for it.
 ENTRY_POINTS = {
@@ -166,6 +167,7 @@ class Settings:
         key, value = override.key_or_group, override.value()
         if key in self.choices:
             return
+        check_not_renamed(key)
         if key not in defaults:
             near = nearest(key, [*defaults, *self.choices])
             raise ValueError(f"there is no setting {key!r}; the nearest is {near!r}")

@@ -15,6 +15,7 @@ from amc_env.models import MODEL
 from amc_env.pipeline.accuracies import Examiner
 from amc_env.pipeline.calls import package_call, train_call
 from amc_env.pipeline.failures import explained
+from amc_env.pipeline.masks import MaskedNetwork
 from amc_env.pipeline.picture import ORIGINAL, Point, save_picture
 from amc_env.pipeline.run import Network, Run, choose, write_network
 from amc_env.pipeline.screen import Row, say, show, show_points
@@ -34,16 +35,17 @@ def warn_of_rivals(
     none, those of the validation split. Fine-tuning is left out, for only the run's own network is
     fine-tuned.
     """
-    own = next((network for network in networks if network.stage == "repaired"), None)
+    # One that was trained in rounds has seen labels, as no rival's network has.
+    own = next((n for n in networks if n.is_realised and n.stage != "iterative"), None)
     if own is None:
         return
     split = "selection" if env.data.selection else "validation"
     reward = _reward(env, own)
     for rival in rivals:
-        if rival.stage == "repaired" and (greater := _reward(env, rival)) > reward:
+        if rival.stage == own.stage and (greater := _reward(env, rival)) > reward:
             say(
                 f"{rival.agent} found a better policy than {own.agent}: reward {greater:.4f} "
-                f"against {reward:.4f} on the {split} split, both repaired. Its policy.json "
+                f"against {reward:.4f} on the {split} split, both {own.stage}. Its policy.json "
                 f"and pruned.safetensors are in {run.folder.compared(rival.agent)}; to make it "
                 f"this run's result: {command_for(rival.agent, run.overrides)}"
             )
@@ -55,19 +57,21 @@ def finish(
     data: Dataset,
     networks: Sequence[Network],
     rivals: Sequence[Network],
+    masked: Sequence[MaskedNetwork] = (),
 ) -> dict[str, Any]:
     """Measure all networks on the test data, export the chosen one, write and show the figures.
 
     This is the only stage that reads the test data, after everything has been chosen for its
-    budget; what is chosen for other budgets does not depend on it. The figures are those of
-    ``metrics.json``.
+    budget; what is chosen for other budgets does not depend on it. Networks with masks are shown
+    beside the others. The figures are those of ``metrics.json``.
     """
     kept = choose(networks)
     exact = Examiner(data)
     with explained("measuring on the test data", smaller="the test data", saved=run.folder.saved):
         base = _original(run, env, exact)
         own = [_row(env, exact, network, is_kept=network is kept) for network in networks]
-        rows = [base, *own, *(_row(env, exact, network) for network in rivals)]
+        others = [_row(env, exact, network) for network in rivals]
+        rows = [base, *own, *others, *(_masked_row(exact, network) for network in masked)]
         models = [row.model for row in rows]
         latencies = latencies_ms(models, data.test.inputs[:_LATENCY_BATCH])
     exported = next(row for row in own if row.is_kept)
@@ -89,6 +93,7 @@ def finish(
         **_on_originals(rows),
         "network_flops": {row.name: row.flops for row in rows},
         "latencies_ms": {row.name: ms for row, ms in zip(rows, latencies, strict=True)},
+        **({"masks": {m.name: _mask_figures(m) for m in masked}} if masked else {}),
     }
     run.folder.write_metrics(metrics)
     run.folder.write_details(details_of(env, kept.result.policy))
@@ -221,6 +226,24 @@ def _row(
         params=cost.params,
         is_kept=is_kept,
     )
+
+
+def _masked_row(exact: Examiner, network: MaskedNetwork) -> Row:
+    """The row of a network with masks; its cost is that of the weights that are left."""
+    masked = network.masked
+    return Row(
+        name=network.name,
+        model=masked.model,
+        accuracies=exact.examine(masked.model),
+        flops=masked.macs,
+        params=masked.params,
+        is_masked=True,
+    )
+
+
+def _mask_figures(network: MaskedNetwork) -> dict[str, float]:
+    masked = network.masked
+    return {"sparsity": masked.sparsity, "flops": masked.macs, "params": masked.params}
 
 
 def _figures(

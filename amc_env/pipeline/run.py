@@ -14,7 +14,7 @@ from amc_env.pipeline.journal import Journal
 from amc_env.policy import ModelSource, PrunedFacts, save_pruned
 from amc_env.trust import Trust
 
-Stage = Literal["pruned", "repaired", "finetuned", "from scratch"]
+Stage = Literal["pruned", "repaired", "selected", "iterative", "finetuned", "from scratch"]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -67,7 +67,9 @@ class Network:
 
     Attributes:
         agent: Who found its policy.
-        stage: The last stage that changed its weights.
+        stage: The last stage that changed its weights: ``repaired`` layer by layer, or ``selected``
+            among the finalists where nothing is repaired, or pruned and trained in ``iterative``
+            rounds.
         result: The search; ``compact`` is this network.
         held_out_accuracy: Its accuracy on training images that nothing was fitted to, where the
             run fine-tunes.
@@ -79,6 +81,11 @@ class Network:
     held_out_accuracy: float | None = None
 
     @property
+    def is_realised(self) -> bool:
+        """Whether the run has made it from its best policy, for all that follows."""
+        return self.stage in ("repaired", "selected", "iterative")
+
+    @property
     def name(self) -> str:
         """How the network is called in tables."""
         return f"{self.agent}, {self.stage}"
@@ -87,7 +94,7 @@ class Network:
 def choose(networks: Sequence[Network]) -> Network:
     """The network to export: the last one, or the one before where fine-tuning made it worse.
 
-    Fine-tuned and repaired network are compared by their accuracy on the held-out images.
+    The fine-tuned network and the one before are compared by their accuracy on the held-out images.
     """
     last = networks[-1]
     if last.stage == "finetuned":

@@ -28,6 +28,8 @@ class Row:
         flops: Multiply-accumulates for one sample.
         params: Number of parameters.
         is_kept: Whether this network is the one that the run exports.
+        is_masked: Whether the cost is that of the weights without a mask; the network is as large
+            and as slow as the original.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Row:
     flops: int
     params: int
     is_kept: bool = False
+    is_masked: bool = False
 
 
 progress = partial(amc_env.agents.progress.progress, CONSOLE)
@@ -54,11 +57,16 @@ def working(title: str) -> Status:
 
 def show(rows: Sequence[Row], latencies: Sequence[float], *, title: str) -> None:
     """Print the summary; the first row is the original network, latencies are in milliseconds."""
-    caption = "* exported" if any(row.is_kept for row in rows) else None
+    notes = ["* exported"] * any(row.is_kept for row in rows)
+    if any(row.is_masked for row in rows):
+        notes.append("masks: MACs and parameters of the weights left; no smaller network")
+    caption = "; ".join(notes) or None
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     marked = ("originals",) if rows[0].accuracies.originals is not None else ()
     for name in ("network", "accuracy", *marked, "MACs", "left", "params", "left", "ms"):
-        table.add_column(name, justify="left" if name == "network" else "right", no_wrap=True)
+        # Where there is too little room, names take several lines, and numbers stay whole.
+        is_text = name == "network"
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=not is_text)
     for row, latency in zip(rows, latencies, strict=True):
         table.add_row(
             f"{row.name} *" if row.is_kept else row.name,
@@ -88,7 +96,7 @@ def show_points(points: Sequence[Point], *, title: str) -> None:
     table = Table(title=title, title_justify="left", caption="* exported", caption_justify="left")
     for name in ("budget", "network", "accuracy", "MACs", "left", "ms"):
         is_text = name in ("budget", "network")
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=not is_text)
     for point, following in zip_longest(points, points[1:]):
         is_last = following is None or following.budget != point.budget
         table.add_row(

@@ -25,7 +25,7 @@ from amc_env.pipeline.config import RunConfig
 from amc_env.pipeline.failures import explained
 from amc_env.pipeline.folder import RunFolder
 from amc_env.pipeline.journal import Journal
-from amc_env.pipeline.run import Network, Run, choose, write_network
+from amc_env.pipeline.run import Network, Run, Stage, choose, write_network
 from amc_env.pipeline.screen import progress, say, working
 from amc_env.pipeline.study import check_storage, mirror
 from amc_env.pipeline.trainings import memory_for, train_
@@ -127,7 +127,7 @@ def search(run: Run, env: ChannelPruningEnv) -> list[Network]:
     storage = run.config.search.storage
     also = mirror(storage, str(folder.path), groups) if storage else None
 
-    def save(episode: Episode) -> None:
+    def note(episode: Episode) -> None:
         nonlocal best
         is_best = episode.reward > best
         best = max(best, episode.reward)
@@ -135,8 +135,8 @@ def search(run: Run, env: ChannelPruningEnv) -> list[Network]:
         if also:
             also(episode)
 
-    found = _search(run, env, None, on_episode=save)
-    _save(run, folder.path, env, found)
+    found = _search(run, env, None, on_episode=note)
+    save(run, folder.path, env, found)
     return [found]
 
 
@@ -157,19 +157,23 @@ def compare(run: Run, env: ChannelPruningEnv) -> list[Network]:
         except KeyboardInterrupt:
             run.is_complete = False
         if found and found[-1].agent == name:
-            _save(run, run.folder.compared(name), env, found[-1])
+            save(run, run.folder.compared(name), env, found[-1])
     return found
 
 
 def repair(run: Run, env: ChannelPruningEnv, networks: Sequence[Network]) -> list[Network]:
     """The networks until now, and the best policy's network repaired layer by layer and adjusted.
 
-    After an interruption of the search one policy is repaired, and nothing is adjusted; an
-    interruption of the repair leaves the networks until now.
+    Where the settings repair nothing, the best of the finalists is selected as it was cut. After an
+    interruption of the search one policy is repaired, and nothing is adjusted; an interruption of
+    the repair leaves the networks until now.
     """
     finalists = run.config.search.finalists if run.is_complete else 1
     at_most = f" (at most {finalists} policies)" if finalists > 1 else ""
-    say(f"repairing the best of the search layer by layer{at_most}")
+    if env.pruner.repair.is_on:
+        say(f"repairing the best of the search layer by layer{at_most}")
+    else:
+        say(f"selecting the best of the search, which is cut and not repaired{at_most}")
     try:
         with explained(
             "repairing",
@@ -177,7 +181,7 @@ def repair(run: Run, env: ChannelPruningEnv, networks: Sequence[Network]) -> lis
             saved=run.folder.saved,
         ):
             repaired = _repair(run, env, networks[-1], finalists=finalists)
-        _save(run, run.folder.path, env, repaired)
+        save(run, run.folder.path, env, repaired)
     except KeyboardInterrupt:
         run.is_complete = False
         return [*networks]
@@ -197,12 +201,12 @@ def finetune(
         ValueError: The training failed; the repaired network is in the folder.
     """
     config, last = run.config, networks[-1]
-    if not run.is_complete or not config.finetune.epochs or last.stage != "repaired":
+    if not run.is_complete or not config.finetune.epochs or not last.is_realised:
         return [*networks]
     fitted, held_out = fine_tuning_split(run, data)
     # The repaired network has to survive, for it may turn out to be the better one.
     tuned = copy.deepcopy(last.result.compact)
-    if not _finetune_(run, tuned, env.graph.model, fitted):
+    if not finetune_(run, tuned, env.graph.model, fitted):
         return [*networks]
     both = [last, replace(last, stage="finetuned", result=replace(last.result, compact=tuned))]
     judge = Evaluator(held_out, precision="float32")
@@ -263,11 +267,15 @@ def _search(
 
 
 def _repair(run: Run, env: ChannelPruningEnv, pruned: Network, *, finalists: int) -> Network:
-    """The best policy's network repaired layer by layer, and its weights adjusted together."""
+    """The best policy's network as the run keeps it, and its weights adjusted together."""
+    stage = _stage_of(env)
     repaired = pruned.result.realised(env, finalists=finalists)
-    return replace(
-        pruned, stage="repaired", result=_adjusted(run, env, repaired, agent=pruned.agent)
-    )
+    return replace(pruned, stage=stage, result=_adjusted(run, env, repaired, agent=pruned.agent))
+
+
+def _stage_of(env: ChannelPruningEnv) -> Stage:
+    """What the network of the best policy is called, unless it is made in rounds."""
+    return "repaired" if env.pruner.repair.is_on else "selected"
 
 
 def _adjusted(
@@ -287,23 +295,33 @@ def _adjusted(
         run.is_complete = False
         return repaired
     except DivergedError as error:
-        say(f"the adjustment is given up, for {error}; the repaired network is kept")
+        say(f"the adjustment is given up, for {error}; the {_stage_of(env)} network is kept")
         return repaired
     if adjusted is compact:
-        say("the adjusted network is no nearer to the original; the repaired one is kept")
+        say(f"the adjusted network is no nearer to the original; the {_stage_of(env)} one is kept")
     return replace(repaired, compact=adjusted)
 
 
-def _finetune_(run: Run, network: nn.Module, teacher: nn.Module, fitted: Split) -> bool:
-    """Train a network; whether at least one epoch was finished."""
-    config, memory = run.config, memory_for(run, "finetune", network)
+def finetune_(
+    run: Run, network: nn.Module, teacher: nn.Module, fitted: Split, *, name: str = "finetune"
+) -> bool:
+    """Train a network as the run fine-tunes; whether at least one epoch was finished.
+
+    Args:
+        run: The run.
+        network: The network.
+        teacher: Whose class scores it learns from, where the settings ask for it.
+        fitted: The training images.
+        name: Of the training.
+    """
+    config, memory = run.config, memory_for(run, name, network)
     training: Training | None = None
     with explained("fine-tuning", smaller="finetune.batch", saved=run.folder.saved):
         try:
             training = Training(
                 network, fitted, config.finetune, teacher=teacher, seed=config.seed, memory=memory
             )
-            train_(run, "finetune", training, title="fine-tuning")
+            train_(run, name, training, title="fine-tuning")
         except KeyboardInterrupt:
             run.is_complete = False
     return training is not None and training.epoch > 0
@@ -319,7 +337,7 @@ def _policy(run: Run, env: ChannelPruningEnv, episode: Episode) -> Policy:
     return env.policy(episode.counts, seed=run.config.seed).model_copy(update=known)
 
 
-def _save(run: Run, folder: Path, env: ChannelPruningEnv, network: Network) -> None:
+def save(run: Run, folder: Path, env: ChannelPruningEnv, network: Network) -> None:
     """Write a policy and its weights, with the accuracy that the search knows."""
     write_network(
         run,

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from amc_env.repair.foreign import repair as _repair
 from amc_env.repair.plan import Keep, Reconstruction
-from amc_env.repair.pruner import Pruned, Pruner, RepairSettings
+from amc_env.repair.pruner import Pruned, Pruner, Repair, RepairSettings
 
-__all__ = ["Keep", "Pruned", "Pruner", "Reconstruction", "RepairSettings"]
+__all__ = ["Keep", "Pruned", "Pruner", "Reconstruction", "Repair", "RepairSettings"]
 
 
 class CallablePackage(ModuleType):

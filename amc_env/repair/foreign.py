@@ -45,8 +45,9 @@ def repair(
         small: The cut network.
         original: The trained network that it was cut from.
         samples: A few hundred samples of the training data, as the networks read them.
-        settings: How weights are repaired; every repair here is sequential, and norms are not
-            estimated again. By default 64 positions of each map count.
+        settings: How weights are repaired; every repair here is sequential, whether ``repair`` is
+            ``sequential`` or ``plain``, and norms are not estimated again. By default 64 positions
+            of each map count.
 
     Raises:
         ValueError: The networks do not belong together, nothing was cut, or an argument does not
@@ -82,6 +83,8 @@ def _check_arguments(small: object, samples: object, settings: RepairSettings) -
         raise ValueError(f"the cut network is a {type(small).__name__}; give a torch.nn.Module")
     if len(checked_batch(samples)) < 2:
         raise ValueError("there is one sample; give at least two, and better a few hundred")
+    if not settings.is_on:
+        raise ValueError("repair is 'none', which asks for no repair at all; give 'sequential'")
     if settings.norm_samples:
         raise ValueError(
             f"norm_samples is {settings.norm_samples}, but the repair is sequential, after which "

@@ -37,6 +37,29 @@ def unrepaired_layers(graph: ChannelGraph) -> tuple[str, ...]:
     return tuple(name for name in _readers(graph) if name not in repaired)
 
 
+def kept_channels(
+    graph: ChannelGraph, orders: Mapping[str, Tensor], keep: Mapping[str, Keep]
+) -> dict[str, Tensor]:
+    """Indices of the channels that stay, ascending; for a number, of the best-ranked ones.
+
+    Args:
+        graph: The structure of the model.
+        orders: Channels of every group from best to worst.
+        keep: What each group keeps.
+
+    Raises:
+        ValueError: A group does not exist or cannot keep that many or those.
+    """
+    indices: dict[str, Sequence[int] | Tensor] = {}
+    for name, value in keep.items():
+        if isinstance(value, int):
+            _check_count(graph.group(name), value)
+            indices[name] = orders[name][:value]
+        else:
+            indices[name] = value
+    return graph.checked_kept(indices)
+
+
 class Reconstruction:
     """The least squares problems of all layers, factored once, for any channels kept.
 
@@ -84,19 +107,8 @@ class Reconstruction:
             self._layers[name] = layer
 
     def kept(self, keep: Mapping[str, Keep]) -> dict[str, Tensor]:
-        """Indices of the channels that stay, ascending; for a number, of the best-ranked ones.
-
-        Raises:
-            ValueError: A group does not exist or cannot keep that many or those.
-        """
-        indices: dict[str, Sequence[int] | Tensor] = {}
-        for name, value in keep.items():
-            if isinstance(value, int):
-                self._check(name, value)
-                indices[name] = self._orders[name][:value]
-            else:
-                indices[name] = value
-        return self._graph.checked_kept(indices)
+        """As :func:`kept_channels`, by the orders of this plan."""
+        return kept_channels(self._graph, self._orders, keep)
 
     def weights(self, keep: Mapping[str, Keep]) -> dict[str, Tensor]:
         """New weights by layer name, in float64 and in the shapes of the compact network.
@@ -136,14 +148,6 @@ class Reconstruction:
             # Converted before it is copied, as the target's device may have no float64.
             target.copy_(weight.to(target.dtype))
 
-    def _check(self, name: str, count: int) -> None:
-        allowed = self._graph.group(name).counts
-        if count not in allowed:
-            raise ValueError(
-                f"group {name!r} cannot keep {count!r} channels; give one of its counts, "
-                f"from {allowed[0]} to {allowed[-1]}"
-            )
-
     def errors(self, group: str) -> Tensor:
         """Relative residual of the layers that read a group, for 1, 2, ... all channels kept.
 
@@ -181,6 +185,14 @@ class Reconstruction:
 def _readers(graph: ChannelGraph) -> tuple[str, ...]:
     """Layers that read a group, each once."""
     return tuple({c.module: None for group in graph.groups for c in group.consumers})
+
+
+def _check_count(group: ChannelGroup, count: int) -> None:
+    if count not in group.counts:
+        raise ValueError(
+            f"group {group.name!r} cannot keep {count!r} channels; give one of its counts, "
+            f"from {group.counts[0]} to {group.counts[-1]}"
+        )
 
 
 def _checked_order(group: ChannelGroup, order: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,16 +16,20 @@ from amc_env.calibration.rows import RowSampling
 from amc_env.criteria import Criterion, channel_scores
 from amc_env.criteria.ranking import ranking
 from amc_env.data import Split
+from amc_env.names import check_name
 from amc_env.precision import Format
 from amc_env.repair.norms import has_running_norms, reestimate_norms_
 from amc_env.repair.plan import (
     DEFAULT_RIDGE,
     Keep,
     Reconstruction,
+    kept_channels,
     repaired_layers,
 )
 from amc_env.repair.sequential import SequentialRepair, SequentialSettings
 from amc_env.structure import ChannelGraph
+
+Repair = Literal["none", "plain", "sequential"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,41 +37,57 @@ class RepairSettings:
     """How weights are repaired.
 
     Attributes:
+        repair: How the layers that read pruned channels get new weights in every episode.
+            ``sequential`` solves layer by layer on the activations of the pruned network itself,
+            as the network that is kept in the end is repaired; ``plain`` solves all layers on the
+            activations of the original network, and the network that is kept in the end layer by
+            layer. ``none`` leaves the weights of the channels that stay as they are, in the network
+            that is kept too.
         sampled_positions: Random output positions of each map that count; all if None.
         ridge: Pull towards the original weights, relative to the mean square of an input.
         calibration_batch: Calibration samples that run together.
-        sequential: Whether every episode repairs layer by layer on the activations of the pruned
-            network itself, as the network that is kept in the end is repaired.
         episode_samples: Calibration samples that the sequential repair of an episode reads; all if
             None. The network that is kept in the end is repaired on all.
         match_residual_sums: Whether the sequential repair aims at the original sums of residual
             blocks.
         norm_samples: Calibration samples on which the statistics of batch norms are estimated again
-            after the plain repair; none if 0. The sequential repair corrects them by itself.
+            after the plain repair, or where nothing is repaired; none if 0. The sequential repair
+            corrects them by itself.
         seed: The seed of the positions, and of criteria that draw at random.
     """
 
+    repair: Repair = "sequential"
     sampled_positions: int | None = 16
     ridge: float = DEFAULT_RIDGE
     calibration_batch: int = 64
-    sequential: bool = True
     episode_samples: int | None = 128
     match_residual_sums: bool = True
     norm_samples: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_name("repair", self.repair, get_args(Repair))
         for name in ("sampled_positions", "calibration_batch", "episode_samples"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"{name} is {number}; give 1 or more")
         if not self.ridge >= 0:
             raise ValueError(f"ridge is {self.ridge}; give 0 or more")
-        if self.norm_samples < 0 or (self.sequential and self.norm_samples):
+        if self.norm_samples < 0 or (self.is_sequential and self.norm_samples):
             raise ValueError(
-                f"norm_samples is {self.norm_samples} and sequential is {self.sequential}; give "
-                "0 or more, and 0 unless sequential is false"
+                f"norm_samples is {self.norm_samples} and repair is {self.repair!r}; give 0 or "
+                "more, and 0 where repair is 'sequential'"
             )
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether episodes repair layer by layer."""
+        return self.repair == "sequential"
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any network is repaired."""
+        return self.repair != "none"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +102,9 @@ class Pruned:
 class Pruner:
     """Prune a network repeatedly: calibration, scores and factorisations are computed once here.
 
+    Where nothing is repaired, no least squares are summed up or factored, unless the criterion or
+    a search that reads the errors of the repair asks for them.
+
     Args:
         graph: The structure of the model.
         samples: Calibration samples.
@@ -89,6 +113,7 @@ class Pruner:
         norm_format: How networks are run to estimate the statistics of their norms again.
 
     Attributes:
+        repair: How weights are repaired.
         scores: The criterion's score of every channel, by group.
 
     Raises:
@@ -106,23 +131,22 @@ class Pruner:
     ) -> None:
         self.graph = graph
         self.criterion = criterion
-        self._settings = repair or RepairSettings()
+        self.repair = repair or RepairSettings()
         # Known now; an episode would find out only after calibration and factoring.
-        if self._settings.norm_samples and not has_running_norms(graph.model):
+        if self.repair.norm_samples and not has_running_norms(graph.model):
             raise ValueError(
-                f"norm_samples is {self._settings.norm_samples}, but the network has no batch norm "
+                f"norm_samples is {self.repair.norm_samples}, but the network has no batch norm "
                 "with running statistics to estimate again; give norm_samples=0"
             )
-        self._sampling = RowSampling(
-            positions=self._settings.sampled_positions, seed=self._settings.seed
-        )
+        self._sampling = RowSampling(positions=self.repair.sampled_positions, seed=self.repair.seed)
         self._norm_format = norm_format or Format()
-        few = samples.inputs[: self._settings.norm_samples]
+        few = samples.inputs[: self.repair.norm_samples]
         self._norm_samples = self._norm_format.arrange(few)
+        needs_grams = self.repair.is_on or criterion.needs_grams
         self.calibration: Calibration = calibrate(
             graph.model,
-            samples.inputs.split(self._settings.calibration_batch),
-            layers=repaired_layers(graph),
+            samples.inputs.split(self.repair.calibration_batch),
+            layers=repaired_layers(graph) if needs_grams else (),
             labels=samples.labels,
             sampling=self._sampling,
         )
@@ -130,15 +154,27 @@ class Pruner:
             group.name: channel_scores(criterion, group, self.calibration) for group in graph.groups
         }
         self._orders = {name: ranking(scores) for name, scores in self.scores.items()}
-        self.plan = Reconstruction(
-            graph,
-            self.calibration,
-            self._orders,
-            ridge=self._settings.ridge,
-            # Nothing reads them after the criterion, and with the factors they would be the most
-            # memory that a search holds.
-            takes_grams=True,
+        # Nothing reads the sums after the criterion.
+        if self.repair.is_on:
+            self.plan = self._planned(self.calibration)
+        self.calibration.grams.clear()
+
+    @cached_property
+    def plan(self) -> Reconstruction:
+        """The factored problems; where nothing is repaired, made for the first who asks."""
+        layers = repaired_layers(self.graph)
+        batches = self.calibration.batches
+        return self._planned(
+            calibrate(self.graph.model, batches, layers=layers, sampling=self._sampling)
         )
+
+    def kept(self, keep: Mapping[str, Keep]) -> dict[str, Tensor]:
+        """Indices of the channels that stay, ascending; for a number, of the best-ranked ones.
+
+        Raises:
+            ValueError: A group does not exist or cannot keep that many or those.
+        """
+        return kept_channels(self.graph, self._orders, keep)
 
     def squared_errors(self, group: str) -> NDArray[np.float64]:
         """The squared relative residuals of the plain repair for 1, 2, ... channels kept.
@@ -154,7 +190,7 @@ class Pruner:
         return errors
 
     def prune(self, keep: Mapping[str, Keep]) -> Pruned:
-        """The compact network that keeps these channels, with repaired weights.
+        """The compact network that keeps these channels, repaired as in an episode.
 
         Values are the number of best-ranked channels to keep, or explicit channel indices. Groups
         not named keep all channels.
@@ -162,15 +198,16 @@ class Pruner:
         # Phases are timed here, where they are known, so that a run can show what an episode
         # spends.
         marks = [time.perf_counter()]
-        kept = self.plan.kept(keep)
+        kept = self.kept(keep)
         marks.append(time.perf_counter())
         compact = self.graph.compact(kept)
         marks.append(time.perf_counter())
-        self.plan.apply_(compact, kept)
-        if self._settings.sequential:
+        if self.repair.is_on:
+            self.plan.apply_(compact, kept)
+        if self.repair.is_sequential:
             self._episode_repair.repair_(compact, kept)
-        elif self._settings.norm_samples:
-            self._reestimate_norms_(compact)
+        # bfloat16 is precise enough to rank policies.
+        self._reestimate_norms_(compact, self._norm_format)
         marks.append(time.perf_counter())
         names = ("select", "compact", "repair")
         seconds = {
@@ -179,9 +216,21 @@ class Pruner:
         }
         return Pruned(model=compact, kept=kept, seconds=seconds)
 
+    def realise(self, keep: Mapping[str, Keep]) -> nn.Module:
+        """The compact network that keeps these channels, as a search keeps it in the end.
+
+        It is repaired layer by layer on all samples; where nothing is repaired, its channels are
+        cut, and its norms estimated again if those of episodes are.
+        """
+        if self.repair.is_on:
+            return self.prune_sequentially(keep)
+        compact = self.graph.compact(self.kept(keep))
+        self._reestimate_norms_(compact, Format())
+        return compact
+
     def prune_sequentially(self, keep: Mapping[str, Keep]) -> nn.Module:
         """As ``prune``, but each layer is repaired on the pruned network's activations: slower."""
-        kept = self.plan.kept(keep)
+        kept = self.kept(keep)
         compact = self.graph.compact(kept)
         # The plain repair first: the ridge of the sequential one pulls towards the weights it
         # finds.
@@ -195,22 +244,30 @@ class Pruner:
 
     @cached_property
     def _episode_repair(self) -> SequentialRepair:
-        count = self._settings.episode_samples
+        count = self.repair.episode_samples
         if count is None or count >= self.calibration.samples:
             return self._final_repair
-        batch = self._settings.calibration_batch
+        batch = self.repair.calibration_batch
         return self._sequential_repair(torch.cat(self.calibration.batches)[:count].split(batch))
 
     def _sequential_repair(self, batches: Sequence[Tensor]) -> SequentialRepair:
         settings = SequentialSettings(
             sampling=self._sampling,
-            ridge=self._settings.ridge,
-            match_residual_sums=self._settings.match_residual_sums,
+            ridge=self.repair.ridge,
+            match_residual_sums=self.repair.match_residual_sums,
         )
         return SequentialRepair(self.graph, batches, settings=settings)
 
-    def _reestimate_norms_(self, compact: nn.Module) -> None:
-        # bfloat16 is precise enough to rank policies; the network that a search keeps in the end is
-        # repaired sequentially instead, in full precision.
-        with self._norm_format.computing(self._norm_samples.device):
-            reestimate_norms_(compact, [self._norm_samples])
+    def _planned(self, calibration: Calibration) -> Reconstruction:
+        # With the factors, the sums would be the most memory that a search holds.
+        return Reconstruction(
+            self.graph, calibration, self._orders, ridge=self.repair.ridge, takes_grams=True
+        )
+
+    def _reestimate_norms_(self, compact: nn.Module, form: Format) -> None:
+        """Estimate the statistics of norms again, if the settings have samples for it."""
+        if not self.repair.norm_samples:
+            return
+        samples = form.arrange(self._norm_samples)
+        with form.computing(samples.device):
+            reestimate_norms_(compact, [samples])

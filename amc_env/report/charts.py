@@ -166,7 +166,13 @@ def network_points(run: FinishedRun) -> list[tuple[float, float, str]]:
     """Multiply-accumulates, accuracy on the test data and name of every network of a run."""
     costs: Mapping[str, float] = run.metrics["network_flops"]
     accuracies: Mapping[str, float] = run.metrics["test_accuracies"]
-    return [(costs[name], accuracy, f"{run.name}: {name}") for name, accuracy in accuracies.items()]
+    # A network with masks costs in truth what the original costs.
+    masked = run.metrics.get("masks", {})
+    return [
+        (costs[name], accuracy, f"{run.name}: {name}")
+        for name, accuracy in accuracies.items()
+        if name not in masked
+    ]
 
 
 def _bars(names: list[str], before: list[int], after: list[int], *, unit: str) -> go.Figure:

@@ -21,7 +21,7 @@ class GroupDetails(_Record):
         kept: Number of channels that stay.
         scores: The criterion's score of every channel.
         errors: The squared relative error of the plain repair for 1, 2, ... channels kept, summed
-            over the layers that read the group.
+            over the layers that read the group; empty where nothing is repaired.
     """
 
     name: str
@@ -37,17 +37,24 @@ class Details(_Record):
     layers: tuple[LayerChange, ...]
     groups: tuple[GroupDetails, ...]
 
+    @property
+    def has_errors(self) -> bool:
+        """Whether the errors of the repair are known."""
+        return all(group.errors for group in self.groups)
+
 
 def details_of(env: ChannelPruningEnv, policy: Policy) -> Details:
     """The details of the network of a policy."""
     pruner = env.pruner
+    # Without a repair, nobody has summed up what its errors are computed from.
+    is_repaired = pruner.repair.is_on
     groups = [
         GroupDetails(
             name=group.name,
             channels=group.channels,
             kept=policy.counts[group.name],
             scores=tuple(pruner.scores[group.name].tolist()),
-            errors=tuple(pruner.squared_errors(group.name).tolist()),
+            errors=tuple(pruner.squared_errors(group.name).tolist()) if is_repaired else (),
         )
         for group in env.graph.groups
     ]

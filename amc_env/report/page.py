@@ -101,11 +101,14 @@ def _charts(run: FinishedRun) -> Iterator[_Chart]:
         ("Policies", "The sparsity of every group in every episode.",
          charts.policies(run.episodes)),
         ("Error and sparsity", "What the plain repair leaves, with the chosen point of each group.",
-         charts.errors(run.details)),
-        ("Scores", "How the criterion ranks the channels of a group.", charts.scores(run.details)),
+         charts.errors(run.details) if run.details.has_errors else None),
+        # Pruning in rounds ranks again and again, and iterations.json has the scores of each.
+        ("Scores", "How the criterion ranks the channels of a group.",
+         None if "iterative_accuracy" in run.metrics else charts.scores(run.details)),
     )  # fmt: skip
     for title, caption, figure in drawn:
-        yield _Chart(title=title, caption=caption, figure=_text(figure))
+        if figure is not None:
+            yield _Chart(title=title, caption=caption, figure=_text(figure))
 
 
 def _networks(run: FinishedRun) -> _Table:
@@ -122,7 +125,8 @@ def _networks(run: FinishedRun) -> _Table:
         for name, accuracy in metrics["test_accuracies"].items()
     ]
     header = ["network", "accuracy on the test data", "MACs", "left", "ms for 64 samples"]
-    return _Table(title="Networks", header=header, rows=rows)
+    note = "; MACs of masks are those of the weights left" if "masks" in metrics else ""
+    return _Table(title=f"Networks{note}", header=header, rows=rows)
 
 
 def _layers(run: FinishedRun) -> _Table:

@@ -81,8 +81,8 @@ def tried(
     """Try policies one by one: predict each network, realise it, and score it.
 
     The prediction is that of an episode: its repair, and rewards on the validation split. The
-    realised network is repaired layer by layer, as the result of a search is, and scored on the
-    selection split.
+    realised network is made as the result of a search is, repaired layer by layer unless the
+    settings repair nothing, and scored on the selection split.
 
     Args:
         env: The environment.
@@ -101,7 +101,7 @@ def tried(
     full = env.graph.cost()
     for counts in policies:
         episode = env.context(env.pruner.prune(counts).model, counts)
-        realised = env.context(env.pruner.prune_sequentially(counts), counts, on="selection")
+        realised = env.context(env.pruner.realise(counts), counts, on="selection")
         params_ratio = episode.cost.params / full.params
         lost = float(sum(curve[counts[name] - 1] for name, curve in curves.items()))
         yield TriedPolicy(

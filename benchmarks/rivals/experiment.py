@@ -128,7 +128,7 @@ class _Comparison:
             criterion=self._settings.criterion,
             budget=Budget(flops=self._settings.budget),
             settings=EnvSettings(
-                ignore=self._subject.ignore, repair=RepairSettings(sequential=False)
+                ignore=self._subject.ignore, repair=RepairSettings(repair="plain")
             ),
         )
 

@@ -101,13 +101,23 @@ def test_the_network_is_repaired_layer_by_layer() -> None:
     assert all(torch.equal(value, expected[name]) for name, value in compact.state_dict().items())
 
 
+def test_where_nothing_is_repaired_the_best_candidate_is_only_cut() -> None:
+    settings = EnvSettings(repair=RepairSettings(repair="none"))
+    env = tiny_env(reward=rewarded([1.0, 3.0]), settings=settings)
+    best, compact = realise(env, candidates(2))
+    assert best == 1
+    kept = env.policy(candidates(2)[1]).kept
+    cut = env.graph.compact(kept).state_dict()
+    assert all(torch.equal(value, cut[name]) for name, value in compact.state_dict().items())
+
+
 def test_without_a_candidate_there_is_nothing_to_realise() -> None:
     with pytest.raises(ValueError, match="there is no candidate to realise"):
         realise(tiny_env(), [])
 
 
 def test_what_is_paid_is_the_network_that_is_given() -> None:
-    settings = EnvSettings(repair=RepairSettings(sequential=False))
+    settings = EnvSettings(repair=RepairSettings(repair="plain"))
     env = tiny_env(reward="loss", settings=settings)
     counts = {"stem": 4, "wide": 6, "last": 5}
     plain, sequential = env.pruner.prune(counts).model, env.pruner.prune_sequentially(counts)

@@ -164,7 +164,7 @@ OTHER = {
     "max_keep": 0.9,
     "ignore": ("conv1",),
     "precision": "float32",
-    "sequential": False,
+    "repair": "plain",
     "match_residual_sums": False,
     "ridge": 0.5,
 }
@@ -173,11 +173,11 @@ OTHER = {
 @pytest.mark.parametrize("record", [EnvSettings, RepairSettings])
 def test_every_field_of_the_environment_can_be_set(record: type) -> None:
     for field in fields(record):
-        if field.name in ("seed", "repair"):
+        if field.name == "seed" or (record is EnvSettings and field.name == "repair"):
             continue
         value = OTHER.get(field.name, 7)
         text = "[conv1]" if field.name == "ignore" else value
-        plain = ["env.sequential=false"] if field.name == "norm_samples" else []
+        plain = ["env.repair=plain"] if field.name == "norm_samples" else []
         env = composed(f"env.{field.name}={text}", *plain).make().env
         holder = env if record is EnvSettings else env.repair
         assert getattr(holder, field.name) == value, field.name
@@ -188,9 +188,13 @@ def test_every_field_of_the_environment_can_be_set(record: type) -> None:
 def test_a_file_has_every_setting_flat() -> None:
     plain = composed("env.ridge=0.5", "search.compare=[td3]").as_plain()
     assert plain["env"]["ridge"] == 0.5
-    assert not {"repair", "seed"} & {*plain["env"]}
+    assert plain["env"]["repair"] == "sequential"
+    assert "seed" not in plain["env"]
     assert plain["compared"]["td3"]["options"]["batch_size"] == 64
     assert plain["base"]["epochs"] == 12
+    assert plain["iterative"]["rounds"] == 0
+    assert plain["iterative"]["distil"] == plain["finetune"]["distil"] == 0.5
+    assert "training" not in plain["iterative"]
 
 
 @pytest.mark.usefixtures("mine")
@@ -265,6 +269,14 @@ def test_installed_parts_come_by_name() -> None:
         ("env.calibration_batch=0", "calibration_batch is 0"),
         ("env.sampled_positions=0", "sampled_positions is 0"),
         ("env.ridge=-1", "ridge is -1"),
+        ("env.repair=some", "env.repair is 'some': Input should be 'none', 'plain' or"),
+        ("env.norm_samples=5", "norm_samples is 5 and repair is 'sequential'; give 0"),
+        ("env.sequential=false", r"^env.sequential is now env.repair=sequential\|plain$"),
+        ("+env.sequential=false", r"^env.sequential is now env.repair=sequential\|plain$"),
+        ("iterative.rounds=-1", "rounds is -1; give 0 for none, or the number of rounds"),
+        ("iterative.epochs=-1", "^iterative: epochs is -1; it must be at least 0"),
+        ("+iterative.epoch=3", "setting 'epoch' does not exist; the nearest is 'epochs'"),
+        ("masks=[all]", "^masks.0 is 'all': Input should be 'global' or 'local'"),
         ("env.round_to=0", "round_to is 0"),
         ("env.min_keep=2", "min_keep is 2"),
         ("finetune.batch=0", "^finetune: batch is 0; it must be at least 1"),

@@ -200,7 +200,8 @@ def test_a_network_that_computes_something_else_is_refused() -> None:
         ({"original": None}, "model is a NoneType"),
         ({"samples": INPUTS[:1]}, "one sample; give at least two"),
         ({"samples": samples(4)}, "without their labels"),
-        ({"settings": RepairSettings(norm_samples=5, sequential=False)}, "norm_samples is 5"),
+        ({"settings": RepairSettings(repair="none")}, "repair is 'none', which asks for no"),
+        ({"settings": RepairSettings(norm_samples=5, repair="plain")}, "norm_samples is 5"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(given: dict[str, object], message: str) -> None:

@@ -14,7 +14,7 @@ from amc_env.pipeline import CONFIGS
 from amc_env.pipeline.command import read_jobs, run_jobs
 from amc_env.pipeline.main import run_job
 from amc_env.report import write_report
-from amc_env.report.charts import pareto
+from amc_env.report.charts import front, pareto
 from amc_env.report.details import DETAILS_FILE, Details
 from amc_env.report.reading import FinishedRun
 
@@ -87,6 +87,25 @@ def test_several_runs_are_compared(runs: tuple[Path, Path], tmp_path: Path) -> N
     assert "All runs" in page
     assert "Pareto front" in page
     assert page.count("<h2>") == 3
+
+
+def test_a_page_shows_no_errors_without_a_repair_no_scores_of_rounds_and_says_what_masks_cost(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    arguments = [*SHORT, "agent=uniform", "env.repair=none", "iterative.rounds=1",
+                 "iterative.epochs=0", "masks=[local]", f"folder={folder}"]  # fmt: skip
+    assert run_jobs(read_jobs(arguments, CONFIGS), run_job) == 0
+    page = (folder / "report.html").read_text()
+    assert "Networks; MACs of masks are those of the weights left" in page
+    assert "uniform, iterative (exported)" in page
+    for title in ("Error and sparsity", "How the criterion ranks"):
+        assert title not in page
+    run = FinishedRun.read(folder)
+    # A network with masks is as expensive as the original, so it is no rival on the front.
+    names = front([run]).data[0].text
+    assert "local magnitude masks" in run.metrics["test_accuracies"]
+    assert not [name for name in names if "masks" in name]
 
 
 def test_the_command_writes_a_page(

@@ -45,7 +45,7 @@ def graph_of(model: nn.Module) -> ChannelGraph:
 
 def task(counts: Mapping[str, int]) -> Task:
     split = Split(inputs=images(), labels=torch.arange(40) % 4)
-    settings = RepairSettings(sequential=False, match_residual_sums=False)
+    settings = RepairSettings(repair="plain", match_residual_sums=False)
     pruner = Pruner(graph_of(chain()), split, make_criterion("l2"), repair=settings)
     return Task(pruner=pruner, counts=counts, images=split.inputs)
 
