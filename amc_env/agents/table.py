@@ -27,7 +27,8 @@ def _learner(algorithm: str, /, **options: Any) -> Learner:
     return Learner(algorithm=algorithm, options=options)
 
 
-# The numbers of the learners are those of the files in ``amc_env/configs/agent``, which a test compares.
+# The numbers of the learners are those of the files in ``configs/agent`` beside this package, which
+# a test compares.
 AGENTS: Mapping[str, Callable[..., Searcher]] = {
     "ddpg_amc": partial(_ddpg, "ddpg_amc"),
     "ddpg": partial(

@@ -183,7 +183,7 @@ def packed_right(test: Evaluator, network: nn.Module) -> str:
 
 
 def _agent(name: str, options: str) -> Any:
-    """The agent of a file of ``amc_env/configs/agent``, with options such as ``sigma=0.1 gamma=0``."""
+    """The agent of a file in ``configs/agent``, with options such as ``sigma=0.1 gamma=0``."""
     file = OmegaConf.load(AGENT_FILES / f"{name}.yaml")
     given = OmegaConf.to_container(OmegaConf.merge(file, {"options": _own(options)}))
     assert isinstance(given, dict)

@@ -15,9 +15,9 @@ from amc_env.evaluation import Evaluator
 from amc_env.models import build_model
 from amc_env.pipeline import CONFIGS, iterative
 from amc_env.pipeline.command import INTERRUPTED, read_jobs, run_jobs
+from amc_env.pipeline.main import run_job
 from amc_env.pipeline.rounds import Iterations
 from amc_env.training import Training
-from train_agent import run_job
 
 SHORT = ["agent=one_shot", "budget=none", "search.compare=[]", "report=false", "base.epochs=2",
          "finetune.epochs=0", "env.repair=none", "iterative.rounds=3", "iterative.epochs=1",

@@ -7,8 +7,8 @@ import pytest
 
 from amc_env.pipeline import CONFIGS
 from amc_env.pipeline.command import read_jobs, run_jobs
+from amc_env.pipeline.main import run_job
 from amc_env.pipeline.table import read_runs, tabulate
-from train_agent import run_job
 
 SHORT = ["base.epochs=1", "agent=uniform", "search.compare=[]", "adjust.epochs=0",
          "split.calibration=60", "split.validation=200", "env.precision=float32",

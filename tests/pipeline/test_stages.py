@@ -78,7 +78,10 @@ def interrupted(model: nn.Module, _: object, *, only_training: bool) -> None:
     [
         ("env.ignore=[nowhere]", "ignore names no module 'nowhere'"),
         ("budget.flops=0.01", "the budget for flops is 0.01, but with every group at its"),
-        ("split.calibration=900", "900 calibration, 5000 validation and 1000 selection samples"),
+        (
+            "split.calibration=900",
+            "900 calibration, 5000 validation, 1000 selection and",
+        ),
         ("trust=8 split.selection=0", "none of the 899 training images are for selection; give"),
         ("trust=200 env.round_to=8", "different policies were found .* but 200 are wanted"),
         ("model.name=resnet18", r"does not run on an example_input of shape \(2, 1, 8, 8\)"),
