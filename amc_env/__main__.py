@@ -1,9 +1,13 @@
-"""Search for a policy, see what can be pruned in a model, take away what a run has left."""
+"""Search, see what can be pruned, time layers, take away what a run has left."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from amc_env.models.lookup import NamedModel
 
 # PyTorch takes seconds to import, so each command imports what it needs when it runs.
 
@@ -37,9 +41,7 @@ def _inspect(options: argparse.Namespace) -> None:
     from amc_env.structure.progress import progress_shown
 
     found = find_model(options.model)
-    shape = options.input_shape or found.input_shape
-    if shape is None:
-        raise ValueError(f"give the shape of one sample of {found.name}: --input-shape 3,224,224")
+    shape = _shape_of(found, options.input_shape)
     # Two samples, so that what mixes samples shows.
     with progress_shown(lambda line: sys.stderr.write(line + "\n")):
         graph = ChannelGraph(found.model, torch.zeros(2, *shape), ignore=options.ignore)
@@ -83,6 +85,43 @@ def _report(options: argparse.Namespace) -> None:
             sys.stdout.write(f"wrote {path}\n")
 
 
+def _measure(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from amc_env.latency import Conditions
+    from amc_env.latency.measuring import MeasureSettings, measure
+    from amc_env.models import find_model, load_checkpoint_
+
+    conditions = Conditions.here(
+        device=options.device,
+        runtime=options.runtime,
+        threads=options.threads,
+        batch=options.batch,
+        clock=options.clock,
+    )
+    found = find_model(options.model)
+    if options.weights:
+        load_checkpoint_(found.model, options.weights)
+    with Progress(console=Console(stderr=True)) as bars:
+        task = bars.add_task("measuring", total=None)
+        table = measure(
+            replace(found, input_shape=_shape_of(found, options.input_shape)),
+            options.out,
+            conditions=conditions,
+            settings=MeasureSettings(levels=options.levels, seconds=options.seconds),
+            advance=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    original = table.networks[0]
+    sys.stdout.write(
+        f"wrote {options.out}\n"
+        f"{found.name} takes {original.median_ms:.3g} ms for {options.batch}; its steps favour "
+        f"multiples of {table.multiple}\n"
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m amc_env", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -91,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_export_(commands)
     _add_apply_(commands)
     _add_report_(commands)
+    _add_measure_(commands)
     return parser
 
 
@@ -111,12 +151,7 @@ def _add_inspect_(commands: "_Commands[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("inspect", help="show groups, costs and what cannot be cut")
     parser.set_defaults(run=_inspect)
     parser.add_argument("model", help=_MODEL)
-    parser.add_argument(
-        "--input-shape",
-        type=_shape,
-        metavar="C,H,W",
-        help="shape of one sample; the model's own by default",
-    )
+    _add_input_shape_(parser)
     parser.add_argument(
         "--ignore", action="append", default=[], metavar="MODULE", help="module that keeps all"
     )
@@ -154,6 +189,55 @@ def _add_report_(commands: "_Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument(
         "--figures", type=Path, metavar="DIR", help="folder for its charts as PNG and SVG too"
     )
+
+
+def _add_measure_(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("measure", help="time every layer at many numbers of channels")
+    parser.set_defaults(run=_measure)
+    parser.add_argument("model", help=_MODEL)
+    _add_input_shape_(parser)
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="its trained weights")
+    parser.add_argument("--runtime", default="torch", help="torch (default) or onnxruntime")
+    parser.add_argument("--threads", type=int, default=1, help="threads of it; %(default)s")
+    parser.add_argument("--batch", type=int, default=1, help="samples at once; %(default)s")
+    parser.add_argument("--device", default="cpu", help="such as cuda; %(default)s by default")
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        help="wall (default), or processor: one thread's own time, for a busy machine",
+    )
+    parser.add_argument(
+        "--levels",
+        type=int,
+        default=7,
+        help="numbers of channels in each group: 3, 5, 7 (default) or 11",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=0.01, help="about the time for one point; %(default)s"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the table, such as table.json; if it is there and not finished, it is continued",
+    )
+
+
+def _add_input_shape_(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input-shape",
+        type=_shape,
+        metavar="C,H,W",
+        help="shape of one sample; the model's own by default",
+    )
+
+
+def _shape_of(found: "NamedModel", given: tuple[int, ...] | None) -> tuple[int, ...]:
+    shape = given or found.input_shape
+    if shape is None:
+        raise ValueError(f"give the shape of one sample of {found.name}: --input-shape 3,224,224")
+    return shape
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -135,7 +135,8 @@ def knapsack(errors: Sequence[Values], costs: Sequence[Values], capacity: float)
     bucket = max(capacity, _NOTHING) / _BUCKETS
     least = np.zeros(_BUCKETS + 1)
     # Costs are rounded up, so that the sum of rounded costs never hides an excess.
-    rounded = [np.ceil(np.minimum(c / bucket, 2 * _BUCKETS) - 1e-6).astype(int) for c in costs]
+    # A latency has steps, so more channels can cost less than the fewest: they count as free.
+    rounded = [np.ceil(np.clip(c / bucket, 0.0, 2 * _BUCKETS) - 1e-6).astype(int) for c in costs]
     chosen = []
     for error, cost in zip(errors, rounded, strict=True):
         best, choice = np.full_like(least, np.inf), np.zeros(len(least), int)

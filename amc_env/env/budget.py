@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from amc_env.latency import LatencyTable
 from amc_env.names import Kind
 from amc_env.structure import ChannelGraph, ChannelGroup, Cost
 from amc_env.structure.sparsity import kept_count
 
 _HALVINGS = 30
+# Ratios that are tried one after the other where the cost may rise with a channel that is cut.
+_TRIED = 128
 
 Measure = Callable[[Cost], float]
 
@@ -39,28 +42,38 @@ class Budget:
     Attributes:
         flops: Ratio of the multiply-accumulates.
         params: Ratio of the parameters.
+        latency: Ratio of the latency that ``table`` predicts.
+        table: Latencies that were measured on the device that the network is for.
         measures: Ratios of other measures, by name. A measure is a function that reads a number off
             a ``Cost``; the number must fall or stay the same with every channel that is cut. The
             value is a ratio where the name is that of an installed measure, and a pair of the
             measure (a function, or the name of one) and its ratio otherwise.
 
     Raises:
-        ValueError: There is no limit, a ratio is not between 0 and 1, or a measure does not exist.
+        ValueError: There is no limit, a ratio is not between 0 and 1, a measure does not exist, or
+            there is no table for the latency.
     """
 
     flops: float | None = None
     params: float | None = None
+    latency: float | None = None
+    table: LatencyTable | None = None
     measures: Mapping[str, float | tuple[str | Measure, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         twice = [name for name in self._own() if name in self.measures]
         if twice:
             raise ValueError(f"the budget for {twice[0]} is given twice; leave it out of measures")
+        if self.latency is not None and self.table is None:
+            raise ValueError(
+                "a budget for latency needs a table of measured latencies; measure one with "
+                "python -m amc_env measure, and give it as budget.table, or table in Python"
+            )
         limits = self.limits()
         if not limits:
             raise ValueError(
-                "the budget has no limit; give flops or params, or no budget at all to let the "
-                "reward weigh the cost"
+                "the budget has no limit; give flops, params or latency, or no budget at all to "
+                "let the reward weigh the cost"
             )
         for name, (_, ratio) in limits.items():
             if not _is_ratio(ratio):
@@ -71,7 +84,7 @@ class Budget:
 
     def limits(self) -> dict[str, tuple[Measure, float]]:
         """Every limit by name: what is measured, and the ratio allowed."""
-        own = {name: (MEASURE.make(name), ratio) for name, ratio in self._own().items()}
+        own = {name: (self._measure(name), ratio) for name, ratio in self._own().items()}
         return own | {name: _measured(name, given) for name, given in self.measures.items()}
 
     def target(self) -> float:
@@ -80,8 +93,14 @@ class Budget:
 
     def _own(self) -> dict[str, float]:
         """The ratios that have a field of their own and are given."""
-        ratios = {"flops": self.flops, "params": self.params}
+        ratios = {"flops": self.flops, "params": self.params, "latency": self.latency}
         return {name: ratio for name, ratio in ratios.items() if ratio is not None}
+
+    def _measure(self, name: str) -> Measure:
+        """The measure of a ratio that has a field of its own."""
+        if name == "latency" and self.table is not None:
+            return self.table.milliseconds
+        return MEASURE.make(name)
 
 
 class BudgetKeeper:
@@ -91,6 +110,10 @@ class BudgetKeeper:
     bounds it may keep as many as still let the budget be met when all groups that are not decided
     yet keep their fewest. The costs are computed for the whole network, so that no sequence of
     allowed decisions ends over the budget.
+
+    MACs and parameters fall with every channel, so the most that fits is found by bisection. A
+    latency need not: one channel more may be faster where it makes a multiple of 8. There the
+    numbers are tried one after the other.
 
     Args:
         graph: The structure of the model.
@@ -130,6 +153,7 @@ class BudgetKeeper:
                     f"than {min_keep:.0%}"
                 )
         self._limits = [(measure, ratio * measure(full)) for measure, ratio in limits.values()]
+        self._has_steps = "latency" in limits
 
     @property
     def min_counts(self) -> dict[str, int]:
@@ -153,6 +177,9 @@ class BudgetKeeper:
         must itself have been allowed; the fewest channels are then always among the numbers.
         """
         counts = self.between(group)
+        if self._has_steps:
+            rest = {**self._min_counts, **decided}
+            return [count for count in counts if self.fits({**rest, group.name: count})]
         low, high = 0, len(counts) - 1
         while low < high:
             middle = (low + high + 1) // 2
@@ -194,7 +221,7 @@ class BudgetKeeper:
         if not self.fits(whole):
             return self.scaled(whole)
         most = max(self._max_counts[name] / count for name, count in whole.items())
-        factor = _last_fitting(1.0, most, lambda f: self.fits(self._grown(whole, f)))
+        factor = self._last_fitting(1.0, most, lambda f: self.fits(self._grown(whole, f)))
         wanted = {name: factor * count for name, count in whole.items()}
         return self._with_rest_spent(
             self._grown(whole, factor), wanted, at_most={**whole, **self._max_counts}
@@ -214,7 +241,7 @@ class BudgetKeeper:
         least = max(0.0, beyond)
         if self.fits(self._reduced(whole, least)):
             return least
-        return _last_fitting(1.0, least, lambda s: self.fits(self._reduced(whole, s)))
+        return self._last_fitting(1.0, least, lambda s: self.fits(self._reduced(whole, s)))
 
     def fits(self, counts: Mapping[str, int]) -> bool:
         """Whether a network with these numbers of channels meets every limit."""
@@ -267,13 +294,33 @@ class BudgetKeeper:
             reduced[group.name] = min(max(wanted, fewest), most)
         return reduced
 
+    def _last_fitting(self, fitting: float, beyond: float, fits: Callable[[float], bool]) -> float:
+        """The number farthest from one that fits, towards one that need not."""
+        if self._has_steps:
+            fitting, beyond = _bracketed(fitting, beyond, fits)
+        return _bisected(fitting, beyond, fits)
+
     @property
     def reads_totals_only(self) -> bool:
         """Whether the limits depend on nothing but multiply-accumulates and parameters."""
         return all(measure in (_flops, _params) for measure, _ in self._limits)
 
 
-def _last_fitting(fitting: float, beyond: float, fits: Callable[[float], bool]) -> float:
+def _bracketed(fitting: float, beyond: float, fits: Callable[[float], bool]) -> tuple[float, float]:
+    """The first of equally spaced numbers, counted from ``beyond``, that fits, and the one before.
+
+    With steps in the cost, several numbers can lie between one that fits and one that does not.
+    """
+    last = beyond
+    for number in range(1, _TRIED):
+        tried = beyond + (fitting - beyond) * number / _TRIED
+        if fits(tried):
+            return tried, last
+        last = tried
+    return fitting, last
+
+
+def _bisected(fitting: float, beyond: float, fits: Callable[[float], bool]) -> float:
     """The number farthest from one that fits, towards one that need not, by bisection."""
     for _ in range(_HALVINGS):
         middle = (fitting + beyond) / 2

@@ -20,7 +20,7 @@ from amc_env.criteria import Criterion, make_criterion
 from amc_env.data import PruningData, Split
 from amc_env.env.bench import Bench
 from amc_env.env.budget import Budget, BudgetKeeper
-from amc_env.env.observation import Observer, feature_names
+from amc_env.env.observation import Observer, feature_names, macs_by_layer
 from amc_env.env.rendering import draw, tabulate
 from amc_env.env.settings import Budgeting, EnvSettings
 from amc_env.env.trial import Judge, Outcome, Trial
@@ -101,7 +101,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             model,
             data.calibration.inputs[:2],
             ignore=self.settings.ignore,
-            round_to=self.settings.round_to,
+            round_to=self.settings.multiple(budget),
         )
         self._begin_(budget)
         self._layers = NetworkLayers.of(self.graph)
@@ -335,7 +335,10 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         if self.settings.observe_errors:
             errors = {g.name: self.pruner.squared_errors(g.name) for g in self.graph.groups}
         target = self.budget.target() if self.budget else 1.0
-        return Observer(self.graph, target=target, errors=errors)
+        costs = macs_by_layer
+        if self.budget and self.budget.table and self.budget.latency is not None:
+            costs = self.budget.table.by_layer
+        return Observer(self.graph, target=target, costs=costs, errors=errors)
 
     def _restart_(self) -> None:
         self._decided: dict[str, int] = {}

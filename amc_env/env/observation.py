@@ -1,12 +1,12 @@
 """What an agent sees before it decides a group: AMC's features, each from 0 to 1."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from amc_env.structure import ChannelGraph, ChannelGroup, LayerUse
+from amc_env.structure import ChannelGraph, ChannelGroup, Cost, LayerUse
 
 AMC_FEATURES = (
     "index",
@@ -26,6 +26,11 @@ AMC_FEATURES = (
 )
 # Shares of channels kept, and the features that tell what the plain repair then loses.
 _SHARES = {"error_at_75": 0.75, "error_at_50": 0.5, "error_at_25": 0.25}
+
+
+def macs_by_layer(cost: Cost) -> list[float]:
+    """The multiply-accumulates of every layer."""
+    return [float(layer.flops) for layer in cost.layers]
 
 
 def feature_names(*, has_errors: bool) -> tuple[str, ...]:
@@ -53,6 +58,8 @@ class Observer:
     Args:
         graph: The structure of the model.
         target: Ratio of the cost that may be left; 1 without a budget.
+        costs: What every layer costs; with a budget for latency, predicted milliseconds instead of
+            multiply-accumulates.
         errors: By group, the squared errors of the repair for 1, 2, ... channels kept, for features
             that are not AMC's; none if None.
     """
@@ -62,6 +69,7 @@ class Observer:
         graph: ChannelGraph,
         *,
         target: float,
+        costs: Callable[[Cost], Sequence[float]] = macs_by_layer,
         errors: Mapping[str, NDArray[np.float64]] | None = None,
     ) -> None:
         self.names = feature_names(has_errors=errors is not None)
@@ -72,8 +80,10 @@ class Observer:
         self._graph = graph
         self._target = target
         full = graph.cost()
-        self._flops = {layer.name: layer.flops for layer in full.layers}
-        self._total = full.flops
+        self._costs = costs
+        names = [layer.name for layer in full.layers]
+        self._flops = dict(zip(names, costs(full), strict=True))
+        self._total = sum(costs(full))
         layers = {layer.name: layer for layer in graph.layers}
         self._layers = [_describe(group, layers) for group in graph.groups]
         self._settled_by = _last_groups(graph)
@@ -93,7 +103,8 @@ class Observer:
             return np.zeros(len(self.names), dtype=np.float32)
         group, layer = self._graph.groups[index], self._layers[index]
         cost = self._graph.cost(decided)
-        ahead = sum(c.flops for c in cost.layers if self._settled_by.get(c.name, -1) > index)
+        by_layer = list(zip(cost.layers, self._costs(cost), strict=True))
+        ahead = sum(mine for c, mine in by_layer if self._settled_by.get(c.name, -1) > index)
         reader = _reader(group)
         features = {
             "index": index / max(1, len(self._layers) - 1),
@@ -106,13 +117,15 @@ class Observer:
             "stride": layer.stride / self._greatest["stride"],
             "kernel": layer.kernel / self._greatest["kernel"],
             "flops": self._flops.get(reader, 0) / max(self._flops.values()),
-            "flops_removed": 1.0 - cost.flops / self._total,
+            "flops_removed": 1.0 - sum(mine for _, mine in by_layer) / self._total,
             "flops_ahead": ahead / self._total,
             "last_sparsity": last_sparsity,
             "target": self._target,
             **self._errors[group.name],
         }
-        return np.array([features[name] for name in self.names], dtype=np.float32)
+        # A latency can rise a little where a channel is cut.
+        found = np.array([features[name] for name in self.names], dtype=np.float32)
+        return np.clip(found, 0.0, 1.0)
 
 
 def _errors_at_shares(squared: NDArray[np.float64]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from amc_env.env.budget import check_bounds
+from amc_env.env.budget import Budget, check_bounds
 from amc_env.names import check_name
 from amc_env.precision import Precision
 from amc_env.repair.pruner import RepairSettings
@@ -19,7 +19,8 @@ class EnvSettings:
         min_keep: Fewest channels that each group keeps, as a ratio of its channels (AMC: 0.2).
         max_keep: Most channels that each group keeps, as a ratio of its channels.
         ignore: Names of modules whose output channels are never cut.
-        round_to: A group keeps a multiple of this many channels, or all of them.
+        round_to: A group keeps a multiple of this many channels, or all of them. ``auto`` is the
+            multiple that the steps in the budget's table of latencies favour.
         budgeting: How actions are held to the budget. ``clip`` executes every action as far as the
             groups after it can still pay for it, as AMC does, so the last groups pay, and what is
             not asked for is not spent. ``scale`` executes every action, and at the end of the
@@ -41,7 +42,7 @@ class EnvSettings:
     min_keep: float = 0.2
     max_keep: float = 1.0
     ignore: tuple[str, ...] = ()
-    round_to: int = 1
+    round_to: int | Literal["auto"] = 1
     budgeting: Budgeting = "scale"
     observe_errors: bool = False
     repair: RepairSettings = field(default_factory=RepairSettings)
@@ -53,5 +54,22 @@ class EnvSettings:
         check_bounds(self.min_keep, self.max_keep)
         check_name("budgeting", self.budgeting, get_args(Budgeting))
         for name in ("round_to", "evaluation_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
+            given = getattr(self, name)
+            is_auto = name == "round_to" and given == "auto"
+            if not is_auto and (isinstance(given, str) or given < 1):
+                raise ValueError(f"{name} is {given}; give 1 or more")
+
+    def multiple(self, budget: Budget | None) -> int:
+        """The number that ``round_to`` stands for.
+
+        Raises:
+            ValueError: It is ``auto``, and the budget has no table of latencies.
+        """
+        if self.round_to != "auto":
+            return self.round_to
+        if budget is None or budget.table is None:
+            raise ValueError(
+                "round_to is auto, but the budget has no table of latencies to take the multiple "
+                "from; give budget.table, or a number"
+            )
+        return budget.table.multiple

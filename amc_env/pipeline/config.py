@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import torch
@@ -23,6 +24,7 @@ from amc_env.agents.table import AGENT
 from amc_env.criteria import Criterion
 from amc_env.criteria.table import CRITERION
 from amc_env.env.budget import MEASURE
+from amc_env.latency import LatencyTable
 from amc_env.masks import Way
 from amc_env.names import Kind, name_of
 from amc_env.pipeline import CONFIGS
@@ -46,6 +48,9 @@ T = TypeVar("T")
 AUTO = "auto"
 _TRIED_FOR_AUTO = 24
 _FEWEST_TRIED = 8
+
+# The budgets that have a setting of their own.
+_RATIOS = ("flops", "params", "latency")
 
 
 class _Section(BaseModel):
@@ -119,6 +124,9 @@ class BudgetSection(_Section):
 
     flops: Ratios | None = None
     params: Ratios | None = None
+    latency: Ratios | None = None
+    table: str | None = None
+    anywhere: bool = False
     measures: dict[str, MeasureSection] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -144,7 +152,8 @@ class BudgetSection(_Section):
         """The budget of a section without a list, or None where there is no limit.
 
         Raises:
-            ValueError: A ratio is out of range, or a measure does not exist.
+            ValueError: A ratio is out of range, a measure does not exist, or the table of latencies
+                is missing, damaged or of another machine.
         """
         ratios: dict[str, Any] = self._ratios()
         if not ratios:
@@ -154,11 +163,22 @@ class BudgetSection(_Section):
             key: m.model_copy(update={"name": m.title() or key}) for key, m in self.measures.items()
         }
         measures = {key: (m.make(MEASURE), ratios[_measure(key)]) for key, m in named.items()}
-        return Budget(flops=ratios.get("flops"), params=ratios.get("params"), measures=measures)
+        own = {name: ratios.get(name) for name in _RATIOS}
+        return Budget(**own, table=self._table(), measures=measures)
+
+    def _table(self) -> LatencyTable | None:
+        if self.table is None:
+            return None
+        if not Path(self.table).is_file():
+            raise ValueError(
+                f"budget.table is {self.table}, and there is no such file; measure it with "
+                "python -m amc_env measure"
+            )
+        return LatencyTable.load(self.table, anywhere=self.anywhere)
 
     def _ratios(self) -> dict[str, float | tuple[float, ...]]:
         """What is given, by the names of the settings."""
-        given = {"flops": self.flops, "params": self.params}
+        given = {name: getattr(self, name) for name in _RATIOS}
         given |= {_measure(key): measure.ratio for key, measure in self.measures.items()}
         return {name: ratio for name, ratio in given.items() if ratio is not None}
 
@@ -168,7 +188,7 @@ class BudgetSection(_Section):
             key: m.model_copy(update={"ratio": ratio}) if _measure(key) == name else m
             for key, m in self.measures.items()
         }
-        changed = {name: ratio} if name in ("flops", "params") else {"measures": measures}
+        changed = {name: ratio} if name in _RATIOS else {"measures": measures}
         return self.model_copy(update=changed)
 
 
@@ -248,6 +268,7 @@ class RunConfig(_Section):
     threads: int = Field(ge=0)
     device: str
     report: bool
+    latency: bool
     folder: str | None = None
     resume: str | None = None
     compared: Mapping[str, Named] | None = None  # of a resumed run, as it began

@@ -235,6 +235,8 @@ def _fits(key: str, value: object, default: object) -> bool:
     # Options may have more than one type, as `auto` for a number; what they are for checks them.
     if ".options." in key and isinstance(default, str):
         return not isinstance(value, bool | dict)
+    if key == "env.round_to" and value == "auto":
+        return True
     if ".options." in key and value == "auto":
         return not isinstance(default, bool | list | dict)
     if key.startswith("budget.") and list in (type(value), type(default)):

@@ -11,6 +11,7 @@ from amc_env import ChannelGraph, ChannelPruningEnv
 from amc_env.agents import SearchResult
 from amc_env.data.datasets import Dataset
 from amc_env.latency import latencies_ms
+from amc_env.latency.comparison import Compared, cells, compare, runtimes_for, with_prediction
 from amc_env.models import MODEL
 from amc_env.pipeline.accuracies import Examiner
 from amc_env.pipeline.calls import package_call, train_call
@@ -18,7 +19,7 @@ from amc_env.pipeline.failures import explained
 from amc_env.pipeline.masks import MaskedNetwork
 from amc_env.pipeline.picture import ORIGINAL, Point, save_picture
 from amc_env.pipeline.run import Network, Run, choose, write_network
-from amc_env.pipeline.screen import Row, say, show, show_points
+from amc_env.pipeline.screen import Row, say, show, show_cells, show_points
 from amc_env.pipeline.trust import figures
 from amc_env.report import details_of, write_report
 
@@ -74,6 +75,7 @@ def finish(
         rows = [base, *own, *others, *(_masked_row(exact, network) for network in masked)]
         models = [row.model for row in rows]
         latencies = latencies_ms(models, data.test.inputs[:_LATENCY_BATCH])
+        compared = _compared(env, kept, data) if run.config.latency else []
     exported = next(row for row in own if row.is_kept)
     write_network(
         run,
@@ -94,6 +96,7 @@ def finish(
         "network_flops": {row.name: row.flops for row in rows},
         "latencies_ms": {row.name: ms for row, ms in zip(rows, latencies, strict=True)},
         **({"masks": {m.name: _mask_figures(m) for m in masked}} if masked else {}),
+        "latency": [one.model_dump() for one in compared],
     }
     run.folder.write_metrics(metrics)
     run.folder.write_details(details_of(env, kept.result.policy))
@@ -101,6 +104,8 @@ def finish(
     run.folder.close()
     title = f"{metrics['seconds']:.0f} s; accuracy on test data, ms for {_LATENCY_BATCH} samples"
     show(rows, latencies, title=title)
+    if compared:
+        show_cells(*cells(compared), title="latency: medians, ± half the range of the middle half")
     say(f"policy.json, pruned.safetensors, metrics.json and more are in {run.folder.path}")
     _write_page(run, [run.folder.path])
     for line in next_steps(run):
@@ -173,6 +178,21 @@ def command_for(agent: str, overrides: Sequence[str]) -> str:
     others = [text for text in overrides if not text.lstrip("+~").startswith(own)]
     key = "agent" if (_AGENT_FILES / f"{agent}.yaml").is_file() else "agent.name"
     return train_call(*others, f"{key}={agent}")
+
+
+def _compared(env: ChannelPruningEnv, kept: Network, data: Dataset) -> list[Compared]:
+    """The latencies of the original and the exported network under several conditions."""
+    networks, sample = [env.graph.model, kept.result.compact], data.test.inputs[:1]
+    found: list[Compared] = []
+    for runtime in runtimes_for(sample.device):
+        try:
+            found += compare(networks, sample, runtime=runtime)
+        except ValueError as error:
+            say(f"there are no latencies with {runtime}, for {error}")
+    if env.budget and env.budget.table:
+        costs = (env.graph.cost(), env.graph.cost(kept.result.best.counts))
+        return with_prediction(found, env.budget.table, costs, sample.device)
+    return found
 
 
 def _reward(env: ChannelPruningEnv, network: Network) -> float:

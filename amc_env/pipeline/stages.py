@@ -373,9 +373,9 @@ def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
             f"images, but none of the {len(data.train)} training images are for selection; give "
             "split.selection=1000, or more images, or trust=0"
         )
-    graph = ChannelGraph(
-        model, samples.inputs[:2], ignore=settings.ignore, round_to=settings.round_to
-    )
+    # All budgets of a run have the same table.
+    multiple = settings.multiple(next(iter(run.parts.budgets.values())))
+    graph = ChannelGraph(model, samples.inputs[:2], ignore=settings.ignore, round_to=multiple)
     for budget in run.parts.budgets.values():
         keeper = BudgetKeeper(graph, budget, min_keep=settings.min_keep, max_keep=settings.max_keep)
         if tried:

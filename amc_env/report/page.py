@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amc_env.files import write_text
+from amc_env.latency.comparison import Compared, cells
 from amc_env.report.reading import FinishedRun
 
 _SETTINGS = ("model", "data", "criterion", "reward_name", "agent", "seed", "episodes")
@@ -81,7 +82,7 @@ def _together(runs: Sequence[FinishedRun]) -> Iterator[_Section]:
 def _section(run: FinishedRun) -> _Section:
     return _Section(
         title=run.name,
-        tables=[_networks(run)],
+        tables=[_networks(run), *_latencies(run)],
         charts=list(_charts(run)),
         command=run.metrics.get("command", ""),
         folded=[_layers(run)],
@@ -127,6 +128,13 @@ def _networks(run: FinishedRun) -> _Table:
     header = ["network", "accuracy on the test data", "MACs", "left", "ms for 64 samples"]
     note = "; MACs of masks are those of the weights left" if "masks" in metrics else ""
     return _Table(title=f"Networks{note}", header=header, rows=rows)
+
+
+def _latencies(run: FinishedRun) -> Iterator[_Table]:
+    """The latencies of the original and the exported network, where the run measured them."""
+    if found := run.metrics.get("latency"):
+        header, rows = cells([Compared.model_validate(one) for one in found])
+        yield _Table(title="Latency", header=header, rows=rows)
 
 
 def _layers(run: FinishedRun) -> _Table:

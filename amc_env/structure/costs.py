@@ -26,13 +26,16 @@ class _Size:
 
 @dataclass(frozen=True, kw_only=True)
 class _Shape:
-    """The shape of a tensor: the product of the fixed axes, and the axes that groups run along."""
+    """The shape of a whole tensor, and the size of the axes that groups run along, by axis."""
 
-    fixed: int
-    sizes: tuple[_Size, ...]
+    whole: tuple[int, ...]
+    sizes: Mapping[int, _Size]
 
-    def numel(self, kept: Mapping[str, int]) -> int:
-        return self.fixed * prod(size.at(kept) for size in self.sizes)
+    def at(self, kept: Mapping[str, int]) -> tuple[int, ...]:
+        shape = list(self.whole)
+        for dim, size in self.sizes.items():
+            shape[dim] = size.at(kept)
+        return tuple(shape)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,7 +68,7 @@ class CostPoint:
 
     counts: Mapping[str, int]
     cost: Cost
-    _numel: Mapping[str, int] = field(repr=False)
+    _shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     _tables: _Tables = field(repr=False)
 
     def with_counts(self, kept: Mapping[str, int]) -> "CostPoint":
@@ -82,20 +85,20 @@ class CostPoint:
         # time.
         changed = [name for name, count in kept.items() if count != self.counts[name]]
         counts = {**self.counts, **kept}
-        numel, params = dict(self._numel), self.cost.params
+        shapes, params = dict(self._shapes), self.cost.params
         # A tensor between two groups that both change must be counted once, hence the sets.
         for tensor in _union(self._tables.tensors_of, changed):
-            new = self._tables.shapes[tensor].numel(counts)
+            new = self._tables.shapes[tensor].at(counts)
             if tensor in self._tables.params:
-                params += new - numel[tensor]
-            numel[tensor] = new
+                params += prod(new) - prod(shapes[tensor])
+            shapes[tensor] = new
         layers, flops = list(self.cost.layers), self.cost.flops
         for number in _union(self._tables.layers_of, changed):
-            layer = _layer_cost(self._tables.layers[number], numel)
+            layer = _layer_cost(self._tables.layers[number], shapes)
             flops += layer.flops - layers[number].flops
             layers[number] = layer
         cost = Cost(flops=flops, params=params, layers=tuple(layers))
-        return CostPoint(counts=counts, cost=cost, _numel=numel, _tables=self._tables)
+        return CostPoint(counts=counts, cost=cost, _shapes=shapes, _tables=self._tables)
 
     def sharing(self, group: str) -> frozenset[str]:
         """The groups whose numbers of channels determine what a cut of ``group`` saves.
@@ -131,14 +134,14 @@ def full_cost(model: nn.Module, structure: Structure) -> CostPoint:
             for group, tensors in tensors_of.items()
         },
     )
-    numel = {name: shape.numel(widths) for name, shape in shapes.items()}
-    layers = tuple(_layer_cost(layer, numel) for layer in structure.layers)
+    whole = {name: shape.at(widths) for name, shape in shapes.items()}
+    layers = tuple(_layer_cost(layer, whole) for layer in structure.layers)
     cost = Cost(
         flops=sum(layer.flops for layer in layers),
-        params=sum(numel[name] for name in tables.params),
+        params=sum(prod(whole[name]) for name in tables.params),
         layers=layers,
     )
-    return CostPoint(counts=widths, cost=cost, _numel=numel, _tables=tables)
+    return CostPoint(counts=widths, cost=cost, _shapes=whole, _tables=tables)
 
 
 def _check_counts(widths: Mapping[str, int], kept: Mapping[str, int]) -> None:
@@ -156,16 +159,30 @@ def _union(sets: Mapping[str, frozenset[_T]], names: Iterable[str]) -> frozenset
     return frozenset[_T]().union(*(sets[name] for name in names))
 
 
-def _layer_cost(layer: LayerUse, numel: Mapping[str, int]) -> LayerCost:
+def _layer_cost(layer: LayerUse, shapes: Mapping[str, tuple[int, ...]]) -> LayerCost:
     # A computed weight is no tensor of the model; what it multiplies is frozen, so its size is
     # fixed.
-    weights = prod(layer.shape) if layer.weight is None else numel[layer.weight]
+    weight = layer.shape if layer.weight is None else shapes[layer.weight]
+    inputs, outputs = _channels(layer, weight)
     return LayerCost(
         name=layer.name,
         kind=layer.kind,
-        flops=weights * layer.uses,
-        params=sum(numel[tensor] for tensor in layer.tensors),
+        flops=prod(weight) * layer.uses,
+        params=sum(prod(shapes[tensor]) for tensor in layer.tensors),
+        inputs=inputs,
+        outputs=outputs,
     )
+
+
+def _channels(layer: LayerUse, weight: tuple[int, ...]) -> tuple[int, int]:
+    """The numbers of input and output channels of a layer whose weight has this shape."""
+    if layer.kind == "depthwise":
+        # Its convolution groups are its channels, so their number is cut with them.
+        return weight[0], weight[0]
+    first, second = weight[:2]
+    if layer.output_dim:
+        return first, second * layer.groups
+    return second * layer.groups, first
 
 
 def _tensors_by_group(
@@ -173,7 +190,7 @@ def _tensors_by_group(
 ) -> dict[str, frozenset[str]]:
     found: dict[str, set[str]] = {name: set() for name in groups}
     for tensor, shape in shapes.items():
-        for size in shape.sizes:
+        for size in shape.sizes.values():
             for group, _ in size.per_channel:
                 found[group].add(tensor)
     return {name: frozenset(tensors) for name, tensors in found.items()}
@@ -184,10 +201,7 @@ def _shapes(model: nn.Module, structure: Structure) -> dict[str, _Shape]:
     group_of = {
         int(label): name for name, labels in structure.classes.items() for label in labels.tolist()
     }
-    fixed: dict[str, list[int]] = {
-        name: list(tensor.shape) for name, tensor in named_tensors(model)
-    }
-    sizes: dict[str, list[_Size]] = {name: [] for name in fixed}
+    sizes: dict[str, dict[int, _Size]] = {name: {} for name, _ in named_tensors(model)}
     for axis in structure.axes:
         places: dict[str, int] = {}
         for label in axis.labels.tolist():
@@ -195,16 +209,11 @@ def _shapes(model: nn.Module, structure: Structure) -> dict[str, _Shape]:
                 places[group_of[label]] = places.get(group_of[label], 0) + 1
         if places:
             widths = {name: len(structure.classes[name]) for name in places}
-            # The size of this axis is counted by its _Size instead.
-            fixed[axis.tensor][axis.dim] = 1
-            sizes[axis.tensor].append(
-                _Size(
-                    fixed=len(axis.labels) - sum(places.values()),
-                    per_channel=tuple(
-                        (name, count // widths[name]) for name, count in places.items()
-                    ),
-                )
+            sizes[axis.tensor][axis.dim] = _Size(
+                fixed=len(axis.labels) - sum(places.values()),
+                per_channel=tuple((name, count // widths[name]) for name, count in places.items()),
             )
     return {
-        name: _Shape(fixed=prod(shape), sizes=tuple(sizes[name])) for name, shape in fixed.items()
+        name: _Shape(whole=tuple(tensor.shape), sizes=sizes[name])
+        for name, tensor in named_tensors(model)
     }

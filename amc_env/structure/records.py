@@ -66,12 +66,17 @@ class FrozenGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCost:
-    """Multiply-accumulates and parameters of one conv or linear layer."""
+    """Multiply-accumulates, parameters and numbers of channels of one conv or linear layer.
+
+    A linear layer behind a flatten has a channel for every pixel of what it reads.
+    """
 
     name: str
     kind: str
     flops: int
     params: int
+    inputs: int
+    outputs: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from amc_env.pipeline.main import run_job
 
 SHORT = ["base.epochs=1", "base.precision=float32", "env.precision=float32", "agent=uniform",
          "search.compare=[]", "report=false", "finetune.epochs=0", "adjust.epochs=2",
+         "latency=false",
          "adjust.clip=null", "adjust.precision=float32"]  # fmt: skip
 
 

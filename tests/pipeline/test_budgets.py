@@ -23,6 +23,7 @@ from amc_env.policy import load_pruned
 from amc_env.training import TrainingSettings, fit_
 
 SHORT = ["search.episodes=3", "search.compare=[uniform]", "reward=accuracy", "finetune.epochs=0",
+         "latency=false",
          "adjust.epochs=0", "split.calibration=50", "split.validation=300"]  # fmt: skip
 TWO = "budget.flops=[0.4,0.6]"
 

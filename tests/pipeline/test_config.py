@@ -2,13 +2,16 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
+from latency_tables import conditions, in_eights, table_by
 from omegaconf import OmegaConf
 
-from amc_env import EnvSettings, RepairSettings
+from amc_env import ChannelGraph, EnvSettings, RepairSettings
 from amc_env.agents import AGENTS, make_agent
 from amc_env.criteria import CRITERIA
 from amc_env.data.datasets import DATASET, DATASETS
-from amc_env.models import MODELS
+from amc_env.latency import LatencyTable
+from amc_env.models import MODELS, build_model
 from amc_env.models.lookup import MODEL
 from amc_env.names import name_of
 from amc_env.pipeline import CONFIGS
@@ -73,7 +76,8 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if not f.endswith("/own")])
+# A budget for latency needs a table, which has a test of its own.
+@pytest.mark.parametrize("file", [f for f in FILES if not f.endswith(("/own", "/latency"))])
 def test_every_file_composes_and_what_it_names_can_be_made(file: str) -> None:
     group, name = file.split("/")
     parts = composed(f"{group}={name}").make()
@@ -374,3 +378,39 @@ def test_a_list_of_one_is_the_ratio() -> None:
 def test_lists_that_are_no_budgets_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         composed(*overrides).make()
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """The file of a table of the digits' network."""
+    graph = ChannelGraph(build_model("digits_cnn").eval(), torch.zeros(2, 1, 8, 8))
+    path = tmp_path / "table.json"
+    table_by(in_eights, graph).save(path)
+    return path
+
+
+def test_a_budget_for_latency_reads_its_table(table: Path) -> None:
+    config = composed("budget=latency", f"budget.table={table}", "env.round_to=auto")
+    assert limits_of(config) == {"": {"latency": 0.6}}
+    parts = config.make()
+    (budget,) = parts.budgets.values()
+    assert parts.env.round_to == "auto"
+    assert parts.env.multiple(budget) == 8
+    both = composed(f"budget.table={table}", "budget.latency=[0.5,0.7]")
+    assert limits_of(both) == {
+        "budget.latency=0.7": {"flops": 0.5, "latency": 0.7},
+        "budget.latency=0.5": {"flops": 0.5, "latency": 0.5},
+    }
+
+
+def test_a_table_that_is_not_there_or_of_elsewhere_is_refused(table: Path) -> None:
+    with pytest.raises(ValueError, match="a budget for latency needs a table"):
+        composed("budget=latency").make()
+    with pytest.raises(ValueError, match=r"budget.table is no\.json, and there is no such file"):
+        composed("budget=latency", "budget.table=no.json").make()
+    elsewhere = conditions(device_name="a telephone")
+    LatencyTable.read(table).model_copy(update={"conditions": elsewhere}).save(table)
+    given = ("budget=latency", f"budget.table={table}")
+    with pytest.raises(ValueError, match=r"was measured elsewhere: .*budget\.anywhere=true"):
+        composed(*given).make()
+    assert composed(*given, "budget.anywhere=true").make().budgets

@@ -30,7 +30,8 @@ QUICK = ["base.epochs=2", "search.episodes=10", "search.compare=[random]", "sear
          "split.calibration=60", "split.validation=200", "split.selection=100"]  # fmt: skip
 
 # No more than a search.
-SHORT = ["search.compare=[]", "search.finalists=1", "adjust.epochs=0", "finetune.epochs=0"]
+SHORT = ["search.compare=[]", "search.finalists=1", "adjust.epochs=0", "finetune.epochs=0",
+         "latency=false"]  # fmt: skip
 
 # Each run is a process of its own, forked from one that has imported what takes seconds to import.
 PROCESSES = multiprocessing.get_context("forkserver")

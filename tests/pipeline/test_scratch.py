@@ -10,6 +10,7 @@ from amc_env.pipeline.command import read_jobs, run_jobs
 from amc_env.pipeline.main import run_job
 
 SHORT = ["base.epochs=3", "agent=uniform", "search.compare=[]", "adjust.epochs=0", "report=false",
+         "latency=false",
          "finetune.epochs=1"]  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from amc_env.rewards import RewardContext
 from amc_env.training import TrainingSettings, fit_
 
 SHORT = ["agent=random", "search.episodes=3", "search.compare=[]", "reward=accuracy",
+         "latency=false",
          "finetune.epochs=0", "env.precision=float32", "finetune.precision=float32",
          "adjust.epochs=0",
          "split.calibration=50", "split.validation=300"]  # fmt: skip

@@ -41,7 +41,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     named = [
         f"{agent}, {stage}" for agent in ("ddpg", "uniform") for stage in ("pruned", "repaired")
     ]
-    for word in (*named, "original", "ddpg, finetuned", "MACs"):
+    for word in (*named, "original", "ddpg, finetuned", "MACs", "threads"):
         assert word in finished.stdout
     return folder
 
@@ -53,6 +53,8 @@ def test_a_run_leaves_its_files(done: Path) -> None:
     assert metrics["episodes"] == 6
     assert metrics["flops_ratio"] <= 0.5
     assert metrics["is_complete"]
+    assert {(one["batch"], one["threads"]) for one in metrics["latency"]} >= {(1, 1), (64, 1)}
+    assert all(one["pruned"][0] > 0.0 for one in metrics["latency"])
     assert set(metrics["episode_seconds"]) == {"select", "compact", "repair", "evaluate"}
     assert sum(metrics["episode_seconds"].values()) * 6 < metrics["search_seconds"]
     for name in ("baseline", "pruned", "repaired", "finetuned"):

@@ -52,6 +52,7 @@ def test_a_run_writes_its_page_unless_it_is_told_not_to(runs: tuple[Path, Path])
     assert not (runs[1] / "report.html").exists()
     assert len(page) < 6e6
     assert "random, repaired (exported)" in page
+    assert 'aria-label="Latency"' in page
     assert "train_agent.py base.epochs=1" in page
     # Nothing is fetched: the script stands in the page.
     assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
