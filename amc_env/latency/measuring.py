@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 from amc_env.latency.clock import CLOCKS, Timing, threads_of_torch, timings
 from amc_env.latency.in_place import SegmentTime, times_in_place
@@ -214,6 +213,9 @@ class _Work:
 
     def _time(self, segment: Segment) -> tuple[float, float]:
         """The least of several blocks of runs, and the range of the middle half of them, in ms."""
+        # Importing it looks for a compiler, and warns where there is CUDA but no card.
+        from torch.utils.benchmark import Timer
+
         run = runner(
             segment,
             segment.inputs,
