@@ -131,7 +131,7 @@ class _Rounds:
                 stand.network,
                 env.data.calibration.inputs[:2],
                 ignore=settings.ignore,
-                round_to=settings.round_to,
+                round_to=env.graph.round_to,
             ),
             env.data.calibration,
             RememberedCriterion(env.pruner.criterion, memory),
