@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import override
 
-from amc_env import ChannelPruningEnv
+from amc_env import ChannelGroup, ChannelPruningEnv
 from amc_env.agents.division import Curves, Values, fill_budget, levels_of, need_budget
 from amc_env.agents.episodes import Recorder
 from amc_env.agents.error_curves import cut_to_budget
@@ -74,7 +74,8 @@ class Programme:
     which is exact, since one ``x`` is 1 and the others are 0 (Glover, "Improved linear integer
     programming formulations of nonlinear integer problems", 1975). The prices of products are read
     off the network's cost, exactly for multiply-accumulates and parameters. Another measure may be
-    no sum of products; it is approximated, and the division is repaired with exact costs.
+    no sum of products; it is approximated, and the division is repaired with exact costs. The
+    network's parameters are such a sum too, which the largest network maximises.
 
     Args:
         env: The environment; it has a budget.
@@ -97,15 +98,31 @@ class Programme:
 
     def divide(self, curves: Curves) -> dict[str, int]:
         """The numbers of channels that meet the budget at the least sum of these errors."""
-        errors = np.zeros(self._binaries)
+        errors = np.zeros(self._size)
         for name, columns in self._columns.items():
             errors[columns] = curves[name][self._levels[name] - 1]
-        solution = self._solved(errors)
-        counts = {
-            name: int(self._levels[name][solution[columns].argmax()])
-            for name, columns in self._columns.items()
+        return self._repaired(self._solved(errors), curves)
+
+    def largest(self) -> dict[str, int]:
+        """The numbers of channels that meet the budget with the most parameters."""
+        solution = self._solved(-self._sizes)
+        curves = {
+            group.name: np.linspace(0.0, -self._growth(group, solution), group.channels)
+            for group in self._env.graph.groups
         }
+        return self._repaired(solution, curves)
+
+    def _repaired(self, counts: Mapping[str, int], curves: Curves) -> dict[str, int]:
+        """The division with the budget met, and spent, by exact costs."""
         return fill_budget(self._env, cut_to_budget(self._env, counts, curves), curves)
+
+    def _growth(self, group: ChannelGroup, counts: Mapping[str, int]) -> float:
+        """How many parameters all channels of a group have more than one, beside these others."""
+        most, least = (
+            self._env.graph.cost({**counts, group.name: count}).params
+            for count in (group.channels, 1)
+        )
+        return float(most - least)
 
     def _add_limits_(self) -> None:
         """Add one row for each limit of the budget, and the columns and rows of products."""
@@ -118,8 +135,11 @@ class Programme:
             products = self._add_product_(first, second)
             columns.append(products)
             costs.append(self._over(first)[:, None] * self._price(first, second))
-        for row, spent in zip(np.concatenate(costs).T, used, strict=True):
+        *limits, sizes = np.concatenate(costs).T
+        for row, spent in zip(limits, used, strict=False):
             self._rows.add(np.concatenate(columns), row, high=1.0 - spent)
+        self._sizes = np.zeros(self._size)
+        np.add.at(self._sizes, np.concatenate(columns), sizes)
 
     def _add_product_(self, first: str, second: str) -> NDArray[np.int64]:
         """Add columns ``z`` and their rows for a pair of groups."""
@@ -144,7 +164,7 @@ class Programme:
         ]
 
     def _price(self, first: str, second: str) -> Values:
-        """What one channel of a group costs more for each channel of another, for every limit."""
+        """What one channel of a group costs more for each channel of another; see ``_used``."""
         most = {name: int(self._levels[name][-1]) for name in (first, second)}
         alone = [self._used({name: count}) for name, count in most.items()]
         more: Values = self._used(most) - alone[0] - alone[1] + self._used({})
@@ -159,19 +179,25 @@ class Programme:
         return over
 
     def _used(self, counts: Mapping[str, int]) -> Values:
-        """The cost relative to the limits if all other groups keep their fewest channels."""
-        kept = {**self._env.keeper.min_counts, **counts}
-        used: Values = np.array(self._env.keeper.used(self._env.graph.cost(kept)))
+        """What is used of every limit if all other groups keep their fewest channels.
+
+        Behind the limits stand the parameters, as a share of the original network's.
+        """
+        graph = self._env.graph
+        cost = graph.cost({**self._env.keeper.min_counts, **counts})
+        share = cost.params / graph.cost().params
+        used: Values = np.array([*self._env.keeper.used(cost), share])
         return used
 
-    def _solved(self, errors: Values) -> Values:
+    def _solved(self, errors: Values) -> dict[str, int]:
+        """The numbers of channels at the least sum of these coefficients, one for each column."""
         # SciPy's optimizers take long to import.
         from scipy.optimize import Bounds, milp
 
         is_binary = np.arange(self._size) < self._binaries
         upper = np.where(is_binary, 1.0, np.inf)
         found = milp(
-            np.pad(errors, (0, self._size - self._binaries)),
+            errors,
             integrality=is_binary,
             bounds=Bounds(0.0, upper),
             constraints=self._rows.constraint(self._size),
@@ -182,8 +208,10 @@ class Programme:
                 f"the solver found no division of the budget ({found.message}); choose another "
                 "agent, such as spdy or error_curves"
             )
-        solution: Values = found.x
-        return solution
+        return {
+            name: int(self._levels[name][found.x[columns].argmax()])
+            for name, columns in self._columns.items()
+        }
 
 
 class _Rows:

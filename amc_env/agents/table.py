@@ -10,6 +10,7 @@ from amc_env.agents.error_curves import ErrorCurves
 from amc_env.agents.evopress import EvoPress
 from amc_env.agents.learners import Ddpg, Learner
 from amc_env.agents.milp import Milp
+from amc_env.agents.most_parameters import MostParameters
 from amc_env.agents.one_shot import OneShot
 from amc_env.agents.searcher import Searcher
 from amc_env.agents.searchers import CmaEs, RandomSearch, Tpe, Uniform
@@ -63,6 +64,7 @@ AGENTS: Mapping[str, Callable[..., Searcher]] = {
     "spdy": Spdy,
     "evopress": EvoPress,
     "milp": Milp,
+    "most_parameters": MostParameters,
     "one_shot": OneShot,
 }
 

@@ -5,7 +5,7 @@ The score of a group is the mean over its producers of the scores of their maps.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,10 +16,13 @@ from amc_env.criteria.criterion import Criterion
 from amc_env.criteria.maps import chip, hrank
 from amc_env.information.aura import Bins, bins_for, check_bins, live_channels, spatial_entropy
 from amc_env.information.class_mi import class_mi, class_mi_excess
+from amc_env.information.histogram import histogram_entropy
 from amc_env.information.label_grid import Orient, grid_mi, label_grids
 from amc_env.information.renyi import Width, renyi_mi
 from amc_env.names import check_name
 from amc_env.structure import ChannelGroup
+
+Keeps = Literal["high", "low"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +146,12 @@ class MapEntropy(Criterion):
 
     name = "spatial_entropy"
     needs_samples = True
-    keeps: Literal["high", "low"] = "high"
+    keeps: Keeps = "high"
     bins: Bins = "auto"
     samples: int | None = None
 
     def __post_init__(self) -> None:
-        check_name("keeps", self.keeps, ("high", "low"))
+        check_name("keeps", self.keeps, get_args(Keeps))
         check_bins(self.bins)
         _check_samples(self.samples)
 
@@ -159,9 +162,41 @@ class MapEntropy(Criterion):
             if maps[0, 0].numel() == 1:
                 raise ValueError("its maps are a single pixel, which has no neighbour")
             entropies = spatial_entropy(maps, bins=bins_for(maps, self.bins))
-            scores = entropies if self.keeps == "high" else -entropies
-            # An entropy lies between 0 and 1.
-            return torch.where(live_channels(maps), scores, scores.new_full((), -2.0))
+            return _ordered(entropies, maps, self.keeps)
+
+        return _mean_over_producers(group, calibration, score)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapHistogramEntropy(Criterion):
+    """Entropy of the histogram of a channel's maps; those of high or of low entropy stay.
+
+    It differs from ``MapEntropy`` in the measure alone, which ignores where values stand, and is
+    the counterpart of the reward ``univariate_entropy``. Channels that do not vary go first.
+
+    Attributes:
+        keeps: Which channels stay, those of ``high`` or of ``low`` entropy.
+        bins: Grey levels of a map.
+        samples: How many calibration samples are read, from the first; all if None.
+    """
+
+    name = "univariate_entropy"
+    needs_samples = True
+    keeps: Keeps = "high"
+    bins: int = 256
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        check_name("keeps", self.keeps, get_args(Keeps))
+        if self.bins < 2:
+            raise ValueError(f"bins is {self.bins}; give at least 2")
+        _check_samples(self.samples)
+
+    @override
+    def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
+        def score(maps: Tensor) -> Tensor:
+            maps = maps[: self.samples]
+            return _ordered(histogram_entropy(maps, bins=self.bins), maps, self.keeps)
 
         return _mean_over_producers(group, calibration, score)
 
@@ -214,6 +249,13 @@ class FirstOrderTaylor(Criterion):
                 changes = (maps.double() * gradients.double()).flatten(2).sum(2)
                 total += changes.abs().sum(0).cpu()
         return total / (calibration.samples * len(group.producers))
+
+
+def _ordered(entropies: Tensor, maps: Tensor, keeps: Keeps) -> Tensor:
+    """Scores by which channels of high or of low entropy stay, and those that do not vary go."""
+    scores = entropies if keeps == "high" else -entropies
+    # An entropy lies between 0 and 1.
+    return torch.where(live_channels(maps), scores, scores.new_full((), -2.0))
 
 
 def _check_samples(samples: int | None) -> None:

@@ -11,6 +11,7 @@ from amc_env.criteria.by_maps import (
     FirstOrderTaylor,
     KernelInformation,
     MapEntropy,
+    MapHistogramEntropy,
     MapRank,
 )
 from amc_env.criteria.by_reconstruction import ReconstructionLoss
@@ -28,6 +29,7 @@ CRITERIA: Mapping[str, Callable[..., Criterion]] = {
     "fpgm": GeometricMedian,
     "hrank": MapRank,
     "spatial_entropy": MapEntropy,
+    "univariate_entropy": MapHistogramEntropy,
     "chip": ChannelIndependence,
     "taylor": FirstOrderTaylor,
     "bn_scale": NormScale,

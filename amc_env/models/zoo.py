@@ -50,6 +50,7 @@ CIFAR_RESNET_DEPTHS = (20, 32, 44, 56, 110)
 MODELS: Mapping[str, ModelEntry] = MappingProxyType(
     {
         "cifar_vgg16": ModelEntry(build=CifarVgg, input_shape=CIFAR),
+        "cifar_vgg16_2fc": ModelEntry(build=partial(CifarVgg, hidden=512), input_shape=CIFAR),
         **{
             f"cifar_resnet{depth}": ModelEntry(build=partial(CifarResNet, depth), input_shape=CIFAR)
             for depth in CIFAR_RESNET_DEPTHS

@@ -41,7 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tqc": {"learning_starts": 6},
 }
 # They play one episode; milp because all its exponents lead to one policy in this network.
-WITHOUT_CHANCE = ("uniform", "error_curves", "milp", "one_shot")
+WITHOUT_CHANCE = ("uniform", "error_curves", "milp", "most_parameters", "one_shot")
 BY_CHANCE = [name for name in AGENTS if name not in WITHOUT_CHANCE]
 
 every_agent = pytest.mark.parametrize("name", AGENTS)

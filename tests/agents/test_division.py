@@ -164,3 +164,16 @@ def test_without_a_budget_there_is_nothing_to_divide(name: str) -> None:
     with pytest.raises(ValueError, match=f"agent '{name}' divides a budget.* there is none; give"):
         make_agent(name).search(tiny_env(), episodes=2, seed=0)
     need_budget(tiny_env(budget=Budget(params=0.5)), name)
+
+
+@every_budget
+def test_the_largest_network_has_the_most_parameters_of_all_within_the_budget(
+    budget: Budget,
+) -> None:
+    env = tiny_env(budget=budget)
+    names = [group.name for group in env.graph.groups]
+    each = itertools.product(*(env.keeper.between(group) for group in env.graph.groups))
+    divisions = (dict(zip(names, counts, strict=True)) for counts in each)
+    most = max(env.graph.cost(counts).params for counts in divisions if env.keeper.fits(counts))
+    (episode,) = make_agent("most_parameters").search(env, episodes=1, seed=0).episodes
+    assert env.graph.cost(episode.counts).params == most

@@ -186,6 +186,7 @@ WHY = {
     "fpgm": "its filter is far from the others, that of channel 1 lies among them",
     "hrank": "its maps have full rank, those of channel 1, outer products, have rank 1",
     "spatial_entropy": "neighbouring pixels are independent in its maps, a ramp in channel 1",
+    "univariate_entropy": "its pixels have all values, a ramp in channel 1 has few",
     "chip": "its maps are bright and unlike those of other channels",
     "taylor": "its maps are bright and the loss depends on them",
     "bn_scale": "its batch norm has the scale 2 against 0.5",
@@ -243,12 +244,14 @@ def test_a_channel_that_matters_ranks_clearly_above_one_that_does_not(
     assert scores[0] > scores[1] + margin, why
 
 
+@pytest.mark.parametrize("name", ["spatial_entropy", "univariate_entropy"])
 def test_the_entropy_that_stays_is_a_choice_and_dead_channels_go_first(
+    name: str,
     ordered: tuple[ChannelGroup, Calibration],
 ) -> None:
     group, calibration = ordered
     high, low = (
-        channel_scores(make_criterion("spatial_entropy", {"keeps": keeps}), group, calibration)
+        channel_scores(make_criterion(name, {"keeps": keeps}), group, calibration)
         for keeps in ("high", "low")
     )
     assert torch.equal(low, -high)
@@ -257,11 +260,11 @@ def test_the_entropy_that_stays_is_a_choice_and_dead_channels_go_first(
         model.get_submodule("norm").weight[4] = 0.0
     dead = replace(calibration, model=model)
     for keeps in ("high", "low"):
-        criterion = make_criterion("spatial_entropy", {"keeps": keeps})
+        criterion = make_criterion(name, {"keeps": keeps})
         assert channel_scores(criterion, group, dead).argmin() == 4
 
 
-@pytest.mark.parametrize("name", ["mi_aura", "hrel", "spatial_entropy"])
+@pytest.mark.parametrize("name", ["mi_aura", "hrel", "spatial_entropy", "univariate_entropy"])
 def test_scores_of_some_samples_are_those_of_a_calibration_on_them(
     name: str, ordered: tuple[ChannelGroup, Calibration]
 ) -> None:

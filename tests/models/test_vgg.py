@@ -22,3 +22,10 @@ def test_its_widths_can_be_chosen() -> None:
 def test_widths_that_cannot_be_are_refused(widths: Sequence[Sequence[int]]) -> None:
     with pytest.raises(ValueError, match="every stage of a VGG needs widths of 1 or more"):
         CifarVgg(widths=widths)
+
+
+def test_a_hidden_layer_stands_before_the_last_and_needs_a_width() -> None:
+    model = CifarVgg(widths=((3,),), hidden=7).eval()
+    assert [m.out_features for m in model.modules() if isinstance(m, nn.Linear)] == [7, 10]
+    with pytest.raises(ValueError, match="the hidden layer of a VGG needs 1 or more outputs"):
+        CifarVgg(hidden=0)

@@ -15,6 +15,8 @@ from amc_env.models.digits_cnn import DigitsCnn
 # accumulates come from the layer shapes; ResNet-56 and -110 are published as 125.49 and 252.89 M.
 COUNTS = {
     "cifar_vgg16": (14_728_266, 313_201_664),
+    # The hidden layer of 512 adds 512 x 512 weights, 512 biases and a norm's 1,024 parameters.
+    "cifar_vgg16_2fc": (14_991_946, 313_463_808),
     "cifar_resnet20": (269_722, 40_551_040),
     "cifar_resnet32": (464_154, 68_862_592),
     "cifar_resnet44": (658_586, 97_174_144),
