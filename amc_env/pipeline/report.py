@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from amc_env import ChannelGraph, ChannelPruningEnv
+from amc_env import ChannelPruningEnv
 from amc_env.agents import SearchResult
 from amc_env.data.datasets import Dataset
 from amc_env.latency import latencies_ms
 from amc_env.latency.comparison import Compared, cells, compare, runtimes_for, with_prediction
 from amc_env.models import MODEL
-from amc_env.pipeline.accuracies import Examiner
+from amc_env.pipeline.accuracies import PREDICTIONS_FILE, Examiner
 from amc_env.pipeline.calls import package_call, train_call
 from amc_env.pipeline.failures import explained
 from amc_env.pipeline.masks import MaskedNetwork
@@ -89,15 +89,16 @@ def finish(
     metrics = {
         "baseline_accuracy": base.accuracies.whole,
         **{f"{s}_accuracy": row.accuracies.whole for s, row in zip(stages, own, strict=True)},
-        **_figures(run, env.graph, networks, kept),
+        **_figures(run, env, networks, kept),
         "evaluation_format": asdict(env.evaluator.choose(env.graph.model)),
         "test_accuracies": {row.name: row.accuracies.whole for row in rows},
-        **_on_originals(rows),
+        **_further_accuracies(rows),
         "network_flops": {row.name: row.flops for row in rows},
         "latencies_ms": {row.name: ms for row, ms in zip(rows, latencies, strict=True)},
         **({"masks": {m.name: _mask_figures(m) for m in masked}} if masked else {}),
         "latency": [one.model_dump() for one in compared],
     }
+    _write_predictions(run, exact, rows)
     run.folder.write_metrics(metrics)
     run.folder.write_details(details_of(env, kept.result.policy))
     run.folder.note_settings(_settings(run), _final(metrics, exported))
@@ -218,11 +219,20 @@ def _points(finished: Mapping[str, Mapping[str, Any]]) -> Iterator[Point]:
             )
 
 
-def _on_originals(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Accuracies on the original test images, where the data marks them."""
-    found = {row.name: row.accuracies.originals for row in rows}
-    known = {name: accuracy for name, accuracy in found.items() if accuracy is not None}
-    return {"test_accuracies_on_originals": known} if known else {}
+def _further_accuracies(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Accuracies on the original test images, where the data marks them, and among five classes."""
+    each = {
+        "test_accuracies_on_originals": {row.name: row.accuracies.originals for row in rows},
+        "test_top5_accuracies": {row.name: row.accuracies.top5 for row in rows},
+    }
+    known = {key: {n: x for n, x in found.items() if x is not None} for key, found in each.items()}
+    return {key: found for key, found in known.items() if found}
+
+
+def _write_predictions(run: Run, exact: Examiner, rows: Sequence[Row]) -> None:
+    """What every network takes each test image for, so that runs can be compared image by image."""
+    columns = exact.predictions({row.name: row.accuracies for row in rows})
+    run.folder.write_rows(PREDICTIONS_FILE, [*columns], [*zip(*columns.values(), strict=True)])
 
 
 def _original(run: Run, env: ChannelPruningEnv, exact: Examiner) -> Row:
@@ -267,12 +277,12 @@ def _mask_figures(network: MaskedNetwork) -> dict[str, float]:
 
 
 def _figures(
-    run: Run, graph: ChannelGraph, networks: Sequence[Network], kept: Network
+    run: Run, env: ChannelPruningEnv, networks: Sequence[Network], kept: Network
 ) -> Mapping[str, Any]:
     """Figures of the run that are measured on training data only, and what the run was."""
     config, result, best = run.config, kept.result, kept.result.best
     names = run.parts.names
-    cost = graph.cost(best.counts)
+    cost = env.graph.cost(best.counts)
     held_out = {n.stage: n.held_out_accuracy for n in networks if n.held_out_accuracy is not None}
     return {
         "kept": kept.stage,
@@ -292,6 +302,7 @@ def _figures(
         "episodes": len(result.episodes),
         "evaluations": result.evaluations,
         "search_seconds": result.seconds,
+        "ranking_seconds": env.pruner.ranking_seconds,
         "episode_seconds": _mean_seconds(result),
         "seconds": time.perf_counter() - run.started,
         "seed": config.seed,

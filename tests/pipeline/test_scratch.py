@@ -1,5 +1,6 @@
 """A run that also trains the found architecture from fresh weights."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -22,6 +23,12 @@ def test_it_is_shown_beside_the_others_and_not_exported(tmp_path: Path, epochs: 
     accuracies, costs = metrics["test_accuracies"], metrics["network_flops"]
     assert ("uniform, from scratch" in accuracies) is bool(epochs)
     assert metrics["kept"] in ("repaired", "finetuned")
+    with (tmp_path / "run" / "predictions.csv").open() as file:
+        images = list(csv.DictReader(file))
+    for name, accuracy in accuracies.items():
+        right = sum(image[name] == image["label"] for image in images)
+        assert right / len(images) == accuracy
+        assert accuracy < metrics["test_top5_accuracies"][name] <= 1
     if epochs:
         assert costs["uniform, from scratch"] == costs["uniform, repaired"]
         assert 0.2 < accuracies["uniform, from scratch"] != accuracies["uniform, repaired"]
