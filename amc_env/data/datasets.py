@@ -186,6 +186,46 @@ def image_folder(
     return Dataset(train=splits[0], test=splits[1])
 
 
+def synthetic(
+    *,
+    classes: int = 20,
+    size: int = 32,
+    train: int = 200,
+    test: int = 100,
+    channels: int = 3,
+    seed: int = 0,
+) -> Dataset:
+    """Noise around one random pattern for each class: to see that a path runs, not how well.
+
+    Args:
+        classes: Number of classes.
+        size: Height and width of an image.
+        train: Number of training images.
+        test: Number of test images.
+        channels: Channels of an image.
+        seed: Seed of patterns and noise.
+
+    Raises:
+        ValueError: There are fewer images than classes in a part, or a number is below 1.
+    """
+    if min(classes, size, channels) < 1 or min(train, test) < classes:
+        raise ValueError(
+            f"{train} training and {test} test images of {classes} classes, {channels} channels "
+            f"and {size} pixels cannot be made; give numbers of 1 or more, and an image a class"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    # Patterns are coarse, so that a network can tell them apart after its poolings.
+    coarse = torch.randn(classes, channels, 4, 4, generator=generator)
+    patterns = torch.nn.functional.interpolate(coarse, size=(size, size), mode="nearest")
+
+    def part(count: int) -> Split:
+        labels = torch.arange(count) % classes
+        noise = torch.randn(count, channels, size, size, generator=generator)
+        return Split(inputs=patterns[labels] + 0.5 * noise, labels=labels)
+
+    return Dataset(train=part(train), test=part(test))
+
+
 DATASETS: Mapping[str, Callable[..., Dataset]] = {
     "digits": digits,
     "cifar10": cifar10,
@@ -194,6 +234,7 @@ DATASETS: Mapping[str, Callable[..., Dataset]] = {
     "fashion_mnist": fashion_mnist,
     "arrays": arrays,
     "image_folder": image_folder,
+    "synthetic": synthetic,
 }
 
 

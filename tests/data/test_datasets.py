@@ -37,7 +37,7 @@ def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="data set 'arrays' needs the option path"):
         load_dataset("arrays")
     downloaded = {"cifar10", "cifar100", "mnist", "fashion_mnist"}
-    assert set(DATASETS) == {"digits", "arrays", "image_folder", *downloaded}
+    assert set(DATASETS) == {"digits", "arrays", "image_folder", "synthetic", *downloaded}
 
 
 def write_image(path: Path, colour: tuple[int, int, int], size: tuple[int, int]) -> None:
@@ -160,3 +160,15 @@ def test_arrays_that_are_no_images_are_refused(
     np.savez(tmp_path / "bad.npz", **{**parts, **change})
     with pytest.raises(ValueError, match=message):
         load_dataset("arrays", {"path": f"{tmp_path}/bad.npz"})
+
+
+def test_synthetic_classes_can_be_told_apart_and_are_the_same_every_time() -> None:
+    data = load_dataset("synthetic", {"classes": 6, "size": 8, "train": 60, "test": 30})
+    assert (data.classes, data.train.inputs.shape, len(data.test)) == (6, (60, 3, 8, 8), 30)
+    means = torch.stack([data.train.inputs[data.train.labels == c].mean(0) for c in range(6)])
+    distances = torch.cdist(data.test.inputs.flatten(1), means.flatten(1))
+    assert torch.equal(distances.argmin(1), data.test.labels)
+    again = load_dataset("synthetic", {"classes": 6, "size": 8, "train": 60, "test": 30})
+    assert torch.equal(again.test.inputs, data.test.inputs)
+    with pytest.raises(ValueError, match="5 training and 100 test images of 20 classes"):
+        load_dataset("synthetic", {"train": 5})
