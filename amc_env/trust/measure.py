@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, isnan, nan
 
 import torch
@@ -97,25 +97,38 @@ def tried(
             "realised networks are scored on the selection split, but the data has none; give "
             "PruningData a selection split"
         )
-    curves = {g.name: env.pruner.squared_errors(g.name) for g in env.graph.groups}
-    full = env.graph.cost()
     for counts in policies:
-        episode = env.context(env.pruner.prune(counts).model, counts)
+        episode = predicted(env, counts, rewards)
         realised = env.context(env.pruner.realise(counts), counts, on="selection")
-        params_ratio = episode.cost.params / full.params
-        lost = float(sum(curve[counts[name] - 1] for name, curve in curves.items()))
-        yield TriedPolicy(
-            counts=counts,
-            flops_ratio=episode.cost.flops / full.flops,
-            params_ratio=params_ratio,
-            predicted={
-                **{name: _paid(reward, episode) for name, reward in rewards.items()},
-                PARAMETERS_LEFT: params_ratio,
-                ERROR_CURVES: -lost,
-            },
-            accuracy=realised.accuracy,
-            loss=-loss(realised),
-        )
+        yield replace(episode, accuracy=realised.accuracy, loss=-loss(realised))
+
+
+def predicted(
+    env: ChannelPruningEnv, counts: Mapping[str, int], rewards: Mapping[str, Reward]
+) -> TriedPolicy:
+    """A policy with all that predicts its network; accuracy and loss are NaN until it is realised.
+
+    Args:
+        env: The environment.
+        counts: How many channels each group keeps.
+        rewards: The rewards by name.
+    """
+    episode = env.context(env.pruner.prune(counts).model, counts)
+    full = env.graph.cost()
+    params_ratio = episode.cost.params / full.params
+    lost = sum(env.pruner.squared_errors(name)[kept - 1] for name, kept in counts.items())
+    return TriedPolicy(
+        counts=counts,
+        flops_ratio=episode.cost.flops / full.flops,
+        params_ratio=params_ratio,
+        predicted={
+            **{name: _paid(reward, episode) for name, reward in rewards.items()},
+            PARAMETERS_LEFT: params_ratio,
+            ERROR_CURVES: -float(lost),
+        },
+        accuracy=nan,
+        loss=nan,
+    )
 
 
 def measure(policies: Sequence[TriedPolicy], *, seed: int = 0) -> list[Trust]:

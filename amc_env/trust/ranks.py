@@ -22,6 +22,19 @@ def rank_correlation(first: Numbers, second: Numbers) -> float:
     return float(_correlations(first, second, draws=np.ones((1, len(first))))[0])
 
 
+def partial_rank_correlation(first: Numbers, second: Numbers, given: Numbers) -> float:
+    r"""Spearman's rank correlation of two lists with a third held fixed.
+
+    .. math:: \frac{\rho_{xy} - \rho_{xz} \rho_{yz}}
+                   {\sqrt{(1 - \rho_{xz}^2)(1 - \rho_{yz}^2)}}
+
+    ``x`` and ``y`` are the lists, ``z`` the third. NaN where one of the rank correlations is, or
+    the third list has the order of one of the others.
+    """
+    whole = np.ones((1, len(first)))
+    return float(_partial_correlations(first, second, given, draws=whole)[0])
+
+
 def bootstrap_interval(
     first: Numbers, second: Numbers, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
@@ -35,13 +48,50 @@ def bootstrap_interval(
     """
     if np.isnan(rank_correlation(first, second)):
         return float("nan"), float("nan")
-    count = len(first)
+    draws = _draws(len(first), resamples, seed)
+    return _interval(_correlations(first, second, draws=draws), level)
+
+
+def partial_bootstrap_interval(
+    first: Numbers,
+    second: Numbers,
+    given: Numbers,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """As :func:`bootstrap_interval`, of the partial rank correlation with a third list fixed."""
+    if np.isnan(partial_rank_correlation(first, second, given)):
+        return float("nan"), float("nan")
+    draws = _draws(len(first), resamples, seed)
+    return _interval(_partial_correlations(first, second, given, draws=draws), level)
+
+
+def _draws(count: int, resamples: int, seed: int) -> Array:
+    """How often each of so many pairs is in every one of the samples, one row for each."""
     generator = np.random.default_rng(seed)
     draws = generator.multinomial(count, np.full(count, 1.0 / count), size=resamples)
+    return draws.astype(np.float64)
+
+
+def _interval(values: Array, level: float) -> tuple[float, float]:
     tail = (1.0 - level) / 2.0
-    ends = [tail, 1.0 - tail]
-    low, high = np.nanquantile(_correlations(first, second, draws=draws.astype(float)), ends)
+    low, high = np.nanquantile(values, [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+def _partial_correlations(
+    first: Numbers, second: Numbers, given: Numbers, *, draws: Array
+) -> Array:
+    xy, xz, yz = (
+        _correlations(a, b, draws=draws)
+        for a, b in ((first, second), (first, given), (second, given))
+    )
+    left = (1.0 - xz**2) * (1.0 - yz**2)
+    # Equal orders leave 0 here, but for rounding.
+    has_rest = left > 1e-9
+    return np.where(has_rest, (xy - xz * yz) / np.sqrt(np.where(has_rest, left, 1.0)), np.nan)
 
 
 def _correlations(first: Numbers, second: Numbers, *, draws: Array) -> Array:

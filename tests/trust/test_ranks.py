@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from amc_env.trust import bootstrap_interval, rank_correlation
+from amc_env.trust import (
+    bootstrap_interval,
+    partial_bootstrap_interval,
+    partial_rank_correlation,
+    rank_correlation,
+)
 
 
 @pytest.mark.parametrize(
@@ -78,3 +83,22 @@ def test_the_interval_depends_on_the_seed_alone() -> None:
     assert bootstrap_interval(x, y, seed=4) == bootstrap_interval(x, y, seed=4)
     assert bootstrap_interval(x, y, seed=4) != bootstrap_interval(x, y, seed=5)
     assert bootstrap_interval(x, x) == pytest.approx((1.0, 1.0))
+
+
+def test_a_partial_correlation_is_that_of_what_the_third_leaves_of_ranks() -> None:
+    generator = np.random.default_rng(0)
+    z = generator.standard_normal(60)
+    x, y = (z + 0.7 * generator.standard_normal(60) for _ in range(2))
+    ranks = [column.argsort().argsort().astype(float) for column in (x, y, z)]
+    left = [r - np.polyval(np.polyfit(ranks[2], r, 1), ranks[2]) for r in ranks[:2]]
+    assert partial_rank_correlation(x, y, z) == pytest.approx(np.corrcoef(*left)[0, 1])
+    assert abs(partial_rank_correlation(x, y, z)) < 0.3 < np.corrcoef(x, y)[0, 1]
+    low, high = partial_bootstrap_interval(x, y, z)
+    assert low < partial_rank_correlation(x, y, z) < high
+    assert partial_bootstrap_interval(x, y, z) == (low, high)
+
+
+def test_nothing_is_left_where_the_third_has_the_order_of_one() -> None:
+    x, y = [1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 4.0, 3.0]
+    assert isnan(partial_rank_correlation(x, y, x))
+    assert all(isnan(end) for end in partial_bootstrap_interval(x, y, x))
