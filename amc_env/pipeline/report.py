@@ -94,6 +94,7 @@ def finish(
         "test_accuracies": {row.name: row.accuracies.whole for row in rows},
         **_further_accuracies(rows),
         "network_flops": {row.name: row.flops for row in rows},
+        "network_params": {row.name: row.params for row in rows},
         "latencies_ms": {row.name: ms for row, ms in zip(rows, latencies, strict=True)},
         **({"masks": {m.name: _mask_figures(m) for m in masked}} if masked else {}),
         "latency": [one.model_dump() for one in compared],

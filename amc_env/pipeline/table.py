@@ -57,7 +57,7 @@ def read_runs(folder: Path) -> list[RunRecord]:
     jobs = sorted({path.parent for end in ends for path in folder.rglob(end)})
     if not jobs:
         raise ValueError(f"there is no metrics.json below {folder}; give the folder of runs")
-    runs = [_read_run(job, folder) for job in jobs]
+    runs = [read_run(job, folder) for job in jobs]
     return [run for run in runs if "budgets" not in run.metrics]
 
 
@@ -70,7 +70,7 @@ def tabulate(runs: Sequence[RunRecord]) -> str:
         parts = [_runs_table(finished, differing), _groups_table(finished, differing)]
     failed = [[run.name, run.error] for run in runs if run.error]
     if failed:
-        parts.append(_markdown(["failed", "why"], failed, texts=2))
+        parts.append(markdown(["failed", "why"], failed, texts=2))
     return "\n\n".join(parts)
 
 
@@ -88,11 +88,11 @@ def _runs_table(runs: Sequence[RunRecord], differing: Sequence[str]) -> str:
                 metrics["kept"],
                 f"{metrics['flops_ratio']:.3f}",
                 f"{metrics['params_ratio']:.3f}",
-                *(_percent(found[name]) if name in found else "" for name in columns),
+                *(percent(found[name]) if name in found else "" for name in columns),
                 f"{metrics['seconds']:.0f}",
             ]
         )
-    return _markdown(header, rows, texts=len(differing) + 2)
+    return markdown(header, rows, texts=len(differing) + 2)
 
 
 def _groups_table(runs: Sequence[RunRecord], differing: Sequence[str]) -> str:
@@ -113,10 +113,10 @@ def _groups_table(runs: Sequence[RunRecord], differing: Sequence[str]) -> str:
                 *values,
                 str(len({member.metrics["seed"] for member in members})),
                 *(_median(members, key) for key in ("flops_ratio", "params_ratio")),
-                *(_spread([f[name] for f in found if name in f]) for name in columns),
+                *(spread([f[name] for f in found if name in f]) for name in columns),
             ]
         )
-    return _markdown(header, rows, texts=len(differing))
+    return markdown(header, rows, texts=len(differing))
 
 
 def _differing(runs: Sequence[RunRecord]) -> list[str]:
@@ -133,18 +133,20 @@ def _median(runs: Sequence[RunRecord], key: str) -> str:
     return f"{statistics.median(run.metrics[key] for run in runs):.3f}" if runs else ""
 
 
-def _spread(accuracies: Sequence[float]) -> str:
+def spread(accuracies: Sequence[float]) -> str:
+    """The median of accuracies and their range, in per cent."""
     if not accuracies:
         return ""
-    low, high = _percent(min(accuracies)), _percent(max(accuracies))
-    return f"{_percent(statistics.median(accuracies))} ({low} to {high})"
+    low, high = percent(min(accuracies)), percent(max(accuracies))
+    return f"{percent(statistics.median(accuracies))} ({low} to {high})"
 
 
-def _percent(accuracy: float) -> str:
+def percent(accuracy: float) -> str:
+    """An accuracy in per cent."""
     return f"{accuracy:.2%}"
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Cells], *, texts: int) -> str:
+def markdown(header: Sequence[str], rows: Sequence[Cells], *, texts: int) -> str:
     """A table in Markdown, whose first columns are texts and the others numbers."""
     rules = ["---"] * texts + ["--:"] * (len(header) - texts)
     # A vertical bar would end the cell.
@@ -152,7 +154,12 @@ def _markdown(header: Sequence[str], rows: Sequence[Cells], *, texts: int) -> st
     return "\n".join("| " + " | ".join(line) + " |" for line in ([*header], rules, *lines))
 
 
-def _read_run(job: Path, folder: Path) -> RunRecord:
+def read_run(job: Path, folder: Path) -> RunRecord:
+    """What a job left in its folder, which is below the folder of all jobs.
+
+    Raises:
+        ValueError: A file of it is missing or damaged.
+    """
     name = str(job.relative_to(folder))
     failure = job / "error.json"
     if failure.is_file():
