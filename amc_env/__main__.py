@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from amc_env.pipeline.main import command
+    from amc_env.studies.main import command
 
     return command(options.arguments)
 

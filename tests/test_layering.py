@@ -38,6 +38,7 @@ ORDER = (
     "report",
     "agents",
     "pipeline",
+    "studies",
     "__main__",
 )
 INSIDE_STRUCTURE = (

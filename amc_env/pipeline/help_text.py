@@ -19,6 +19,7 @@ _LINE = re.compile(r"( *)(\w+):(?: +([^#]*?))?(?: +# *(.*))?")
 _USAGE = f"""Find how much to prune each layer of a network, prune it, and repair what is left.
 
   {train_call()} [-m] [GROUP=CHOICE ...] [SETTING=VALUE ...]
+  {train_call()} study=NAME [scale=smoke|cpu|gpu] [SETTING=VALUE ...]
 
   -m, --multirun   run every combination of values: seed=0,1,2 reward=loss,accuracy
   -h, --help       show this text
@@ -86,7 +87,7 @@ def _group(group: str, files: Mapping[str, Described]) -> Iterator[str]:
     yield group.capitalize()
     for choice, file in files.items():
         yield from _entry(f"{group}={choice}", file.title)
-    if group == "experiment":
+    if group in ("experiment", "study"):
         return
     defaults: dict[tuple[str, str], dict[str, list[str]]] = {}
     for choice, file in files.items():

@@ -1,6 +1,5 @@
-"""The main command: read the settings, run the stages."""
+"""A run or a sweep of runs: read the settings, run the stages."""
 
-import signal
 import sys
 from typing import Any
 
@@ -46,9 +45,3 @@ def run_job(job: Job) -> int:
 
     budgets.for_each(run, env, run_budget)
     return 0 if run.is_complete else INTERRUPTED
-
-
-def command(arguments: list[str]) -> int:
-    """``main`` for a process of its own: whoever ends it gets what Ctrl-C gets."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return main(arguments)

@@ -20,7 +20,12 @@ from amc_env.pipeline.overrides import Settings
 from amc_env.rewards import REWARDS, make_reward
 from amc_env.structure import Cost
 
-FILES = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.glob("*/*.yaml"))
+# A study is no part of a run's settings.
+FILES = sorted(
+    str(p.relative_to(CONFIGS).with_suffix(""))
+    for p in CONFIGS.glob("*/*.yaml")
+    if p.parent.name != "study"
+)
 MINE = """
 from dataclasses import dataclass
 from amc_env.criteria import Criterion

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import multiprocessing
 import random
 import shutil
 import time
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 import pytest
+from killing import PROCESSES, Until, killed
 from safetensors.torch import load_file
 
 from amc_env import evaluation, training
@@ -33,36 +33,10 @@ QUICK = ["base.epochs=2", "search.episodes=10", "search.compare=[random]", "sear
 SHORT = ["search.compare=[]", "search.finalists=1", "adjust.epochs=0", "finetune.epochs=0",
          "latency=false"]  # fmt: skip
 
-# Each run is a process of its own, forked from one that has imported what takes seconds to import.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [
-        "amc_env.pipeline.stages",
-        "amc_env.pipeline.report",
-        "amc_env.agents.amc_ddpg",
-        "sklearn.datasets",
-        "torch._dynamo",
-    ]
-)
-
-Until = Callable[[Path], bool]
-
 
 def go(*arguments: str) -> int:
     """Run a command line in this process."""
     return run_jobs(read_jobs(arguments, CONFIGS), run_job)
-
-
-def killed(until: Until, folder: Path, *arguments: str) -> None:
-    """Run a command line in another process, and kill it as soon as its folder says so."""
-    process = PROCESSES.Process(target=main, args=([*arguments],))
-    process.start()
-    deadline = time.monotonic() + 120
-    while not until(folder) and process.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.kill()
-    process.join()
-    assert process.exitcode == -9, "the run ended before it was to be killed"
 
 
 def journal_has(text: str, *, times: int = 1) -> Until:

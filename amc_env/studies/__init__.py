@@ -1,0 +1,10 @@
+"""Experiments of the papers as grids of runs: ``uv run train_agent.py study=NAME scale=smoke``.
+
+A study is a file, ``amc_env/configs/study/NAME.yaml``: what a paper claims, the settings of every
+run, the paper's own figures, and how ours differ. The modules here read it, run it and make its
+table.
+"""
+
+from amc_env.pipeline import CONFIGS
+
+STUDIES = CONFIGS / "study"

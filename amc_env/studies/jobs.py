@@ -1,0 +1,81 @@
+"""Runs of a study: where each goes on, and the base networks that they share."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+from safetensors.torch import save_file
+from torch import Tensor
+
+from amc_env.files import atomic
+from amc_env.pipeline.command import Job
+from amc_env.pipeline.resume import settings_to_resume
+from amc_env.pipeline.screen import say
+from amc_env.pipeline.settings_file import SETTINGS_FILE, state_of
+from amc_env.studies.plan import Plan, PlannedRun, as_plain, changed
+
+BASES = "bases"
+_WEIGHTS = "base.safetensors"
+_DIGITS = 8
+
+# All that a base network depends on.
+_OF_BASE = ("model", "data", "base", "device", "threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A network that several runs of a study prune.
+
+    Attributes:
+        folder: Where it is trained.
+        settings: The settings of its training.
+    """
+
+    folder: Path
+    settings: DictConfig
+
+    @property
+    def weights(self) -> Path:
+        """The file of its trained weights."""
+        return self.folder / _WEIGHTS
+
+
+def base_of(plan: Plan, run: PlannedRun) -> Base | None:
+    """The base network of a run; None where the run has a checkpoint of its own.
+
+    Runs share it where they have the same network, data and training, whatever their seed.
+    """
+    settings = as_plain(run.settings)
+    if settings["model"]["checkpoint"]:
+        return None
+    facts = {key: settings[key] for key in _OF_BASE}
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+    # A network of a user's own may be a path.
+    name = Path(settings["model"]["name"] or "network").name
+    seeded = changed(run.settings, seed=0)
+    return Base(folder=plan.folder / BASES / f"{name}-{key}", settings=seeded)
+
+
+def job_of(folder: Path, settings: DictConfig, overrides: Sequence[str] = ()) -> Job:
+    """The job of a run, which goes on from where it was interrupted if it has begun."""
+    if state_of(folder).joinpath(SETTINGS_FILE).exists():
+        settings = settings_to_resume(folder, [], tell=say)
+    elif folder.exists():
+        # Without settings it has computed nothing yet.
+        shutil.rmtree(folder)
+    return Job(settings=settings, folder=folder, overrides=tuple(overrides), is_swept=True)
+
+
+def with_checkpoint(settings: DictConfig, weights: Path) -> DictConfig:
+    """The settings with a file of trained weights."""
+    return changed(settings, model={**as_plain(settings)["model"], "checkpoint": str(weights)})
+
+
+def save_base(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write the weights of a base network."""
+    with atomic(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
