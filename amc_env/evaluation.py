@@ -1,4 +1,4 @@
-"""Class scores and accuracy on a fixed split: fast for rewards, exact for reports."""
+"""Outputs and the metric of networks on a fixed split: fast for rewards, exact for reports."""
 
 from functools import partial
 from math import ceil
@@ -7,14 +7,16 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from amc_env.batches import Batch, call, first, in_parts, joined, mapped, taken, tensors_in
 from amc_env.calibration.hooks import evaluating
 from amc_env.data import Split
 from amc_env.folding import Fold, folded
 from amc_env.precision import Choice, Format, Precision, fixed, measure
+from amc_env.tasks import Classification, Task
 
 
 class Evaluator:
-    """Computes class scores of networks on one split, which is held in memory.
+    """Computes the outputs of networks on one split, which is held in memory.
 
     Args:
         split: The samples.
@@ -23,9 +25,11 @@ class Evaluator:
             measures on the first network which format runs fastest, and stays with it. A choice
             that was measured before holds as it is.
         folds: Batch norms to fold into convolutions, in every network that is run.
+        task: What the networks are trained for; classification by default.
 
     Attributes:
         split: The samples.
+        task: What the networks are trained for.
         choice: The format in which networks run, and its measurement; None before the first one.
 
     Raises:
@@ -39,6 +43,7 @@ class Evaluator:
         batch: int = 100,
         precision: Precision | Choice = "auto",
         folds: tuple[Fold, ...] = (),
+        task: Task | None = None,
     ) -> None:
         if batch < 1:
             raise ValueError(f"batch is {batch}; give at least 1")
@@ -47,6 +52,7 @@ class Evaluator:
                 f"precision {precision!r} does not exist; choose {', '.join(get_args(Precision))}"
             )
         self.split = split
+        self.task = task or Classification()
         self.choice = precision if isinstance(precision, Choice) else fixed(precision)
         self._folds = folds
         self._batch = batch
@@ -65,60 +71,58 @@ class Evaluator:
     def part(self, start: int, stop: int) -> "Evaluator":
         """An evaluator on the samples from ``start`` to before ``stop``, in the same format.
 
-        Where both are whole batches, its batches are some of this one's, so the class scores are
-        the same to the last bit.
+        Where both are whole batches, its batches are some of this one's, so the outputs are the
+        same to the last bit.
         """
-        split = Split(inputs=self._inputs[start:stop], labels=self.split.labels[start:stop])
+        chosen = slice(start, stop)
+        labels = None if self.split.labels is None else taken(self.split.labels, chosen)
         return Evaluator(
-            split, batch=self._batch, precision=self.choice or "auto", folds=self._folds
+            Split(inputs=taken(self._inputs, chosen), labels=labels),
+            batch=self._batch,
+            precision=self.choice or "auto",
+            folds=self._folds,
+            task=self.task,
         )
 
     def choose(self, model: nn.Module) -> Choice:
         """The format in which this evaluator runs networks; measured on ``model`` if none is yet.
 
         Raises:
-            ValueError: The output is not a matrix of class scores.
+            ValueError: The output is not what the task reads.
         """
         if self.choice is None:
+            by_scores = not self.task.has_classes
             with evaluating(model):
-                self.choice = measure(partial(_scores, model), self._inputs[: self._batch])
+                run = partial(self._as_one, model)
+                self.choice = measure(run, first(self._inputs, self._batch), by_scores=by_scores)
             self._inputs = self.choice.format.arrange(self._inputs)
         return self.choice
 
-    def logits(self, model: nn.Module) -> Tensor:
-        """Class scores (samples, classes), float32.
+    def outputs(self, model: nn.Module) -> Batch:
+        """What the task reads of the outputs, float32; class scores (samples, classes).
 
         Raises:
-            ValueError: The output is not a matrix of class scores, or has too few classes.
+            ValueError: The output is not what the task reads, or does not fit the labels.
         """
-        computing = self.choose(model).format.computing(self.split.inputs.device)
+        computing = self.choose(model).format.computing(self.split.device)
         with evaluating(model):
             network = folded(model, self._folds)
         with evaluating(network), computing:
-            scores = torch.cat(
-                [_scores(network, x) for x in self._inputs.split(self._batch)]
-            ).float()
-        classes = int(self.split.labels.max()) + 1
-        if scores.shape[1] < classes:
-            raise ValueError(
-                f"the network gives scores of {scores.shape[1]} classes, but there is a label "
-                f"{classes - 1}; give labels from 0 to {scores.shape[1] - 1}"
-            )
-        return scores
+            parts = [self._run(network, x) for x in in_parts(self._inputs, self._batch)]
+        outputs = mapped(Tensor.float, joined(parts))
+        self.task.check(outputs, self.split.labels)
+        return outputs
 
-    def accuracy(self, model: nn.Module) -> float:
-        """Share of the samples that the network classifies correctly."""
-        return accuracy_of(self.logits(model), self.split.labels)
+    def evaluate(self, model: nn.Module) -> float:
+        """The task's metric: of a classification, the share of samples of the right class."""
+        return self.task.evaluate(self.outputs(model), self.split.labels)
 
+    def _run(self, model: nn.Module, batch: Batch) -> Batch:
+        return self.task.tensors(call(model, batch))
 
-def accuracy_of(logits: Tensor, labels: Tensor) -> float:
-    """Share of the samples whose highest score is that of their own class."""
-    return int((logits.argmax(1) == labels).sum()) / len(labels)
-
-
-def _scores(model: nn.Module, batch: Tensor) -> Tensor:
-    output: object = model(batch)
-    if not isinstance(output, Tensor) or output.dim() != 2:
-        given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"the network gives {given}; it must give scores (samples, classes)")
-    return output
+    def _as_one(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The outputs as one tensor, (samples, ...)."""
+        outputs = self._run(model, batch)
+        if isinstance(outputs, Tensor):
+            return outputs
+        return torch.cat([x.flatten(1) for x in tensors_in(outputs)], 1)

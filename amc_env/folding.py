@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
+from amc_env.batches import Batch, call, tensors_in
 from amc_env.calibration.hooks import evaluating, listening
 from amc_env.structure.module_copy import copy_module
 
@@ -33,7 +34,7 @@ class Fold:
     norm: str
 
 
-def folds_of(model: nn.Module, batch: Tensor) -> tuple[Fold, ...]:
+def folds_of(model: nn.Module, batch: Batch) -> tuple[Fold, ...]:
     """The batch norms of a network that can be folded into the convolutions before them.
 
     The network is run on ``batch`` once as it is, and once folded: unless both give the same
@@ -42,7 +43,7 @@ def folds_of(model: nn.Module, batch: Tensor) -> tuple[Fold, ...]:
     with evaluating(model):
         expected, folds = _watch(model, batch)
         try:
-            found = folded(model, folds)(batch)
+            found = call(folded(model, folds), batch)
         except Exception as error:  # noqa: BLE001 (a user's forward may ask a norm for anything)
             _LOG.info("no batch norm is folded, because the folded network fails: %s", error)
             return ()
@@ -73,7 +74,7 @@ def folded(model: nn.Module, folds: Sequence[Fold]) -> nn.Module:
     return copy_module(model, memo)
 
 
-def _watch(model: nn.Module, batch: Tensor) -> tuple[object, tuple[Fold, ...]]:
+def _watch(model: nn.Module, batch: Batch) -> tuple[object, tuple[Fold, ...]]:
     """The output for a batch, and the folds that nothing in this run speaks against."""
     watcher = _Watcher(model)
     with (
@@ -81,7 +82,7 @@ def _watch(model: nn.Module, batch: Tensor) -> tuple[object, tuple[Fold, ...]]:
         listening(watcher.convolutions, after=watcher.follow),
         watcher,
     ):
-        output: object = model(batch)
+        output = call(model, batch)
     return output, tuple(watcher.folds())
 
 
@@ -156,9 +157,5 @@ def _own(layer: nn.Module) -> list[Tensor]:
 
 
 def _are_close(found: object, expected: object) -> bool:
-    pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)
-    return all(
-        bool((a - b).abs().max() <= _TOLERANCE * b.abs().max())
-        for a, b in pairs
-        if isinstance(b, Tensor)
-    )
+    pairs = zip(tensors_in(found), tensors_in(expected), strict=True)
+    return all(bool((a - b).abs().max() <= _TOLERANCE * b.abs().max()) for a, b in pairs)

@@ -1,7 +1,7 @@
 """The one way to extend the package: things that are chosen by name, or that users bring along.
 
-Criteria, rewards, agents, data sets, models and budget measures are each a ``Kind``. A thing of a
-kind is given in one of four ways: by a name from the kind's table, by a name that an installed
+Criteria, rewards, tasks, agents, data sets, models and budget measures are each a ``Kind``. A thing
+of a kind is given in one of four ways: by a name from the kind's table, by a name that an installed
 package declares as an entry point, by the path of the user's own code, or as an object.
 """
 

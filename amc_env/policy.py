@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
+from amc_env.batches import Batch
 from amc_env.files import atomic, write_text
 from amc_env.structure import ChannelGraph
 
@@ -71,6 +73,9 @@ class Policy(_Record):
         criterion: Name of the criterion that ranked the channels.
         groups: One choice for each group.
         inputs: Shapes of an example input, from which the network's structure is analysed again.
+        arguments: How the network is called with these inputs, each by its number, where it is not
+            called with one after the other: arguments by name, or in nested lists and mappings.
+        input_types: The types of the inputs, where some are whole numbers.
         ignore: Modules whose output channels were excluded from pruning.
         round_to: Numbers of channels were rounded to multiples of this.
         budget: The ratio that each limit allowed; empty without a budget.
@@ -78,8 +83,9 @@ class Policy(_Record):
         seed: Seed of the search.
         versions: Versions of the libraries.
         source: What builds the original network, where that is known.
-        accuracy: Share of samples that the pruned network classifies correctly, where it was
-            measured.
+        accuracy: Share of samples that the pruned network classifies correctly, or the metric of
+            another task, where it was measured.
+        metric: Name of that metric where it is not the accuracy.
         measured_on: The samples of that accuracy.
     """
 
@@ -88,6 +94,8 @@ class Policy(_Record):
     criterion: str
     groups: tuple[GroupChoice, ...]
     inputs: tuple[tuple[int, ...], ...]
+    arguments: JsonValue = None
+    input_types: tuple[str, ...] | None = None
     ignore: tuple[str, ...] = ()
     round_to: int = 1
     budget: dict[str, float] = Field(default_factory=dict)
@@ -95,8 +103,14 @@ class Policy(_Record):
     seed: int = 0
     versions: dict[str, str] = Field(default_factory=dict)
     source: ModelSource | None = None
-    accuracy: float | None = Field(default=None, ge=0.0, le=1.0)
+    accuracy: float | None = Field(default=None, allow_inf_nan=False)
+    metric: str | None = None
     measured_on: str | None = None
+
+    @model_validator(mode="after")
+    def _accuracy_is_a_share(self) -> "Policy":
+        _check_accuracy(self.accuracy, self.metric)
+        return self
 
     @property
     def kept(self) -> dict[str, Tensor]:
@@ -120,12 +134,9 @@ class Policy(_Record):
         Raises:
             ValueError: The policy belongs to another network.
         """
-        parameter = next(model.parameters(), torch.zeros(()))
-        inputs = tuple(
-            torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
-            for shape in self.inputs
+        graph = ChannelGraph(
+            model, self._example(model), ignore=self.ignore, round_to=self.round_to
         )
-        graph = ChannelGraph(model, inputs, ignore=self.ignore, round_to=self.round_to)
         known = {group.name: group.channels for group in graph.groups}
         for choice in self.groups:
             if known.get(choice.name) != choice.channels:
@@ -135,6 +146,17 @@ class Policy(_Record):
                     f"{known.get(choice.name, 'no such group')}"
                 )
         return graph
+
+    def _example(self, model: nn.Module) -> Batch:
+        """Inputs of zeros, as the network is called with them."""
+        parameter = next(model.parameters(), torch.zeros(()))
+        own = [parameter.dtype] * len(self.inputs)
+        types = [getattr(torch, name) for name in self.input_types] if self.input_types else own
+        inputs = [
+            torch.zeros(shape, device=parameter.device, dtype=dtype)
+            for shape, dtype in zip(self.inputs, types, strict=True)
+        ]
+        return tuple(inputs) if self.arguments is None else _filled(self.arguments, inputs)
 
     def apply(self, model: nn.Module) -> nn.Module:
         """The compact architecture with weights that were only cut: nothing in them is repaired.
@@ -179,13 +201,21 @@ class PrunedFacts(_Record):
 
     Attributes:
         macs: Multiply-accumulates for one sample.
-        accuracy: Share of samples that the network classifies correctly; None if not measured.
+        accuracy: Share of samples that the network classifies correctly, or the metric of another
+            task; None if not measured.
+        metric: Name of that metric where it is not the accuracy.
         measured_on: The samples of that accuracy: the validation split or the test data.
     """
 
     macs: int = Field(ge=0)
-    accuracy: float | None = Field(default=None, ge=0.0, le=1.0)
+    accuracy: float | None = Field(default=None, allow_inf_nan=False)
+    metric: str | None = None
     measured_on: str | None = None
+
+    @model_validator(mode="after")
+    def _accuracy_is_a_share(self) -> "PrunedFacts":
+        _check_accuracy(self.accuracy, self.metric)
+        return self
 
 
 def make_policy(
@@ -213,6 +243,8 @@ def make_policy(
         criterion=criterion,
         groups=choices,
         inputs=tuple(tuple(x.shape) for x in graph.inputs),
+        arguments=_numbered(graph.example),
+        input_types=_types(graph.inputs),
         ignore=graph.ignore,
         round_to=graph.round_to,
         budget=dict(budget),
@@ -220,6 +252,44 @@ def make_policy(
         seed=seed,
         versions=_versions(),
     )
+
+
+def _numbered(example: Batch) -> JsonValue:
+    """The example with the number of each tensor in its place; None for one after the other."""
+    numbers = count()
+
+    def number(part: Batch) -> JsonValue:
+        if isinstance(part, Tensor):
+            return next(numbers)
+        if isinstance(part, Mapping):
+            return {name: number(inner) for name, inner in part.items()}
+        return [number(inner) for inner in part]
+
+    is_named = isinstance(example, Mapping)
+    if not is_named and all(isinstance(part, Tensor) for part in example):
+        return None
+    return number(example)
+
+
+def _filled(arguments: JsonValue, inputs: Sequence[Tensor]) -> Batch:
+    """The example again: each number replaced by its tensor."""
+    if isinstance(arguments, dict):
+        return {name: _filled(inner, inputs) for name, inner in arguments.items()}
+    if isinstance(arguments, list):
+        return tuple(_filled(inner, inputs) for inner in arguments)
+    if not isinstance(arguments, int) or not 0 <= arguments < len(inputs):
+        raise ValueError(
+            f"the policy's arguments name input {arguments!r}; give numbers from 0 to "
+            f"{len(inputs) - 1}"
+        )
+    return inputs[arguments]
+
+
+def _types(inputs: Sequence[Tensor]) -> tuple[str, ...] | None:
+    """The types of inputs; None where all are real numbers, which then have that of the weights."""
+    if all(x.is_floating_point() for x in inputs):
+        return None
+    return tuple(str(x.dtype).removeprefix("torch.") for x in inputs)
 
 
 def save_pruned(folder: str | Path, policy: Policy, compact: nn.Module, facts: PrunedFacts) -> None:
@@ -296,6 +366,13 @@ def with_weights(compact: nn.Module, folder: str | Path) -> nn.Module:
             "build the original network as it was when it was pruned"
         ) from error
     return compact.eval()
+
+
+def _check_accuracy(value: float | None, metric: str | None) -> None:
+    if value is not None and metric is None and not 0.0 <= value <= 1.0:
+        raise ValueError(
+            f"accuracy is {value}; give a share from 0 to 1, or the name of another metric"
+        )
 
 
 def _inner_folder(folder: Path) -> str:

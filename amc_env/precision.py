@@ -13,18 +13,20 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from amc_env.batches import B, Batch, count, first, first_tensor, mapped
+
 _LOG = logging.getLogger(__name__)
 
 Precision = Literal["auto", "float32", "bfloat16"]
-Run = Callable[[Tensor], Tensor]
+Run = Callable[[Batch], Tensor]
 
 # A format has to save this share of the time and so many seconds of a run, so that the noise of a
 # clock decides nothing: least of all for tiny networks, where there is nothing to gain.
 _GAIN, _SAVED_SECONDS = 0.1, 1e-3
 # Largest share of the samples that a format may assign to another class.
 _CHANGED = 0.02
-# Largest relative difference of the class scores of a training step. A network that is not trained
-# yet has no classes to agree on.
+# Largest relative difference of outputs where these are compared. A network that is not trained yet
+# has no classes to agree on, and others have none at all.
 _DIFFERENCE = 0.1
 # A format that takes this many times as long on two samples is not tried on more: without units for
 # it, bfloat16 can take forty times as long as float32.
@@ -51,12 +53,10 @@ class Format:
     def __str__(self) -> str:
         return f"{self.precision} with channels {'last' if self.channels_last else 'first'}"
 
-    def arrange(self, inputs: Tensor) -> Tensor:
+    def arrange(self, inputs: B) -> B:
         """Images in the layout of this format; inputs that are no images are left as they are."""
-        if inputs.dim() != 4:
-            return inputs
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return inputs.contiguous(memory_format=layout)
+        return mapped(lambda x: x.contiguous(memory_format=layout) if x.dim() == 4 else x, inputs)
 
     def computing(self, device: torch.device) -> torch.autocast:
         """A context in which networks compute in this precision."""
@@ -106,25 +106,26 @@ def fixed(precision: Precision) -> Choice | None:
 
 def measure(
     run: Run,
-    batch: Tensor,
+    batch: Batch,
     *,
-    is_training: bool = False,
+    by_scores: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Choice:
     """The fastest format on this batch whose results agree with those of float32.
 
     float32 with channels last is the standard. Another format is chosen only if it is clearly
-    faster and, on the whole batch, gives the same classes but for 2 % of the samples. The
-    measurement takes about a second, or some runs on two samples where these take longer.
+    faster and, on the whole batch, gives the same classes but for 2 % of the samples; where outputs
+    are no class scores, they have to be nearly the same. The measurement takes about a second, or
+    some runs on two samples where these take longer.
 
     Args:
-        run: Runs the network on samples and returns class scores (samples, classes).
+        run: Runs the network on samples and returns class scores or other outputs (samples, ...).
         batch: Samples, on the device of the network.
-        is_training: Whether ``run`` is a step of training. Then class scores have to be close,
-            instead of the classes the same.
+        by_scores: Whether outputs have to be close, instead of the classes the same: for a step of
+            training, and for outputs that are no class scores.
         clock: Gives the time in seconds.
     """
-    with own_randomness(batch.device):
+    with own_randomness(first_tensor(batch).device):
         samples, seconds = _times(run, batch, clock)
         standard = next(iter(seconds))
         choice = Choice(
@@ -132,7 +133,7 @@ def measure(
         )
         for candidate in _clearly_faster(seconds, than=standard):
             difference, changed = _deviation(run, batch, candidate, standard)
-            if difference <= _DIFFERENCE if is_training else changed <= _CHANGED:
+            if difference <= _DIFFERENCE if by_scores else changed <= _CHANGED:
                 return replace(choice, format=candidate, difference=difference, changed=changed)
     return choice
 
@@ -144,36 +145,36 @@ def own_randomness(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _scores(run: Run, batch: Tensor, chosen: Format) -> Tensor:
+def _scores(run: Run, batch: Batch, chosen: Format) -> Tensor:
     # Networks that draw random numbers, as dropout does, have to draw the same in every format.
     torch.manual_seed(0)
-    with chosen.computing(batch.device):
+    with chosen.computing(first_tensor(batch).device):
         return run(batch).detach().float()
 
 
-def _formats(batch: Tensor) -> list[Format]:
+def _formats(batch: Batch) -> list[Format]:
     """The formats to compare, the standard first."""
-    if batch.dim() != 4:
+    if first_tensor(batch).dim() != 4:
         return [Format(), Format(precision="bfloat16")]
     return [Format(), Format(channels_last=False), Format(precision="bfloat16")]
 
 
-def _times(run: Run, batch: Tensor, clock: Callable[[], float]) -> tuple[int, dict[Format, float]]:
+def _times(run: Run, batch: Batch, clock: Callable[[], float]) -> tuple[int, dict[Format, float]]:
     """Number of samples in a measured run, and its duration in seconds for each format."""
-    few = batch[:_TRIAL_SAMPLES]
+    few = first(batch, _TRIAL_SAMPLES)
     timed = partial(_medians, run, clock)
-    first = timed(few, _formats(batch), repeats=1)
-    per_sample = min(first.values()) / len(few)
-    samples = min(len(batch), max(len(few), int(_RUN_SECONDS / per_sample)))
-    hopeful = [f for f in first if first[f] <= _HOPELESS * min(first.values())]
-    scaled = {f: first[f] * samples / len(few) for f in first}
-    return samples, scaled | timed(batch[:samples], hopeful, repeats=_REPEATS)
+    once = timed(few, _formats(batch), repeats=1)
+    per_sample = min(once.values()) / count(few)
+    samples = min(count(batch), max(count(few), int(_RUN_SECONDS / per_sample)))
+    hopeful = [f for f in once if once[f] <= _HOPELESS * min(once.values())]
+    scaled = {f: once[f] * samples / count(few) for f in once}
+    return samples, scaled | timed(first(batch, samples), hopeful, repeats=_REPEATS)
 
 
 def _medians(
     run: Run,
     clock: Callable[[], float],
-    batch: Tensor,
+    batch: Batch,
     formats: Sequence[Format],
     *,
     repeats: int,
@@ -209,7 +210,7 @@ def _clearly_faster(seconds: Mapping[Format, float], *, than: Format) -> list[Fo
     return sorted(quick, key=seconds.__getitem__)
 
 
-def _deviation(run: Run, batch: Tensor, candidate: Format, standard: Format) -> tuple[float, float]:
+def _deviation(run: Run, batch: Batch, candidate: Format, standard: Format) -> tuple[float, float]:
     """Relative difference of scores between formats, and share of samples of another class."""
     expected = _scores(run, standard.arrange(batch), standard)
     found = _scores(run, candidate.arrange(batch), candidate)

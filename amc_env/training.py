@@ -4,21 +4,23 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from typing import Any, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR
 
 from amc_env.augmentation import augmented
+from amc_env.batches import Batch, call, count, first, first_tensor, mapped, taken, tensors_in
 from amc_env.calibration.hooks import evaluating
 from amc_env.data import Split
 from amc_env.folding import folded, folds_of
 from amc_env.memory import Memory, forgetful
 from amc_env.precision import Format, Precision, measure, own_randomness
 from amc_env.randomness import random_states, restore_random_states_
+from amc_env.tasks import Classification, Task
 
 # Batches are not made smaller than this: batch norms need several samples to estimate a variance.
 _SMALLEST_BATCH = 8
@@ -44,9 +46,9 @@ class TrainingSettings:
         momentum: Of stochastic gradient descent, with Nesterov's step.
         weight_decay: Of all weights.
         smoothing: Share of a label's probability that is spread over all classes.
-        distil: Share of the loss that compares with the class scores of a teacher, instead of the
-            labels; 0 for none, and 1 reads no label.
-        temperature: The scores of both are divided by this before they are compared.
+        distil: Share of the loss that compares with the outputs of a teacher, such as class scores,
+            instead of the labels; 0 for none, and 1 reads no label.
+        temperature: Class scores of both are divided by this before they are compared.
         shift: Every image is moved by at most this many pixels in each direction; 0 for none.
         flip: Whether a random half of the images is mirrored.
         precision: ``float32``, ``bfloat16``, or ``auto``, which measures whether a step is clearly
@@ -104,26 +106,28 @@ class TrainingSettings:
         return max(1, by_size, min(self.min_steps, samples // _SMALLEST_BATCH))
 
 
-def fit_(
+def fit_(  # noqa: PLR0913 (all but three have defaults)
     model: nn.Module,
     split: Split,
     settings: TrainingSettings,
     *,
+    task: Task | None = None,
     teacher: nn.Module | None = None,
     seed: int = 0,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train ``model`` on ``split`` and leave it in evaluation mode.
 
-    ``teacher`` gives the class scores that ``distil`` compares with; it is not changed.
+    ``task`` says what the loss is; classification by default. ``teacher`` gives the outputs that
+    ``distil`` compares with; it is not changed.
     ``on_epoch`` receives the number of each finished epoch, from 1, and its mean loss. On one
     thread, in a stated precision, the same seed gives the same weights.
 
     Raises:
         DivergedError: The loss is not a number.
-        ValueError: There is no teacher to distil from.
+        ValueError: There is no teacher to distil from, or the settings do not fit the task.
     """
-    Training(model, split, settings, teacher=teacher, seed=seed).run_(on_epoch)
+    Training(model, split, settings, task=task, teacher=teacher, seed=seed).run_(on_epoch)
 
 
 class DivergedError(ValueError):
@@ -137,7 +141,8 @@ class Training:
         model: The network to train.
         split: The samples.
         settings: How to train.
-        teacher: Gives the class scores that ``distil`` compares with; it is not changed.
+        task: What the network is trained for; classification by default.
+        teacher: Gives the outputs that ``distil`` compares with; it is not changed.
         seed: Seed of the order and of the augmentation of the samples.
         memory: Is asked for the precision before one is measured.
 
@@ -145,6 +150,7 @@ class Training:
         model: The network.
         split: The samples.
         settings: How it is trained, in a stated precision.
+        task: What it is trained for.
         teacher: The network that it learns from, if there is one.
         epoch: How many epochs are finished.
 
@@ -152,24 +158,27 @@ class Training:
         ValueError: There is no teacher to distil from.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (a memory is no setting, and all but three have defaults)
         self,
         model: nn.Module,
         split: Split,
         settings: TrainingSettings,
         *,
+        task: Task | None = None,
         teacher: nn.Module | None = None,
         seed: int = 0,
         memory: Memory = forgetful,
     ) -> None:
         self.model, self.split, self.teacher = model, split, teacher
+        self.task = task or Classification()
         self.epoch = 0
         precision = memory(
-            "precision", lambda: with_measured_precision(settings, model, split).precision
+            "precision",
+            lambda: with_measured_precision(settings, model, split, task=self.task).precision,
         )
         self.settings = replace(settings, precision=precision)
         self._generator = torch.Generator().manual_seed(seed)
-        self._trainer = _Trainer(model, split, self.settings, teacher)
+        self._trainer = _Trainer(model, split, self.settings, self.task, teacher)
 
     @property
     def is_finished(self) -> bool:
@@ -221,7 +230,7 @@ class Training:
         """Train for one epoch, and return its mean loss."""
         self.model.train()
         batches = _batches(self.split, self.settings, self._generator)
-        losses = [self._trainer.step_(images, labels) for images, labels in batches]
+        losses = [self._trainer.step_(inputs, labels) for inputs, labels in batches]
         loss = sum(losses) / len(losses)
         if loss != loss:
             raise DivergedError(
@@ -232,7 +241,7 @@ class Training:
 
 
 def with_measured_precision(
-    settings: TrainingSettings, model: nn.Module, split: Split
+    settings: TrainingSettings, model: nn.Module, split: Split, *, task: Task | None = None
 ) -> TrainingSettings:
     """The settings with a stated precision: where it is ``auto``, the one that is faster.
 
@@ -240,20 +249,26 @@ def with_measured_precision(
     """
     if settings.precision != "auto" or not settings.epochs:
         return settings
-    twin = copy.deepcopy(model).train()
-    labels = split.labels[: settings.batch]
+    task, twin = task or Classification(), copy.deepcopy(model).train()
 
-    def step(images: Tensor) -> Tensor:
-        scores: Tensor = twin(images)
-        F.cross_entropy(scores.float(), labels[: len(images)]).backward()
-        return scores
+    def step(inputs: Batch) -> Tensor:
+        outputs = task.tensors(call(twin, inputs))
+        each = [x.float() for x in tensors_in(outputs)]
+        # How long a step takes hardly depends on the loss, and there may be no labels.
+        torch.stack([x.square().mean() for x in each]).sum().backward()
+        return torch.cat([x.flatten(1) for x in each], 1)
 
-    choice = measure(step, split.inputs[: settings.batch], is_training=True)
+    choice = measure(step, first(split.inputs, settings.batch), by_scores=True)
     return replace(settings, precision=choice.format.precision)
 
 
 def expected_seconds(
-    model: nn.Module, split: Split, settings: TrainingSettings, *, teacher: nn.Module | None = None
+    model: nn.Module,
+    split: Split,
+    settings: TrainingSettings,
+    *,
+    task: Task | None = None,
+    teacher: nn.Module | None = None,
 ) -> float:
     """How long ``fit_`` will take, from the time of one step of a copy of the network.
 
@@ -262,14 +277,15 @@ def expected_seconds(
     """
     if not settings.epochs:
         return 0.0
-    with own_randomness(split.inputs.device):
-        trainer = _Trainer(copy.deepcopy(model).train(), split, settings, teacher)
+    with own_randomness(split.device):
+        twin = copy.deepcopy(model).train()
+        trainer = _Trainer(twin, split, settings, task or Classification(), teacher)
         batches = _batches(split, settings, torch.Generator().manual_seed(0))
-        images, labels = next(batches)
+        inputs, labels = next(batches)
         # The first step also allocates memory and picks kernels; it is not counted.
-        trainer.step_(images, labels)
+        trainer.step_(inputs, labels)
         started = time.perf_counter()
-        trainer.step_(images, labels)
+        trainer.step_(inputs, labels)
     return (time.perf_counter() - started) * settings.epochs * settings.steps(len(split))
 
 
@@ -278,6 +294,7 @@ def held_out_loss(
     split: Split,
     settings: TrainingSettings,
     *,
+    task: Task | None = None,
     teacher: nn.Module | None = None,
     seed: int = 0,
 ) -> float:
@@ -288,25 +305,11 @@ def held_out_loss(
     Raises:
         ValueError: As ``fit_`` raises it.
     """
-    trainer = _Trainer(model, split, settings, teacher)
+    trainer = _Trainer(model, split, settings, task or Classification(), teacher)
     batches = _batches(split, settings, torch.Generator().manual_seed(seed))
     with evaluating(model):
-        losses = [float(trainer.loss(images, labels)) * len(images) for images, labels in batches]
+        losses = [float(trainer.loss(inputs, labels)) * count(inputs) for inputs, labels in batches]
     return sum(losses) / len(split)
-
-
-def distillation_loss(scores: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    r"""How far class probabilities are from a teacher's, softened by a temperature.
-
-    .. math:: T^2 \, \frac{1}{N} \sum_n KL\big(\mathrm{softmax}(t_n / T) \,\|\,
-              \mathrm{softmax}(s_n / T)\big)
-
-    ``s`` are the scores, ``t`` those of the teacher, ``T`` the temperature. The square keeps the
-    gradients as large as at temperature 1. Hinton et al., "Distilling the Knowledge in a Neural
-    Network", 2015, section 2.
-    """
-    own, other = ((x / temperature).log_softmax(1) for x in (scores, teacher))
-    return F.kl_div(own, other, reduction="batchmean", log_target=True) * temperature**2
 
 
 class _Trainer:
@@ -317,20 +320,23 @@ class _Trainer:
         model: nn.Module,
         split: Split,
         settings: TrainingSettings,
+        task: Task,
         teacher: nn.Module | None,
     ) -> None:
+        _check_fits(task, settings, split)
         if settings.distil and teacher is None:
             raise ValueError(
                 f"distil is {settings.distil}, but there is no teacher whose class scores could "
                 "be learnt; give distil=0"
             )
         self._model, self._settings = model, settings
+        self._task = task.smoothed(settings.smoothing)
         self._format = Format(
             precision="bfloat16" if settings.precision == "bfloat16" else "float32"
         )
         self._teacher = None
         if settings.distil and teacher is not None:
-            self._teacher = _ready(teacher, split.inputs[:2])
+            self._teacher = _ready(teacher, first(split.inputs, 2))
         steps = settings.steps(len(split))
         self._optimizer = torch.optim.SGD(
             model.parameters(),
@@ -342,9 +348,9 @@ class _Trainer:
         total = max(1, settings.epochs * steps)
         self._schedules = _schedules(self._optimizer, settings, steps=total)
 
-    def step_(self, images: Tensor, labels: Tensor) -> float:
+    def step_(self, inputs: Batch, labels: Batch | None) -> float:
         """Train on a batch once, and return its loss."""
-        loss = self.loss(images, labels)
+        loss = self.loss(inputs, labels)
         self._optimizer.zero_grad()
         loss.backward()
         if self._settings.clip is not None:
@@ -365,40 +371,54 @@ class _Trainer:
         for schedule, its in zip(self._schedules, state["schedules"], strict=True):
             schedule.load_state_dict(its)
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, inputs: Batch, labels: Batch | None) -> Tensor:
         """The loss of the network on a batch."""
-        settings, images = self._settings, self._format.arrange(images)
-        with self._format.computing(images.device):
-            scores = self._model(images).float()
+        settings, inputs = self._settings, self._format.arrange(inputs)
+        with self._format.computing(first_tensor(inputs).device):
+            outputs = self._outputs(self._model, inputs)
             target = None
             if self._teacher is not None:
                 with evaluating(self._teacher):
-                    target = self._teacher(images).float()
-        loss: Tensor = scores.new_zeros(())
+                    target = self._outputs(self._teacher, inputs)
+        loss = first_tensor(outputs).new_zeros(())
         if settings.distil < 1:
-            hard = F.cross_entropy(scores, labels, label_smoothing=settings.smoothing)
-            loss = loss + (1 - settings.distil) * hard
+            loss = loss + (1 - settings.distil) * self._task.loss(outputs, labels)
         if target is not None:
-            soft = distillation_loss(scores, target, temperature=settings.temperature)
+            soft = self._task.distance(outputs, target, temperature=settings.temperature)
             loss = loss + settings.distil * soft
         return loss
 
+    def _outputs(self, model: nn.Module, inputs: Batch) -> Batch:
+        return mapped(Tensor.float, self._task.tensors(call(model, inputs)))
 
-def _ready(teacher: nn.Module, batch: Tensor) -> nn.Module:
+
+def _check_fits(task: Task, settings: TrainingSettings, split: Split) -> None:
+    """Refuse labels that are none of the task, and to move images without what belongs to them."""
+    reads_labels = settings.distil < 1
+    if reads_labels:
+        task.check_labels(split.labels, samples=len(split))
+    is_whole = isinstance(split.inputs, Tensor) and (task.has_classes or not reads_labels)
+    if (settings.shift or settings.flip) and not is_whole:
+        raise ValueError(
+            f"shift is {settings.shift} and flip is {settings.flip}, which move images, but not "
+            f"the labels of the task {task.name} or further inputs; give shift=0 and flip=false"
+        )
+
+
+def _ready(teacher: nn.Module, batch: Batch) -> nn.Module:
     with evaluating(teacher):
         return folded(teacher, folds_of(teacher, batch))
 
 
 def _batches(
     split: Split, settings: TrainingSettings, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The images, augmented, and labels of one epoch, in a random order."""
-    order = torch.randperm(len(split), generator=generator).to(split.labels.device)
+) -> Iterator[tuple[Batch, Batch | None]]:
+    """The inputs, images augmented, and labels of one epoch, in a random order."""
+    move = partial(augmented, generator=generator, shift=settings.shift, flip=settings.flip)
+    order = torch.randperm(len(split), generator=generator).to(split.device)
     for chosen in order.tensor_split(settings.steps(len(split))):
-        yield (
-            augmented(split.inputs[chosen], generator, shift=settings.shift, flip=settings.flip),
-            split.labels[chosen],
-        )
+        labels = None if split.labels is None else taken(split.labels, chosen)
+        yield mapped(move, taken(split.inputs, chosen)), labels
 
 
 def _schedules(

@@ -74,7 +74,7 @@ def rows(half: Half, options: argparse.Namespace) -> Iterator[str]:
         for seed in range(options.seeds):
             settings = RepairSettings(sampled_positions=positions, seed=seed, **fields)
             model, seconds = timed(half.pruner(images, settings), half.counts)
-            found.append((test.accuracy(model), seconds))
+            found.append((test.evaluate(model), seconds))
         accuracy, seconds = (statistics.median(values) for values in zip(*found, strict=True))
         yield f"| {name} | {images} | {positions} | {seconds:.2f} | {accuracy:.4f} |"
 

@@ -69,11 +69,11 @@ def main() -> None:
     judges = [Evaluator(split, precision="float32") for split in (held, data.test)]
     print("| recipe | held out | test | processor seconds |\n| --- | --: | --: | --: |", flush=True)
     for name, network in (("original", model), ("repaired", start)):
-        print(f"| {name} | {' | '.join(f'{j.accuracy(network):.2%}' for j in judges)} | |")
+        print(f"| {name} | {' | '.join(f'{j.evaluate(network):.2%}' for j in judges)} | |")
     for name in options.recipes:
         tuned, began = copy.deepcopy(start), time.process_time()
         fit_(tuned, fitted, replace(RECIPES[name], epochs=options.epochs), teacher=model)
-        figures = [f"{judge.accuracy(tuned):.2%}" for judge in judges]
+        figures = [f"{judge.evaluate(tuned):.2%}" for judge in judges]
         print(f"| {name} | {' | '.join(figures)} | {time.process_time() - began:.0f} |", flush=True)
 
 

@@ -82,7 +82,7 @@ def trained(shared: Path, name: str, images: list[int], settings: RepairSettings
     small = pruned(model, drawn.inputs, macs=0.5)
     for count in images:
         repaired, seconds = timed(small, model, drawn.inputs[:count], settings)
-        accuracies = [f"{judge.accuracy(network):.4f}" for network in (model, small, repaired)]
+        accuracies = [f"{judge.evaluate(network):.4f}" for network in (model, small, repaired)]
         ratio = f"{share(small, model, drawn.inputs):.3f}"
         yield row(name, str(count), ratio, "accuracy", *accuracies, seconds)
 

@@ -4,9 +4,10 @@ from pruning import samples, tiny, tiny_env
 from torch import Tensor, nn
 
 from amc_env import Split
-from amc_env.evaluation import Evaluator, accuracy_of
+from amc_env.evaluation import Evaluator
 from amc_env.folding import folds_of
 from amc_env.precision import Choice, Format
+from amc_env.tasks import Classification
 
 
 class Watching(nn.Module):
@@ -35,7 +36,7 @@ def test_a_stated_precision_is_used_with_channels_last_and_nothing_is_measured(
 ) -> None:
     model = Watching()
     evaluator = Evaluator(split(), batch=20, precision=precision)  # type: ignore[arg-type]
-    evaluator.logits(model)
+    evaluator.outputs(model)
     assert model.is_half == [precision == "bfloat16"] * 2
     assert model.is_last == [True, True]
     assert evaluator.choice == Choice(format=Format(precision=precision))  # type: ignore[arg-type]
@@ -45,12 +46,12 @@ def test_auto_measures_on_the_first_network_and_stays_with_it() -> None:
     first, second = Watching(), Watching()
     evaluator = Evaluator(split())
     assert evaluator.choice is None
-    evaluator.logits(first)
+    evaluator.outputs(first)
     chosen = evaluator.choice
     assert chosen is not None
     assert set(first.is_half) == {False, True}
     assert evaluator.choose(second) is chosen
-    evaluator.logits(second)
+    evaluator.outputs(second)
     assert second.is_half == [chosen.format.precision == "bfloat16"]
 
 
@@ -58,15 +59,15 @@ def test_images_lie_in_memory_as_was_chosen() -> None:
     model, evaluator = Watching(), Evaluator(split())
     evaluator.choose(Watching())
     assert evaluator.choice is not None
-    evaluator.logits(model)
+    evaluator.outputs(model)
     assert model.is_last == [evaluator.choice.format.channels_last]
 
 
 def test_folded_norms_change_the_scores_by_rounding_only() -> None:
     model, data = tiny(), samples(30)
     folds = folds_of(model, data.inputs[:2])
-    plain = Evaluator(data, precision="float32").logits(model)
-    fast = Evaluator(data, precision="float32", folds=folds).logits(model.train())
+    plain = Evaluator(data, precision="float32").outputs(model)
+    fast = Evaluator(data, precision="float32", folds=folds).outputs(model.train())
     assert len(folds) == 1
     assert torch.allclose(fast, plain, rtol=1e-5, atol=1e-6)
     assert model.training
@@ -75,11 +76,11 @@ def test_folded_norms_change_the_scores_by_rounding_only() -> None:
 def test_an_environment_folds_and_measures_once() -> None:
     env = tiny_env()
     assert env.evaluator.choice == Choice(format=Format())
-    logits = Evaluator(env.data.validation, precision="float32").logits(env.graph.model)
-    assert torch.allclose(env.evaluator.logits(env.graph.model), logits, rtol=1e-5, atol=1e-6)
+    logits = Evaluator(env.data.validation, precision="float32").outputs(env.graph.model)
+    assert torch.allclose(env.evaluator.outputs(env.graph.model), logits, rtol=1e-5, atol=1e-6)
     runs: list[nn.Module] = []
     hook = env.graph.model.norm.register_forward_hook(lambda m, *_: runs.append(m))  # type: ignore[union-attr]
-    env.evaluator.logits(env.graph.model)
+    env.evaluator.outputs(env.graph.model)
     hook.remove()
     assert runs == []
 
@@ -91,9 +92,9 @@ def test_outputs_that_are_no_scores_are_refused(precision: str) -> None:
             return x, x
 
     with pytest.raises(ValueError, match="the network gives tuple; it must give scores"):
-        Evaluator(split(), precision=precision).logits(Pair())  # type: ignore[arg-type]
+        Evaluator(split(), precision=precision).outputs(Pair())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="scores of 3 classes, but there is a label 3"):
-        Evaluator(split(), precision=precision).logits(Watching(3))  # type: ignore[arg-type]
+        Evaluator(split(), precision=precision).outputs(Watching(3))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -106,4 +107,4 @@ def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> 
 
 def test_accuracy_is_the_share_of_right_classes() -> None:
     scores = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 3.0], [0.5, 0.1]])
-    assert accuracy_of(scores, torch.tensor([0, 1, 0, 0])) == 0.75
+    assert Classification().evaluate(scores, torch.tensor([0, 1, 0, 0])) == 0.75

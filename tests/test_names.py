@@ -1,4 +1,4 @@
-"""All six kinds of things are given in the same four ways."""
+"""All seven kinds of things are given in the same four ways."""
 
 import ast
 import subprocess
@@ -20,6 +20,7 @@ from amc_env.env.budget import MEASURE
 from amc_env.models import MODEL, find_model
 from amc_env.names import Kind, name_of
 from amc_env.rewards import REWARD, make_reward
+from amc_env.tasks import TASK
 
 MODULE = """
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from amc_env.agents import Searcher
 from amc_env.criteria import Criterion
 from amc_env.data import Split
 from amc_env.data.datasets import Dataset
+from amc_env.tasks import Task
 
 class Middle(Criterion):
     def __init__(self, centre: float = 0.5) -> None:
@@ -63,6 +65,16 @@ def net(width: int = 4) -> nn.Module:
 def memory(cost, bits: int = 32) -> float:
     return cost.params * bits
 
+class Depth(Task):
+    def __init__(self, power: float = 2.0) -> None:
+        self.power = power
+
+    def loss(self, outputs, labels):
+        return (outputs - labels).abs().pow(self.power).mean()
+
+    def evaluate(self, outputs, labels):
+        return -float(self.loss(outputs, labels))
+
 middle = Middle(0.25)
 number = 3
 """
@@ -87,6 +99,9 @@ net = amc_env_plugin:net
 
 [amc_env.measures]
 memory = amc_env_plugin:memory
+
+[amc_env.tasks]
+depth = amc_env_plugin:Depth
 """
 
 
@@ -113,6 +128,9 @@ CASES = {
     ),
     "model": Case(kind=MODEL, ours="digits_cnn", installed="net", own="net", option=("width", 6)),
     "agent": Case(kind=AGENT, ours="uniform", installed="lazy", own="Lazy", option=("effort", 2.0)),
+    "task": Case(
+        kind=TASK, ours="segmentation", installed="depth", own="Depth", option=("power", 1.0)
+    ),
     "budget measure": Case(
         kind=MEASURE, ours="flops", installed="memory", own="memory", option=("bits", 8)
     ),

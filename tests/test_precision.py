@@ -114,14 +114,14 @@ def test_the_slower_a_network_the_fewer_samples_it_is_measured_on(
 def test_training_asks_for_scores_that_are_close(error: float, expected: Format) -> None:
     half = torch.tensor([[0.0, error, 0.0, 0.0]])
     timed = Timed(0.02, 0.02, 0.01, half=half)
-    assert measure(timed, BATCH, is_training=True, clock=timed.clock).format == expected
+    assert measure(timed, BATCH, by_scores=True, clock=timed.clock).format == expected
 
 
-@pytest.mark.parametrize("is_training", [False, True])
-def test_scores_that_are_no_numbers_are_refused(is_training: bool) -> None:
+@pytest.mark.parametrize("by_scores", [False, True])
+def test_scores_that_are_no_numbers_are_refused(by_scores: bool) -> None:
     half = torch.tensor([[0.0, float("nan"), 0.0, 0.0]])
     timed = Timed(0.02, 0.02, 0.01, half=half)
-    assert measure(timed, BATCH, is_training=is_training, clock=timed.clock).format == LAST
+    assert measure(timed, BATCH, by_scores=by_scores, clock=timed.clock).format == LAST
 
 
 def test_on_the_machine_s_own_clock_a_network_is_measured() -> None:

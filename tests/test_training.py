@@ -15,10 +15,10 @@ from amc_env.data.datasets import digits
 from amc_env.data.holding_out import hold_out
 from amc_env.evaluation import Evaluator
 from amc_env.models import build_model
+from amc_env.tasks.classification import distillation_loss
 from amc_env.training import (
     Training,
     TrainingSettings,
-    distillation_loss,
     expected_seconds,
     fit_,
     with_measured_precision,
@@ -35,7 +35,7 @@ def test_training_learns_and_the_same_seed_gives_the_same_weights() -> None:
         assert not model.training
     assert losses[2] < 0.5 * losses[0]
     assert losses[:3] == losses[3:]
-    assert Evaluator(data.test, precision="float32").accuracy(models[0]) > 0.9
+    assert Evaluator(data.test, precision="float32").evaluate(models[0]) > 0.9
     for mine, other in zip(*(m.parameters() for m in models), strict=True):
         assert torch.equal(mine, other)
 

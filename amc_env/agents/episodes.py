@@ -14,6 +14,7 @@ from typing_extensions import override
 from amc_env import ChannelPruningEnv, Policy
 from amc_env.env.environment import Action, Observation
 from amc_env.env.realise import realise
+from amc_env.metric import ACCURACY, Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,8 @@ class Episode:
         number: Number of the episode in its search, counted from 1.
         reward: The reward of the compact, repaired network. If the evaluation was stopped early,
             it is an upper bound, which is less than the greatest reward until then.
-        accuracy: Top-1 accuracy of that network on the validation samples that were evaluated.
+        accuracy: The task's metric of that network on the validation samples that were evaluated;
+            of a classification the top-1 accuracy.
         flops_ratio: Its multiply-accumulates, relative to the original network's.
         params_ratio: Its parameters, relative to the original network's.
         counts: How many channels each group keeps.
@@ -61,6 +63,7 @@ class SearchResult:
             of a part of them counts as that part.
         seconds: Duration of the search.
         is_complete: Whether the search ran to its end; False if it was interrupted or failed.
+        metric: What the accuracies of its episodes are.
     """
 
     policy: Policy
@@ -70,6 +73,7 @@ class SearchResult:
     evaluations: float
     seconds: float
     is_complete: bool
+    metric: Metric = ACCURACY
 
     @override
     def __repr__(self) -> str:
@@ -77,13 +81,21 @@ class SearchResult:
         best = self.best
         head = (
             f"{self.policy.model}: {best.flops_ratio:.3f} of the MACs and {best.params_ratio:.3f} "
-            f"of the parameters are left; {best.accuracy:.2%} of the validation images are right, "
+            f"of the parameters are left; {self._judgement}, "
             f"reward {best.reward:.4f}, episode {best.number} of {len(self.episodes)}, "
             f"{self.seconds:.0f} s"
         )
         rows = [(g.name, f"{len(g.kept)} of {g.channels}") for g in self.policy.groups]
         width = max(len(name) for name, _ in rows)
         return "\n".join([head, *(f"  {name:<{width}}  {kept}" for name, kept in rows)])
+
+    @property
+    def _judgement(self) -> str:
+        """The best episode's metric in words."""
+        value = self.metric.text(self.best.accuracy)
+        if self.metric == ACCURACY:
+            return f"{value} of the validation images are right"
+        return f"{self.metric.name} {value} on the validation samples"
 
     def realised(self, env: ChannelPruningEnv, *, finalists: int = 5) -> "SearchResult":
         """This result with its best policy repaired layer by layer; see :func:`realise`.
@@ -216,6 +228,7 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
             evaluations=samples / len(self.pruning.data.validation),
             seconds=self.seconds,
             is_complete=is_complete,
+            metric=self.pruning.task.metric,
         )
 
     def _play(self, actions: Sequence[float], options: Mapping[str, Any]) -> Episode:

@@ -15,7 +15,9 @@ from amc_env.agents.searcher import Searcher
 from amc_env.agents.table import make_agent
 from amc_env.criteria import Criterion
 from amc_env.data import Samples
+from amc_env.metric import Metric
 from amc_env.rewards import Reward
+from amc_env.tasks import Task
 
 
 def search(  # noqa: PLR0913 (one call that needs no other; all but the first four have defaults)
@@ -29,6 +31,7 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
     agent: str | Searcher = "ddpg",
     reward: str | Reward | Mapping[str, float] = "accuracy",
     criterion: str | Criterion = "l2",
+    task: str | Task = "classification",
     settings: EnvSettings | None = None,
     episodes: int = 200,
     finalists: int = 5,
@@ -43,8 +46,9 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
     ``settings`` repair nothing; fine-tune it to recover more of the accuracy.
 
     Args:
-        model: A trained network that gives class scores. It is not modified.
-        calibration: Some hundred training samples with labels: tensors, or a loader.
+        model: A trained network. It is not modified.
+        calibration: Some hundred training samples: tensors, or a loader. Only some criteria read
+            their labels, so they may have none.
         validation: Other training samples with labels, on which rewards are computed.
         budget: Ratio of the multiply-accumulates that may be left, a ``Budget``, or None.
         selection: Yet other training samples with labels, on which the best policies are compared;
@@ -54,6 +58,7 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
         agent: The searcher, by name or as an object.
         reward: The reward of a network: a name, weights by name, or a function.
         criterion: The criterion that ranks channels, by name or as an object.
+        task: What the network is trained for, by name or as an object.
         settings: Bounds of the channels, repair and evaluation.
         episodes: The greatest number of networks that are tried.
         finalists: How many of the best policies are repaired layer by layer, of which the best is
@@ -81,22 +86,28 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
         data=data,
         criterion=criterion,
         reward=reward,
+        task=task,
         budget=Budget(flops=budget) if isinstance(budget, (int, float)) else budget,
         settings=settings,
     )
     searcher = make_agent(agent)
     with _shown(
-        on_episode, total=1 if searcher.is_single else episodes, is_on=progress
+        on_episode,
+        total=1 if searcher.is_single else episodes,
+        metric=env.task.metric,
+        is_on=progress,
     ) as listener:
         result = searcher.search(env, episodes=episodes, seed=seed, on_episode=listener, log=log)
     return result.realised(env, finalists=finalists)
 
 
 @contextmanager
-def _shown(listener: Listener | None, *, total: int, is_on: bool) -> Iterator[Listener | None]:
+def _shown(
+    listener: Listener | None, *, total: int, metric: Metric, is_on: bool
+) -> Iterator[Listener | None]:
     """The listener, which also shows the progress of the search where it is on."""
     if not is_on:
         yield listener
         return
     with shown_progress(Console(), "searching", total=total) as advance:
-        yield following(advance, listener)
+        yield following(advance, listener, metric=metric)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from amc_env.agents.episodes import Episode, Listener
+from amc_env.metric import ACCURACY, Metric
 
 # A log that is read while it grows need not be long.
 _SECONDS = 5.0
@@ -40,7 +41,9 @@ def progress(console: Console, title: str, *, total: int) -> Iterator[Advance]:
         yield lambda note: bars.update(task, advance=1, note=note)
 
 
-def following(advance: Advance, listener: Listener | None = None) -> Listener:
+def following(
+    advance: Advance, listener: Listener | None = None, *, metric: Metric = ACCURACY
+) -> Listener:
     """A listener that shows the best episode until then, and passes every episode on."""
     best: Episode | None = None
 
@@ -49,7 +52,9 @@ def following(advance: Advance, listener: Listener | None = None) -> Listener:
         best = max(best, episode, key=lambda one: one.reward) if best else episode
         if listener:
             listener(episode)
-        right = f"{best.accuracy:.2%} of validation images right"
+        value = metric.text(best.accuracy)
+        is_known = metric == ACCURACY
+        right = f"{value} of validation images right" if is_known else f"{metric.name} {value}"
         advance(f"best reward {best.reward:.4f}, {right}")
 
     return tell

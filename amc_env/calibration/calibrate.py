@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amc_env.batches import Batch, count, first_tensor
 from amc_env.calibration.feature_maps import feature_maps, map_gradients
 from amc_env.calibration.hooks import checked_batch, evaluating, listening, run
 from amc_env.calibration.rows import (
@@ -28,6 +29,8 @@ from amc_env.calibration.rows import (
 )
 from amc_env.devices import with_float64
 from amc_env.structure import Member
+from amc_env.tasks import Classification, Task
+from amc_env.tasks.classification import check_classes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,25 +41,27 @@ class Calibration:
         model: The original network.
         batches: The samples, in batches; empty for criteria that look at weights alone.
         labels: Classes (samples,), in the order of the batches, where they are known.
+        task: Says which part of the network's output are its class scores.
         grams: (parts, columns, columns) in float64 for every calibrated layer; a part is a
             convolution group, a column an input of its kernel, channel-major.
         seed: The seed of criteria that draw at random.
     """
 
     model: nn.Module
-    batches: tuple[Tensor, ...] = ()
+    batches: tuple[Batch, ...] = ()
     labels: Tensor | None = None
+    task: Task = field(default_factory=Classification)
     grams: dict[str, Tensor] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.labels is not None:
-            _check_labels(self.labels, self.samples)
+            check_classes(self.labels, samples=self.samples)
 
     @property
     def samples(self) -> int:
         """How many samples there are."""
-        return sum(len(batch) for batch in self.batches)
+        return sum(count(batch) for batch in self.batches)
 
     def known_labels(self) -> Tensor:
         """The classes of the samples.
@@ -92,10 +97,10 @@ class Calibration:
         Raises:
             ValueError: There are no samples or labels.
         """
-        labels = self.known_labels().split([len(batch) for batch in self.batches])
+        labels = self.known_labels().split([count(batch) for batch in self.batches])
         for x, y in zip(self.batches, labels, strict=True):
             with evaluating(self.model), torch.enable_grad():
-                loss = partial(_cross_entropy, labels=y)
+                loss = partial(_cross_entropy, self.task, labels=y)
                 maps, gradients = map_gradients(self.model, producer.module, x, loss)
             pair = (_places(producer, maps), _places(producer, gradients))
             yield with_float64(pair[0]), with_float64(pair[1])
@@ -107,10 +112,11 @@ class Calibration:
 
 def calibrate(
     model: nn.Module,
-    batches: Iterable[Tensor],
+    batches: Iterable[Batch],
     *,
     layers: Sequence[str] = (),
     labels: Tensor | None = None,
+    task: Task | None = None,
     sampling: RowSampling | None = None,
 ) -> Calibration:
     """Run ``batches`` through ``model`` in evaluation mode and sum up the inputs of ``layers``.
@@ -127,7 +133,7 @@ def calibrate(
         raise ValueError(f"{unknown[0]!r} is no convolution or linear layer of the model")
     sampling = sampling or RowSampling()
     sums = _Sums(sampling)
-    seen: list[Tensor] = []
+    seen: list[Batch] = []
     with evaluating(model), listening({name: modules[name] for name in layers}, before=sums.add):
         for batch in batches:
             seen.append(checked_batch(batch))
@@ -139,22 +145,18 @@ def calibrate(
     if silent:
         raise ValueError(f"layer {silent[0]!r} did not run on the calibration samples")
     return Calibration(
-        model=model, batches=tuple(seen), labels=labels, grams=sums.grams, seed=sampling.seed
+        model=model,
+        batches=tuple(seen),
+        labels=labels,
+        task=task or Classification(),
+        grams=sums.grams,
+        seed=sampling.seed,
     )
 
 
-def _cross_entropy(output: Tensor, *, labels: Tensor) -> Tensor:
-    return F.cross_entropy(output, labels.to(output.device), reduction="sum")
-
-
-def _check_labels(labels: Tensor, samples: int) -> None:
-    if labels.dim() != 1 or len(labels) != samples or labels.is_floating_point():
-        raise ValueError(
-            f"labels have the shape {tuple(labels.shape)} and type {labels.dtype}; give one whole "
-            f"number for each of {samples} samples"
-        )
-    if len(labels) and int(labels.min()) < 0:
-        raise ValueError(f"label {int(labels.min())} is negative; classes count from 0")
+def _cross_entropy(task: Task, output: object, *, labels: Tensor) -> Tensor:
+    scores = first_tensor(task.tensors(output))
+    return F.cross_entropy(scores, labels.to(scores.device), reduction="sum")
 
 
 def _places(producer: Member, maps: Tensor) -> Tensor:

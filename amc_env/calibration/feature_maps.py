@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from amc_env.batches import Batch, mapped
 from amc_env.calibration.hooks import listening, run
 from amc_env.structure import LayerUse
 
@@ -49,7 +50,7 @@ _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)  # noqa: SLF001 (the base of all 
 
 
 def feature_maps(
-    model: nn.Module, layers: Sequence[str], batch: Tensor, *, before_activation: bool = False
+    model: nn.Module, layers: Sequence[str], batch: Batch, *, before_activation: bool = False
 ) -> dict[str, Tensor]:
     """The maps of ``layers`` on one batch, each (samples, channels, H, W).
 
@@ -84,7 +85,7 @@ def has_feature_maps(model: nn.Module, layer: LayerUse) -> bool:
 
 
 def map_gradients(
-    model: nn.Module, layer: str, batch: Tensor, loss: Callable[[Tensor], Tensor]
+    model: nn.Module, layer: str, batch: Batch, loss: Callable[[object], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """A layer's maps, and the gradient of ``loss(output of the network)`` with respect to them.
 
@@ -93,8 +94,8 @@ def map_gradients(
     Raises:
         ValueError: The layer does not exist or did not run.
     """
-    outputs: list[Tensor] = []
-    followed = _followed(model, [layer], batch.detach().requires_grad_(), _Follower(), outputs)
+    outputs: list[object] = []
+    followed = _followed(model, [layer], mapped(_with_gradient, batch), _Follower(), outputs)
     maps, axis = followed.maps[layer], followed.axes[layer]
     # The gradient is zero, not missing, where the output does not depend on the maps.
     (gradient,) = torch.autograd.grad(
@@ -103,12 +104,17 @@ def map_gradients(
     return _as_images(maps.detach(), axis), _as_images(gradient, axis)
 
 
+def _with_gradient(x: Tensor) -> Tensor:
+    x = x.detach()
+    return x.requires_grad_() if x.is_floating_point() else x
+
+
 def _followed(
     model: nn.Module,
     layers: Sequence[str],
-    batch: Tensor,
+    batch: Batch,
     mode: "_Follower",
-    outputs: list[Tensor] | None = None,
+    outputs: list[object] | None = None,
 ) -> "_Follower":
     modules = dict(model.named_modules())
     weights = {name: _bare_weight(modules, name) for name in layers}

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from amc_env.batches import Batch, call, is_batch, tensors_in
+
 
 class EnoughError(Exception):
     """Raised by a listener to end a run that has shown all that is needed."""
@@ -51,43 +53,45 @@ def listening(
             handle.remove()
 
 
-def checked_batch(batch: object) -> Tensor:
-    """The batch itself, if it is a tensor of at least one sample.
+def checked_batch(batch: object) -> Batch:
+    """The batch itself, if it consists of tensors of at least one sample.
 
     Raises:
         ValueError: It is not.
     """
-    if not isinstance(batch, Tensor):
+    # A loader with labels yields lists of inputs and labels.
+    if isinstance(batch, list) or not is_batch(batch):
         raise ValueError(
             f"a calibration batch is a {type(batch).__name__}; give tensors of samples, "
             "without their labels"
         )
-    if batch.dim() == 0 or batch.numel() == 0:
-        raise ValueError(
-            f"a calibration batch has the shape {tuple(batch.shape)}; give at least one sample"
-        )
-    return batch
+    for x in tensors_in(batch):
+        if x.dim() == 0 or x.numel() == 0:
+            raise ValueError(
+                f"a calibration batch has the shape {tuple(x.shape)}; give at least one sample"
+            )
+    return batch  # type: ignore[return-value]
 
 
-def run(model: nn.Module, batch: Tensor) -> Tensor:
+def run(model: nn.Module, batch: Batch) -> object:
     """The output of ``model`` for a batch of samples.
 
     Raises:
         ValueError: The model cannot run on it.
     """
     try:
-        output: Tensor = model(batch)
+        return call(model, batch)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        shapes = " and ".join(f"{tuple(x.shape)} and type {x.dtype}" for x in tensors_in(batch))
         raise ValueError(
-            f"the model cannot run on calibration samples of shape {tuple(batch.shape)} and type "
-            f"{batch.dtype}; give them as it was trained on ({error})"
+            f"the model cannot run on calibration samples of shape {shapes}; give them as it was "
+            f"trained on ({error})"
         ) from error
-    return output
 
 
-def run_until_enough(model: nn.Module, batch: Tensor) -> None:
+def run_until_enough(model: nn.Module, batch: Batch) -> None:
     """Run ``model`` on a batch, until its end or until a listener raises ``EnoughError``."""
     with suppress(EnoughError):
         run(model, batch)

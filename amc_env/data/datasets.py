@@ -46,7 +46,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         mask = self.test_originals
-        if mask is not None and (mask.dtype != torch.bool or mask.shape != self.test.labels.shape):
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != (len(self.test),)):
             raise ValueError(
                 f"test_originals is {mask.dtype} {tuple(mask.shape)}; give a bool for each of "
                 f"{len(self.test)} test samples"
@@ -60,8 +60,8 @@ class Dataset:
 
     @property
     def classes(self) -> int:
-        """The number of classes, which is the greatest label plus 1."""
-        return int(max(self.train.labels.max(), self.test.labels.max())) + 1
+        """The number of classes, which is the greatest label plus 1; 1 if labels are no classes."""
+        return int(max(self.train.strata.max(), self.test.strata.max())) + 1
 
 
 def digits(*, test_share: float = 0.5) -> Dataset:
@@ -73,7 +73,7 @@ def digits(*, test_share: float = 0.5) -> Dataset:
         inputs=torch.from_numpy(images).float().view(-1, 1, 8, 8) / 8 - 1,
         labels=torch.from_numpy(labels).long(),
     )
-    order = stratified_order(whole.labels, seed=0)
+    order = stratified_order(whole.strata, seed=0)
     count = round(test_share * len(order))
     return Dataset(train=whole.take(order[count:]), test=whole.take(order[:count]))
 

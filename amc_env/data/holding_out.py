@@ -27,7 +27,7 @@ def hold_out(
             "held out from fine-tuning; give more samples, or a smaller calibration split"
         )
     drawn = draw(
-        train.labels,
+        train.strata,
         calibration=calibration,
         validation=validation,
         selection=selection,

@@ -4,86 +4,119 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from amc_env.batches import (
+    Batch,
+    count,
+    first_tensor,
+    is_batch,
+    joined,
+    moved,
+    taken,
+    tensors_in,
+)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """Samples with their classes, held in memory.
+    """Samples with their labels, held in memory.
 
     Attributes:
-        inputs: (samples, ...), as the network reads them.
-        labels: (samples,), the class of each sample as a whole number from 0.
+        inputs: (samples, ...), as the network reads them; tuples or mappings of such tensors for a
+            network that takes several.
+        labels: What is to be predicted for each sample, (samples, ...), as the task reads it: of a
+            classification the class, a whole number from 0. None where it is not known; scores and
+            repair need no labels, but for some criteria.
     """
 
-    inputs: Tensor
-    labels: Tensor
+    inputs: Batch
+    labels: Batch | None = None
 
     def __post_init__(self) -> None:
-        if self.inputs.dim() < 2 or self.inputs.numel() == 0 or not _is_real(self.inputs):
-            raise ValueError(
-                f"inputs have the shape {tuple(self.inputs.shape)} and type {self.inputs.dtype}; "
-                "give floating point (samples, ...) with at least one sample"
-            )
-        if self.labels.shape != self.inputs.shape[:1] or _is_real(self.labels):
-            raise ValueError(
-                f"labels have the shape {tuple(self.labels.shape)} and type {self.labels.dtype}; "
-                f"give one whole number for each of {len(self.inputs)} samples"
-            )
-        if int(self.labels.min()) < 0:
-            raise ValueError(f"label {int(self.labels.min())} is negative; classes count from 0")
-        bad = ~self.inputs.flatten(1).isfinite().all(1)
-        if bad.any():
-            raise ValueError(
-                f"sample {int(bad.nonzero()[0])} holds NaN or infinite values; leave it out"
-            )
+        _check_inputs(self.inputs)
+        for labels in tensors_in(self.labels):
+            if labels.dim() == 0 or len(labels) != len(self):
+                raise ValueError(
+                    f"labels have the shape {tuple(labels.shape)}; give one for each of "
+                    f"{len(self)} samples"
+                )
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return count(self.inputs)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the samples are."""
+        return first_tensor(self.inputs).device
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of one sample's inputs."""
+        return tuple(tuple(x.shape[1:]) for x in tensors_in(self.inputs))
+
+    @property
+    def strata(self) -> Tensor:
+        """The class of each sample, (samples,), where labels are classes; 0 for all elsewhere."""
+        labels = self.labels
+        if isinstance(labels, Tensor) and labels.dim() == 1 and not _is_real(labels):
+            return labels
+        return torch.zeros(len(self), dtype=torch.long, device=self.device)
 
     @cached_property
     def digests(self) -> tuple[bytes, ...]:
         """A checksum of each sample's inputs, which only equal samples share."""
-        rows = self.inputs.detach().cpu().float().flatten(1).contiguous().numpy()
-        return tuple(hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows)
+        each = [x.detach().cpu().float() for x in tensors_in(self.inputs)]
+        rows = [x.reshape(len(self), -1).contiguous().numpy() for x in each]
+        return tuple(
+            hashlib.blake2b(b"".join(row.tobytes() for row in own), digest_size=16).digest()
+            for own in zip(*rows, strict=True)
+        )
 
-    def take(self, indices: Tensor) -> "Split":
+    def take(self, index: Tensor | slice) -> "Split":
         """Some of the samples."""
-        return Split(inputs=self.inputs[indices], labels=self.labels[indices])
+        labels = None if self.labels is None else taken(self.labels, index)
+        return Split(inputs=taken(self.inputs, index), labels=labels)
 
     def to(self, device: torch.device | str) -> "Split":
         """The samples on a device; this split itself if they are on it already."""
-        inputs, labels = self.inputs.to(device), self.labels.to(device)
+        inputs = moved(self.inputs, device)
+        labels = None if self.labels is None else moved(self.labels, device)
         is_there = inputs is self.inputs and labels is self.labels
         return self if is_there else Split(inputs=inputs, labels=labels)
 
     @classmethod
-    def of(
-        cls, samples: "Split | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]"
-    ) -> "Split":
-        """A split from a pair of tensors (inputs, labels), or from a loader that yields such pairs.
+    def of(cls, samples: "Samples") -> "Split":
+        """A split from samples in memory, or from a loader that yields batches of them.
+
+        Samples are a pair (inputs, labels), the inputs alone, or a mapping of inputs by name that
+        may hold the labels as ``labels``. Labels are a tensor or a mapping. A loader that yields
+        several inputs without labels has to yield mappings, as two tensors are taken for inputs and
+        labels.
 
         Raises:
             ValueError: It is neither.
         """
         if isinstance(samples, Split):
             return samples
-        batches = [samples] if _is_pair(samples) else list(samples)
-        pairs = [batch for batch in batches if _is_pair(batch)]
-        if not pairs or len(pairs) < len(batches):
+        alone = _pair(samples)
+        pairs = [alone] if alone else [_pair(batch) for batch in samples]
+        known = [pair for pair in pairs if pair]
+        labels = [labels for _, labels in known if labels is not None]
+        if not known or len(known) < len(pairs) or len(labels) not in (0, len(pairs)):
             raise ValueError(
                 "samples are neither a pair of tensors (inputs, labels) nor batches of such pairs"
             )
         return cls(
-            inputs=torch.cat([inputs for inputs, _ in pairs]),
-            labels=torch.cat([labels for _, labels in pairs]),
+            inputs=joined([inputs for inputs, _ in known]),
+            labels=joined(labels) if labels else None,
         )
 
 
-Samples = Split | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
+Samples = Split | Batch | tuple[Batch, Batch] | Iterable[Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,12 +145,10 @@ class PruningData:
     def __post_init__(self) -> None:
         splits = self._splits()
         given = [split for split in (*splits.values(), self.test) if split is not None]
-        shapes = {split.inputs.shape[1:] for split in given}
+        shapes = {split.shapes for split in given}
         if len(shapes) > 1:
-            raise ValueError(
-                f"samples have different shapes, {', '.join(str(tuple(s)) for s in shapes)}; "
-                "give all in one"
-            )
+            told = (" and ".join(map(str, each)) for each in shapes)
+            raise ValueError(f"samples have different shapes, {', '.join(told)}; give all in one")
         for name, split in splits.items():
             if shared := _shared(self.test, split):
                 raise ValueError(
@@ -152,7 +183,7 @@ class PruningData:
             ValueError: There are too few samples.
         """
         drawn = draw(
-            train.labels,
+            train.strata,
             calibration=calibration,
             validation=validation,
             selection=selection,
@@ -264,9 +295,47 @@ def _is_real(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _is_pair(value: object) -> TypeGuard[tuple[Tensor, Tensor]]:
-    return (
-        isinstance(value, (tuple, list))
-        and len(value) == 2
-        and all(isinstance(item, Tensor) for item in value)
-    )
+def _check_inputs(inputs: object) -> None:
+    """Refuse inputs that are no samples, or hold values that are no numbers."""
+    if not is_batch(inputs):
+        raise ValueError(
+            f"inputs are a {type(inputs).__name__}; give a tensor (samples, ...), or a tuple or "
+            "mapping of such tensors"
+        )
+    each = list(tensors_in(inputs))
+    # A further input may be a number for each sample, or whole numbers.
+    for x in each:
+        is_alone = len(each) == 1 and (x.dim() < 2 or not _is_real(x))
+        if is_alone or x.dim() == 0 or x.numel() == 0:
+            raise ValueError(
+                f"inputs have the shape {tuple(x.shape)} and type {x.dtype}; "
+                "give floating point (samples, ...) with at least one sample"
+            )
+    if len({len(x) for x in each}) > 1:
+        raise ValueError(
+            f"inputs are of {' and '.join(str(len(x)) for x in each)} samples; give all for the "
+            "same samples"
+        )
+    for x in each:
+        bad = ~x.flatten(1).isfinite().all(1) if x.dim() > 1 else ~x.isfinite()
+        if bad.any():
+            raise ValueError(
+                f"sample {int(bad.nonzero()[0])} holds NaN or infinite values; leave it out"
+            )
+
+
+def _pair(value: object) -> tuple[Batch, Batch | None] | None:
+    """The inputs and labels of a batch of samples; None if it is none."""
+    if isinstance(value, Tensor):
+        return value, None
+    if isinstance(value, Mapping) and is_batch(value):
+        inputs = {name: part for name, part in value.items() if name != "labels"}
+        return inputs, value.get("labels")
+    if isinstance(value, tuple | list) and len(value) == 2 and all(map(is_batch, value)):
+        inputs, labels = value
+        # Two batches of a loader, each a pair or a mapping of the same names, are no pair.
+        is_second = isinstance(labels, Mapping) and isinstance(inputs, Mapping)
+        if isinstance(labels, tuple | list) or (is_second and labels.keys() == inputs.keys()):
+            return None
+        return inputs, labels
+    return None

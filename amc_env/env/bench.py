@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import nn
 
+from amc_env.batches import Batch, count, first
 from amc_env.data import Split
 from amc_env.evaluation import Evaluator
 from amc_env.rewards import NetworkLayers, RewardContext
@@ -35,7 +36,7 @@ class Bench:
         self._layers = layers
         self._mapped = mapped
         self._seed = seed
-        self._original_logits = evaluator.logits(graph.model)
+        self._original_outputs = evaluator.outputs(graph.model)
 
     def context(
         self,
@@ -43,7 +44,7 @@ class Bench:
         counts: Mapping[str, int],
         *,
         draw: float,
-        scores: Tensor | None = None,
+        outputs: Batch | None = None,
     ) -> RewardContext:
         """What rewards read of a network that keeps these numbers of channels.
 
@@ -51,16 +52,16 @@ class Bench:
             compact: The network.
             counts: How many channels each group keeps.
             draw: A uniform random number from 0 to 1.
-            scores: Its class scores of the first samples, if they are known. Rewards are then
-                computed on these samples only.
+            outputs: Its outputs of the first samples, if they are known. Rewards are then computed
+                on these samples only.
         """
-        samples = len(self.evaluator.split) if scores is None else len(scores)
+        samples = len(self.evaluator.split) if outputs is None else count(outputs)
         is_whole = samples == len(self.evaluator.split)
         return RewardContext(
             compact=compact,
             original=self._graph.model,
             evaluator=self.evaluator if is_whole else self.evaluator.part(0, samples),
-            original_logits=self._original_logits[:samples],
+            original_outputs=first(self._original_outputs, samples),
             calibration=self._mapped,
             layers=self._layers,
             counts=counts,
@@ -68,5 +69,5 @@ class Bench:
             original_cost=self._graph.cost(),
             seed=self._seed,
             draw=draw,
-            scores=scores,
+            known=outputs,
         )

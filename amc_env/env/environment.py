@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
+from amc_env.batches import Batch, first
 from amc_env.criteria import Criterion, make_criterion
 from amc_env.data import PruningData, Split
 from amc_env.env.bench import Bench
@@ -30,12 +31,13 @@ from amc_env.memory import Compute, Memory, forgetful
 from amc_env.names import check_name, name_of
 from amc_env.policy import Policy, make_policy
 from amc_env.precision import Choice
-from amc_env.repair.pruner import Pruner
+from amc_env.repair.pruner import Pruner, checked_labels
 from amc_env.rewards import NetworkLayers, Reward, RewardContext, WeightedSum, make_reward
 from amc_env.rewards.bounds import has_upper_bound, upper_bound
-from amc_env.rewards.functions import check_layers, is_repeatable
+from amc_env.rewards.functions import check_layers, check_task, is_repeatable
 from amc_env.structure import ChannelGraph, ChannelGroup
 from amc_env.structure.sparsity import kept_count
+from amc_env.tasks import Task, make_task
 
 Observation = NDArray[np.float32]
 Action = NDArray[np.float32]
@@ -55,12 +57,13 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
     begins one that is held to the budget otherwise than the settings say.
 
     Args:
-        model: A trained network that gives class scores. It is not modified.
+        model: A trained network. It is not modified.
         data: Calibration samples, the validation split on which rewards are computed, and the
             selection split on which finalists are judged.
         criterion: The criterion that ranks channels, by name or as an object.
         reward: A name, weights by name, or a function of ``RewardContext``.
         budget: What may be left of the network's cost; no limit if None.
+        task: What the network is trained for, by name or as an object.
         settings: Bounds of the groups, repair and evaluation.
         render_mode: ``ansi`` for a table, ``rgb_array`` for a picture.
         memory: Is asked for every outcome before it is computed, and for the format in which
@@ -84,6 +87,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         criterion: str | Criterion = "l2",
         reward: str | Reward | Mapping[str, float] = "accuracy",
         budget: Budget | None = None,
+        task: str | Task = "classification",
         settings: EnvSettings | None = None,
         render_mode: str | None = None,
         memory: Memory = forgetful,
@@ -94,24 +98,29 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         self.settings = settings or EnvSettings()
         self._memory = memory
         self._reward = make_reward(reward)
+        self.task = make_task(task)
+        check_task(self._reward, self.task)
         ranks = make_criterion(criterion)
         # The graph refuses a model without parameters.
         self.data = data = data.to(next((p.device for p in model.parameters()), "cpu"))
+        self._check_labels(ranks)
+        example = first(data.calibration.inputs, 2)
         self.graph = ChannelGraph(
             model,
-            data.calibration.inputs[:2],
+            example,
             ignore=self.settings.ignore,
             round_to=self.settings.multiple(budget),
         )
+        model = self.graph.model
         self._begin_(budget)
         self._layers = NetworkLayers.of(self.graph)
         check_layers(self._reward, self._layers)
         # A run over a whole split takes long. The sample with the greatest label is enough to find
         # out whether the network runs and has a score for every class.
         for split in (data.validation, data.judging):
-            greatest = split.labels.argmax()[None]
-            Evaluator(split.take(greatest), precision="float32").logits(model)
-        self._folds = folds_of(model, data.calibration.inputs[:2])
+            one = split.take(_greatest_label(split))
+            Evaluator(one, precision="float32", task=self.task).outputs(model)
+        self._folds = folds_of(model, example)
         self._choice = self._chosen(model)
         self.evaluator = self._evaluator(data.validation)
         self.pruner = Pruner(
@@ -120,6 +129,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             ranks,
             repair=self.settings.repair,
             norm_format=self._choice.format,
+            task=self.task,
         )
         self._validation = self._bench(self.evaluator, mapped=data.calibration)
         self._forget_()
@@ -127,7 +137,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
     def with_budget(self, budget: Budget | None) -> "ChannelPruningEnv":
         """This environment with another budget, made without another calibration.
 
-        Structure, calibration, scores, factors, the original network's class scores and the
+        Structure, calibration, scores, factors, the original network's outputs and the
         outcomes of all policies that either environment has tried are shared; none of them depends
         on the budget. Episodes, spaces and random numbers are each environment's own. An
         environment of ``gymnasium.make`` has this method as ``env.unwrapped.with_budget``.
@@ -260,7 +270,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         *,
         on: Literal["validation", "selection"] = "validation",
     ) -> RewardContext:
-        """What rewards read of a compact network; several rewards share its class scores.
+        """What rewards read of a compact network; several rewards share its outputs.
 
         Args:
             compact: The network.
@@ -289,6 +299,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             ValueError: The reward does not exist, or reads layers that the network does not have.
         """
         made = make_reward(reward)
+        check_task(made, self.task)
         check_layers(made, self._layers)
         self._reward = made
         self._forget_()
@@ -417,8 +428,17 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             "policy": self.policy(self._decided),
         }
 
+    def _check_labels(self, criterion: Criterion) -> None:
+        """Refuse labels that are none of the task's, and a criterion that needs others."""
+        for split in (self.data.validation, self.data.judging):
+            self.task.check_labels(split.labels, samples=len(split))
+        given = self.data.calibration
+        if given.labels is not None:
+            self.task.check_labels(given.labels, samples=len(given))
+        checked_labels(criterion, given, self.task)
+
     def _checked_floor(self, floor: float | None) -> float | None:
-        if floor is not None and not has_upper_bound(self._reward):
+        if floor is not None and not has_upper_bound(self._reward, self.task):
             raise ValueError(
                 f"the reward {name_of(self._reward)!r} cannot be raced, because samples that are "
                 "not evaluated yet could change it in either direction; do not race, or choose "
@@ -439,6 +459,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             self.data.validation,
             batch=self.settings.evaluation_batch,
             precision=self.settings.precision,
+            task=self.task,
         )
         return Choice.of(
             self._memory("format of evaluations", lambda: asdict(evaluator.choose(model)))
@@ -450,6 +471,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             batch=self.settings.evaluation_batch,
             precision=self._choice,
             folds=self._folds,
+            task=self.task,
         )
 
     def _bench(self, evaluator: Evaluator, *, mapped: Split) -> Bench:
@@ -457,10 +479,10 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         return Bench(self.graph, evaluator, layers=self._layers, mapped=mapped, seed=seed)
 
     def _pay(
-        self, counts: Mapping[str, int], draw: float, compact: nn.Module, scores: Tensor
+        self, counts: Mapping[str, int], draw: float, compact: nn.Module, outputs: Batch
     ) -> Outcome:
-        """The outcome on the samples that there are class scores of."""
-        return self._paid(self._validation.context(compact, counts, draw=draw, scores=scores))
+        """The outcome on the samples that there are outputs of."""
+        return self._paid(self._validation.context(compact, counts, draw=draw, outputs=outputs))
 
     @torch.no_grad()
     def _paid(self, context: RewardContext) -> Outcome:
@@ -478,10 +500,18 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             accuracy=context.accuracy,
             flops=context.cost.flops,
             params=context.cost.params,
-            samples=len(context.labels),
+            samples=len(context.evaluator.split),
         )
 
-    def _bound(self, counts: Mapping[str, int], compact: nn.Module, scores: Tensor) -> float:
-        """The greatest reward that the samples without scores still leave possible."""
+    def _bound(self, counts: Mapping[str, int], compact: nn.Module, outputs: Batch) -> float:
+        """The greatest reward that the samples without outputs still leave possible."""
         whole = self.context(compact, counts)
-        return upper_bound(self._reward, whole, scores)
+        return upper_bound(self._reward, whole, outputs)
+
+
+def _greatest_label(split: Split) -> slice:
+    """The sample with the greatest label, or the first where labels are no single tensor."""
+    labels, at = split.labels, 0
+    if isinstance(labels, Tensor):
+        at = int(labels.reshape(len(labels), -1).amax(1).argmax())
+    return slice(at, at + 1)

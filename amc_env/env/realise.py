@@ -67,7 +67,7 @@ def adjustment(
     seed: int = 0,
     memory: Memory = forgetful,
 ) -> Training:
-    """The training of a copy of a repaired network towards the original's class scores.
+    """The training of a copy of a repaired network towards the original's outputs.
 
     Args:
         env: The environment that the network is from.
@@ -87,6 +87,7 @@ def adjustment(
         copy.deepcopy(compact),
         env.data.adjusting,
         settings,
+        task=env.task,
         teacher=env.graph.model,
         seed=seed,
         memory=memory,
@@ -110,7 +111,7 @@ def nearer(
         settings: How it was trained.
     """
     first, second = (
-        held_out_loss(network, env.data.judging, settings, teacher=env.graph.model)
+        held_out_loss(network, env.data.judging, settings, task=env.task, teacher=env.graph.model)
         for network in (compact, adjusted)
     )
     return adjusted if second < first else compact
@@ -124,7 +125,7 @@ def adjust(
     seed: int = 0,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> nn.Module:
-    """Train all weights of a repaired network towards the original's class scores, without labels.
+    """Train all weights of a repaired network towards the original's outputs, without labels.
 
     A repair layer by layer leaves what one layer cannot make up for; here all weights are moved
     together, on the samples for adjustment. The teacher is the original network (Hinton et al.,

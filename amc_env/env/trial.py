@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from amc_env.batches import Batch, count, first, joined
 from amc_env.evaluation import Evaluator
 from amc_env.memory import Memory
 from amc_env.repair.pruner import Pruned
@@ -25,7 +26,8 @@ class Outcome:
     Attributes:
         reward: What the episode is paid.
         parts: The rewards that a weighted sum is made of, by name; empty for any other reward.
-        accuracy: Top-1 accuracy on the validation samples that were evaluated.
+        accuracy: The task's metric on the validation samples that were evaluated; of a
+            classification the top-1 accuracy.
         flops: Multiply-accumulates of the compact network for one sample.
         params: Parameters of the compact network.
         samples: How many validation samples were evaluated, counted from the first.
@@ -41,15 +43,15 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Judge:
-    """What a network is worth, of which there are the class scores of the first samples.
+    """What a network is worth, of which there are the outputs of the first samples.
 
     Attributes:
         pay: The outcome on these samples.
         bound: The greatest reward that is still possible on all samples.
     """
 
-    pay: Callable[[nn.Module, Tensor], Outcome]
-    bound: Callable[[nn.Module, Tensor], float]
+    pay: Callable[[nn.Module, Batch], Outcome]
+    bound: Callable[[nn.Module, Batch], float]
 
 
 class Trial:
@@ -91,13 +93,13 @@ class Trial:
         self._known = known
         self._memory = memory
         self._compact: nn.Module | None = None
-        self._scores: list[Tensor] = []
+        self._outputs: list[Batch] = []
 
     @torch.no_grad()
     def outcome(self, samples: int | None = None) -> Outcome:
         """The outcome on the first ``samples`` validation samples in whole batches, or on all.
 
-        A reward that reads no class scores costs the same for any number of samples.
+        A reward that reads no outputs costs the same for any number of samples.
 
         Raises:
             ValueError: ``samples`` is less than 1, or the reward is no finite number.
@@ -134,7 +136,7 @@ class Trial:
         bound: float = self._asked("bound", samples, self._judge.bound)
         return bound
 
-    def _asked(self, what: str, samples: int, judge: Callable[[nn.Module, Tensor], Any]) -> Any:
+    def _asked(self, what: str, samples: int, judge: Callable[[nn.Module, Batch], Any]) -> Any:
         """What ``judge`` says of the first samples, or what it said according to the memory."""
         answer = self._memory(f"{what} on {samples}", partial(self._evaluated, judge, samples))
         self.samples = max(self.samples, samples)
@@ -142,16 +144,16 @@ class Trial:
         return answer["said"]
 
     def _evaluated(
-        self, judge: Callable[[nn.Module, Tensor], Any], samples: int
+        self, judge: Callable[[nn.Module, Batch], Any], samples: int
     ) -> Mapping[str, Any]:
         """What ``judge`` says of the network on the first samples, with the phases' durations."""
         compact = self._made()
         started = time.perf_counter()
         # Fewer samples than were evaluated have been run where a memory knew what came of them.
-        run = sum(len(scores) for scores in self._scores)
+        run = sum(count(outputs) for outputs in self._outputs)
         if run < samples:
-            self._scores.append(self._evaluator.part(run, samples).logits(compact))
-        said = judge(compact, torch.cat(self._scores)[:samples])
+            self._outputs.append(self._evaluator.part(run, samples).outputs(compact))
+        said = judge(compact, first(joined(self._outputs), samples))
         self.seconds["evaluate"] += time.perf_counter() - started
         return {"said": said, "seconds": self.seconds}
 

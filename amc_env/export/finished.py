@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_map
 
+from amc_env.batches import Batch, arguments, mapped
 from amc_env.export.loading import original_network
 from amc_env.policy import Policy, checked_policy, with_weights
 from amc_env.structure import ChannelGraph
@@ -32,13 +35,18 @@ class Finished:
     graph: ChannelGraph
     network: nn.Module
 
-    def samples(self, count: int) -> tuple[Tensor, ...]:
+    def samples(self, count: int) -> Batch:
         """Random inputs of the network, always the same for the same ``count``."""
         generator = torch.Generator().manual_seed(count)
-        return tuple(
-            torch.randn(count, *given.shape[1:], generator=generator).to(given)
-            for given in self.graph.inputs
-        )
+
+        def drawn(given: Tensor) -> Tensor:
+            shape = (count, *given.shape[1:])
+            # A whole number may be an index, of which 0 is always one.
+            if not given.is_floating_point():
+                return given.new_zeros(shape)
+            return torch.randn(shape, generator=generator).to(given)
+
+        return mapped(drawn, self.graph.example)
 
     @cached_property
     def program(self) -> ExportedProgram:
@@ -48,9 +56,10 @@ class Finished:
             ValueError: The network cannot be exported.
         """
         inputs = self.samples(_TRACED)
+        positional, named = arguments(inputs)
         try:
             return torch.export.export(
-                self.network, inputs, dynamic_shapes=any_batch(inputs), strict=False
+                self.network, positional, named, dynamic_shapes=any_batch(inputs), strict=False
             )
         except Exception as error:
             raise ValueError(
@@ -72,11 +81,12 @@ def read_finished(folder: Path, model: str | None) -> Finished:
     return Finished(folder=folder, policy=policy, graph=graph, network=network)
 
 
-def any_batch(inputs: tuple[Tensor, ...]) -> tuple[dict[int, object], ...]:
+def any_batch(inputs: Batch) -> Any:
     """The ``dynamic_shapes`` of inputs whose first dimension is a batch of any size."""
     # Without a greatest size, PyTorch 2.6 finds a guard that the very largest number breaks.
     batch = torch.export.Dim("batch", max=2**31 - 1)
-    return tuple({0: batch} for _ in inputs)
+    positional, named = arguments(inputs)
+    return tree_map(lambda _: {0: batch}, named or positional)
 
 
 def one_line(error: Exception) -> str:

@@ -45,6 +45,7 @@ def _network(run: Finished) -> dict[str, Any]:
         "criterion": policy.criterion,
         "seed": policy.seed,
         "accuracy": policy.accuracy,
+        "metric": policy.metric,
         "measured_on": policy.measured_on,
         "macs_before": before.flops,
         "macs_after": after.flops,

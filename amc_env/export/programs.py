@@ -5,27 +5,27 @@ Each is loaded back and compared with PyTorch before its file takes its name.
 
 import importlib
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from amc_env.batches import Batch, call, tensors_in
 from amc_env.export.finished import Finished, any_batch, one_line
 from amc_env.extras import need
 from amc_env.files import atomic
-from amc_env.structure.tracer import tensors_in
 
 PROGRAM_FILE = "network.pt2"
 ONNX_FILE = "network.onnx"
-# Largest difference of a class score, relative to the largest score.
+# Largest difference of an output, relative to the largest.
 TOLERANCE = 1e-4
 
 _BATCHES = (1, 3)
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
-Runner = Callable[[tuple[Tensor, ...]], Iterable[Tensor]]
+Runner = Callable[[Batch], Iterable[Tensor]]
 
 
 def write_program(run: Finished, out: Path) -> list[Path]:
@@ -41,7 +41,7 @@ def write_program(run: Finished, out: Path) -> list[Path]:
             torch.export.save(run.program, file)
         with temporary.open("rb") as file:
             loaded = torch.export.load(file).module()
-        check_agrees(run, path, lambda inputs: tensors_in(loaded(*inputs)))
+        check_agrees(run, path, lambda inputs: tensors_in(call(loaded, inputs)))
     return [path]
 
 
@@ -53,6 +53,7 @@ def write_onnx(run: Finished, out: Path) -> list[Path]:
             something else.
     """
     need("the format onnx", *_ONNX_PACKAGES, extra="onnx")
+    _check_plain(run)
     path = out / ONNX_FILE
     with atomic(path) as temporary:
         _write_onnx(run, temporary)
@@ -69,7 +70,7 @@ def check_agrees(run: Finished, path: Path, runner: Runner) -> None:
     """
     for count in _BATCHES:
         inputs = run.samples(count)
-        wanted = [output.double() for output in tensors_in(run.network(*inputs))]
+        wanted = [output.double() for output in tensors_in(call(run.network, inputs))]
         given = [output.double() for output in runner(inputs)]
         if [x.shape for x in given] != [x.shape for x in wanted]:
             raise ValueError(
@@ -80,8 +81,8 @@ def check_agrees(run: Finished, path: Path, runner: Runner) -> None:
         # Also true where the difference is no number.
         if not difference <= TOLERANCE:
             raise ValueError(
-                f"{path} is not written, because its class scores differ from those of PyTorch by "
-                f"{difference:.1e} of the largest score on a batch of {count}, and {TOLERANCE:.0e} "
+                f"{path} is not written, because its outputs differ from those of PyTorch by "
+                f"{difference:.1e} of the largest on a batch of {count}, and {TOLERANCE:.0e} "
                 "is allowed; use another format"
             )
 
@@ -118,9 +119,22 @@ def _onnx_runner(path: Path) -> Runner:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [given.name for given in session.get_inputs()]
 
-    def run(inputs: tuple[Tensor, ...]) -> Iterable[Tensor]:
-        arrays = [given.cpu().numpy() for given in inputs]
+    def run(inputs: Batch) -> Iterable[Tensor]:
+        arrays = [given.cpu().numpy() for given in tensors_in(inputs)]
         outputs = session.run(None, dict(zip(names, arrays, strict=True)))
         return [torch.from_numpy(output) for output in outputs]
 
     return run
+
+
+def _check_plain(run: Finished) -> None:
+    """Refuse a network whose arguments are more than tensors one after the other."""
+    example = run.graph.example
+    parts = () if isinstance(example, Mapping) else example
+    if not isinstance(example, Tensor) and not (
+        parts and all(isinstance(x, Tensor) for x in parts)
+    ):
+        raise ValueError(
+            f"{run.policy.model} takes its inputs by name or in nested groups, which an ONNX file "
+            "does not hold; use the format torch_export"
+        )

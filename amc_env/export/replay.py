@@ -30,7 +30,12 @@ def replay(path: Path, model: str, *, out: Path, weights: Path | None = None) ->
     if weights:
         load_checkpoint_(network, weights)
     graph = policy.graph(network)
-    known = {"source": source_of(policy, model), "accuracy": None, "measured_on": None}
+    known = {
+        "source": source_of(policy, model),
+        "accuracy": None,
+        "metric": None,
+        "measured_on": None,
+    }
     policy = policy.model_copy(update=known)
     facts = PrunedFacts(macs=graph.cost(policy.counts).flops)
     save_pruned(out, policy, graph.compact(policy.kept), facts)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_model
+from torch.utils._pytree import tree_leaves
 
 HERE = Path(__file__).parent
 
@@ -24,7 +25,8 @@ def load(folder: Path = HERE) -> torch.nn.Module:
 
 
 if __name__ == "__main__":
-    inputs, _ = torch.export.load(HERE / "network.pt2").example_inputs
+    inputs, named = torch.export.load(HERE / "network.pt2").example_inputs
     with torch.no_grad():
-        load()(*inputs)
-    sys.stdout.write(f"the network runs on inputs of {[tuple(x.shape) for x in inputs]}\n")
+        load()(*inputs, **named)
+    shapes = [tuple(x.shape) for x in tree_leaves((inputs, named))]
+    sys.stdout.write(f"the network runs on inputs of {shapes}\n")

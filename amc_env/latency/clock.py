@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from amc_env.batches import Batch, call, first_tensor
 from amc_env.calibration.hooks import evaluating
 
 Run = Callable[[], object]
@@ -35,7 +36,7 @@ class Timing(NamedTuple):
         return cls(median_ms=middle, iqr_ms=high - low)
 
 
-def latencies_ms(models: Sequence[nn.Module], x: Tensor, *, repeats: int = 15) -> list[float]:
+def latencies_ms(models: Sequence[nn.Module], x: Batch, *, repeats: int = 15) -> list[float]:
     """Median time of one forward pass of each network on ``x``, in milliseconds.
 
     The networks take turns, so that other load on the machine slows all of them alike. The first
@@ -45,11 +46,13 @@ def latencies_ms(models: Sequence[nn.Module], x: Tensor, *, repeats: int = 15) -
     def run_of(model: nn.Module) -> Run:
         def run() -> None:
             with evaluating(model):
-                model(x)
+                call(model, x)
 
         return run
 
-    times = list(_turns([run_of(model) for model in models], repeats + 1, device=x.device))
+    times = list(
+        _turns([run_of(model) for model in models], repeats + 1, device=first_tensor(x).device)
+    )
     return [statistics.median(mine) for mine in zip(*times[1:], strict=True)]
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from amc_env.batches import tensors_in
 from amc_env.structure.cutting import named_tensors
-from amc_env.structure.tracer import tensors_in
 
 
 @dataclass(frozen=True)

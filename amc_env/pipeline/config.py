@@ -39,7 +39,9 @@ from amc_env.pipeline.sections import (
     place,
 )
 from amc_env.rewards import Reward, make_reward
+from amc_env.rewards.functions import check_task
 from amc_env.rewards.table import REWARD
+from amc_env.tasks import TASK, Task
 
 T = TypeVar("T")
 
@@ -228,6 +230,7 @@ class Parts:
     Attributes:
         criterion: Ranks channels.
         reward: Judges episodes.
+        task: What the network is trained for.
         budgets: Limits of the cost, the greatest first, by the settings that they are; one by an
             empty text where there is a single one. None for no limit.
         agent: Searches.
@@ -238,6 +241,7 @@ class Parts:
 
     criterion: Criterion
     reward: Reward
+    task: Task
     budgets: Mapping[str, Budget | None]
     agent: Searcher
     compared: Mapping[str, Searcher]
@@ -252,6 +256,7 @@ class RunConfig(_Section):
     data: Named
     criterion: Named
     reward: Named
+    task: Named = Named(name="classification")
     budget: BudgetSection
     agent: Named
     split: SplitSection
@@ -314,9 +319,12 @@ class RunConfig(_Section):
             "reward": make_reward("accuracy") if self.chooses_reward else self.reward.make(REWARD),
             "agent": self.agent.make(AGENT),
         }
+        task = self.task.make(TASK)
+        check_task(made["reward"], task)
         names = {key: getattr(self, key).name or name_of(part) for key, part in made.items()}
         return Parts(
             **made,
+            task=task,
             budgets={name: section.make() for name, section in self.budget.each().items()},
             compared={name: agent.make(AGENT) for name, agent in self._compared().items()},
             env=replace(self.env, seed=self.seed, repair=replace(self.env.repair, seed=self.seed)),

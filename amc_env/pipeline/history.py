@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import Tensor, nn
 
+from amc_env.batches import by_name
 from amc_env.data import Split
 from amc_env.pipeline.run import Run
 from amc_env.pipeline.screen import say
@@ -38,7 +39,8 @@ def check_same(run: Run, model: nn.Module, train: Split) -> None:
         ValueError: They are others.
     """
     weights = {name: x for name, x in model.state_dict().items() if isinstance(x, Tensor)}
-    now = checksum({}, {"inputs": train.inputs, "labels": train.labels, **weights})
+    labels = {} if train.labels is None else by_name(train.labels, "labels")
+    now = checksum({}, {**by_name(train.inputs, "inputs"), **labels, **weights})
     if run.journal("network and training data", lambda: now) != now:
         raise ValueError(
             f"the network or the training data is not the one that the run in {run.folder.path} "

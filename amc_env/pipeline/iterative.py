@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from amc_env import ChannelGraph, ChannelGroup, ChannelPruningEnv, Policy
+from amc_env.batches import first
 from amc_env.calibration import Calibration
 from amc_env.criteria import Criterion
 from amc_env.data.datasets import Dataset
 from amc_env.evaluation import Evaluator
 from amc_env.memory import Memory
+from amc_env.metric import ACCURACY
 from amc_env.pipeline import stages
 from amc_env.pipeline.failures import explained
 from amc_env.pipeline.rounds import GroupScores, Iteration, Iterations, counts_by_round
@@ -97,7 +99,7 @@ class _Rounds:
     def __init__(self, run: Run, env: ChannelPruningEnv, found: Network, data: Dataset) -> None:
         self._run, self._env, self._found = run, env, found
         self._fitted, held_out = stages.fine_tuning_split(run, data)
-        self._judge = Evaluator(held_out, precision="float32")
+        self._judge = Evaluator(held_out, precision="float32", task=env.task)
         self._iterations: list[Iteration] = []
 
     def run_(self) -> Network:
@@ -129,13 +131,14 @@ class _Rounds:
         return Pruner(
             ChannelGraph(
                 stand.network,
-                env.data.calibration.inputs[:2],
+                first(env.data.calibration.inputs, 2),
                 ignore=settings.ignore,
                 round_to=env.graph.round_to,
             ),
             env.data.calibration,
             RememberedCriterion(env.pruner.criterion, memory),
             repair=repair,
+            task=env.task,
         )
 
     def _cut(self, stand: _Stand, pruner: Pruner, counts: Mapping[str, int]) -> _Stand:
@@ -153,6 +156,7 @@ class _Rounds:
             stand.network,
             self._fitted,
             settings.training,
+            task=self._env.task,
             teacher=self._env.graph.model,
             seed=run.config.seed,
             memory=memory_for(run, name, stand.network),
@@ -162,7 +166,7 @@ class _Rounds:
     def _note(self, stand: _Stand, pruner: Pruner) -> None:
         """Note the scores, and say how good the network is."""
         cost = self._env.graph.cost({name: len(k) for name, k in stand.kept.items()})
-        accuracy = self._judge.accuracy(stand.network)
+        accuracy = self._judge.evaluate(stand.network)
         groups = tuple(
             GroupScores(
                 name=name,
@@ -179,8 +183,14 @@ class _Rounds:
         when = f"after round {stand.number}" if stand.number else "before the first round"
         say(
             f"{when}: {cost.flops / self._env.graph.cost().flops:.3f} of the "
-            f"MACs, {accuracy:.2%} of {len(self._judge.split)} held-out training samples"
+            f"MACs, {self._told(accuracy)} {len(self._judge.split)} held-out training samples"
         )
+
+    def _told(self, value: float) -> str:
+        """The metric in words, up to the samples that it is of."""
+        metric = self._run.metric
+        is_known = metric == ACCURACY
+        return f"{metric.text(value)} of" if is_known else f"{metric.name} {metric.text(value)} on"
 
 
 def _with_kept(policy: Policy, kept: Mapping[str, Tensor]) -> Policy:

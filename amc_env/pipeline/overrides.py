@@ -26,6 +26,7 @@ ENTRY_POINTS = {
     "agent": "amc_env.agents",
     "data": "amc_env.datasets",
     "model": "amc_env.models",
+    "task": "amc_env.tasks",
 }
 RENAMED = {"hydra.run.dir": "folder", "hydra.sweep.dir": "folder"}
 

@@ -1,9 +1,11 @@
-"""The picture of a run with several budgets: accuracy against multiply-accumulates."""
+"""The picture of a run with several budgets: the task's metric against multiply-accumulates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+
+from amc_env.metric import ACCURACY, Metric
 
 ORIGINAL = "original"
 
@@ -15,7 +17,7 @@ class Point:
     Attributes:
         budget: The setting of its budget; empty for the original network.
         network: The agent and the stage, or ``original``.
-        accuracy: On the test data.
+        accuracy: The task's metric on the test data.
         flops: Multiply-accumulates for one sample.
         latency_ms: Milliseconds for one batch.
         is_kept: Whether this network is the one that was exported for its budget.
@@ -29,7 +31,7 @@ class Point:
     is_kept: bool = False
 
 
-def save_picture(points: Sequence[Point], stem: Path) -> None:
+def save_picture(points: Sequence[Point], stem: Path, *, metric: Metric = ACCURACY) -> None:
     """Draw networks as ``stem`` with the endings ``.png`` and ``.svg``: a line for every name.
 
     The same points give the same files.
@@ -43,7 +45,7 @@ def save_picture(points: Sequence[Point], stem: Path) -> None:
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(
-        xlabel="multiply-accumulates for one sample", ylabel="accuracy on the test data"
+        xlabel="multiply-accumulates for one sample", ylabel=f"{metric.name} on the test data"
     )
     by_name = sorted(points, key=lambda point: (point.network != ORIGINAL, point.network))
     for name, members in groupby(by_name, key=lambda point: point.network):
@@ -55,7 +57,8 @@ def save_picture(points: Sequence[Point], stem: Path) -> None:
         if is_original:
             axes.axhline(ys[0], color="black", linewidth=0.8, linestyle=":")
     axes.xaxis.set_major_formatter(EngFormatter())
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    if metric.is_share:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, stem)

@@ -7,8 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from amc_env import ChannelPruningEnv
 from amc_env.agents import SearchResult
+from amc_env.batches import first
 from amc_env.data.datasets import Dataset
 from amc_env.latency import latencies_ms
 from amc_env.latency.comparison import Compared, cells, compare, runtimes_for, with_prediction
@@ -67,14 +70,14 @@ def finish(
     beside the others. The figures are those of ``metrics.json``.
     """
     kept = choose(networks)
-    exact = Examiner(data)
+    exact = Examiner(data, run.parts.task)
     with explained("measuring on the test data", smaller="the test data", saved=run.folder.saved):
         base = _original(run, env, exact)
         own = [_row(env, exact, network, is_kept=network is kept) for network in networks]
         others = [_row(env, exact, network) for network in rivals]
         rows = [base, *own, *others, *(_masked_row(exact, network) for network in masked)]
         models = [row.model for row in rows]
-        latencies = latencies_ms(models, data.test.inputs[:_LATENCY_BATCH])
+        latencies = latencies_ms(models, first(data.test.inputs, _LATENCY_BATCH))
         compared = _compared(env, kept, data) if run.config.latency else []
     exported = next(row for row in own if row.is_kept)
     write_network(
@@ -87,6 +90,7 @@ def finish(
     )
     stages = [network.stage for network in networks]
     metrics = {
+        "metric": asdict(run.metric),
         "baseline_accuracy": base.accuracies.whole,
         **{f"{s}_accuracy": row.accuracies.whole for s, row in zip(stages, own, strict=True)},
         **_figures(run, env, networks, kept),
@@ -104,8 +108,8 @@ def finish(
     run.folder.write_details(details_of(env, kept.result.policy))
     run.folder.note_settings(_settings(run), _final(metrics, exported))
     run.folder.close()
-    title = f"{metrics['seconds']:.0f} s; accuracy on test data, ms for {_LATENCY_BATCH} samples"
-    show(rows, latencies, title=title)
+    told = f"{run.metric.name} on test data, ms for {_LATENCY_BATCH} samples"
+    show(rows, latencies, metric=run.metric, title=f"{metrics['seconds']:.0f} s; {told}")
     if compared:
         show_cells(*cells(compared), title="latency: medians, ± half the range of the middle half")
     say(f"policy.json, pruned.safetensors, metrics.json and more are in {run.folder.path}")
@@ -134,20 +138,21 @@ def write_together(run: Run, finished: Mapping[str, Mapping[str, Any]]) -> None:
     is_whole = len(finished) == len(run.parts.budgets)
     run.folder.write_metrics(
         {
+            "metric": asdict(run.metric),
             "budgets": finished,
             "seconds": time.perf_counter() - run.started,
             "seed": run.config.seed,
             "is_complete": run.is_complete and is_whole,
         }
     )
-    save_picture(list(_points(finished)), run.folder.picture)
+    save_picture(list(_points(finished)), run.folder.picture, metric=run.metric)
 
 
 def show_together(run: Run, finished: Mapping[str, Mapping[str, Any]]) -> None:
     """Show the networks of all finished budgets in one table."""
     found = f"{len(finished)} of {len(run.parts.budgets)} budgets"
-    title = f"{found}; accuracy on test data, ms for {_LATENCY_BATCH} samples"
-    show_points(list(_points(finished)), title=title)
+    title = f"{found}; {run.metric.name} on test data, ms for {_LATENCY_BATCH} samples"
+    show_points(list(_points(finished)), metric=run.metric, title=title)
     name = run.folder.picture.name
     say(f"a folder for each, metrics.json, {name}.svg and {name}.png are in {run.folder.path}")
     _write_page(run, [run.folder.part(budget).path for budget in finished])
@@ -184,8 +189,11 @@ def command_for(agent: str, overrides: Sequence[str]) -> str:
 
 def _compared(env: ChannelPruningEnv, kept: Network, data: Dataset) -> list[Compared]:
     """The latencies of the original and the exported network under several conditions."""
-    networks, sample = [env.graph.model, kept.result.compact], data.test.inputs[:1]
+    networks, sample = [env.graph.model, kept.result.compact], first(data.test.inputs, 1)
     found: list[Compared] = []
+    if not isinstance(sample, Tensor):
+        say("latencies are not compared, because the network takes several inputs")
+        return found
     for runtime in runtimes_for(sample.device):
         try:
             found += compare(networks, sample, runtime=runtime)
@@ -233,7 +241,8 @@ def _further_accuracies(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 def _write_predictions(run: Run, exact: Examiner, rows: Sequence[Row]) -> None:
     """What every network takes each test image for, so that runs can be compared image by image."""
     columns = exact.predictions({row.name: row.accuracies for row in rows})
-    run.folder.write_rows(PREDICTIONS_FILE, [*columns], [*zip(*columns.values(), strict=True)])
+    if columns:
+        run.folder.write_rows(PREDICTIONS_FILE, [*columns], [*zip(*columns.values(), strict=True)])
 
 
 def _original(run: Run, env: ChannelPruningEnv, exact: Examiner) -> Row:

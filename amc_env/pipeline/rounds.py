@@ -54,7 +54,8 @@ class Iteration(_Record):
     Attributes:
         number: How many rounds led to it; 0 for the original network.
         macs: Its multiply-accumulates for one sample.
-        held_out_accuracy: Its accuracy on training images that nothing was fitted to.
+        held_out_accuracy: Its accuracy, or the metric of another task, on training images that
+            nothing was fitted to.
         groups: Its channels, ranked as it is now.
     """
 

@@ -4,9 +4,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from amc_env.agents import SearchResult
+from amc_env.metric import ACCURACY, Metric
 from amc_env.pipeline.accuracies import Accuracies
 from amc_env.pipeline.config import Parts, RunConfig
 from amc_env.pipeline.folder import RunFolder
@@ -60,6 +61,16 @@ class Run:
     shared: Shared = field(default_factory=Shared)
     source: ModelSource | None = None
 
+    @property
+    def metric(self) -> Metric:
+        """The metric of the run's task."""
+        return self.parts.task.metric
+
+    def measured(self, accuracy: float, measured_on: str) -> dict[str, Any]:
+        """What a policy and its weights say of the metric, with its name if it is no accuracy."""
+        metric = None if self.metric == ACCURACY else self.metric.name
+        return {"accuracy": accuracy, "metric": metric, "measured_on": measured_on}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
@@ -71,8 +82,8 @@ class Network:
             among the finalists where nothing is repaired, or pruned and trained in ``iterative``
             rounds.
         result: The search; ``compact`` is this network.
-        held_out_accuracy: Its accuracy on training images that nothing was fitted to, where the
-            run fine-tunes.
+        held_out_accuracy: The task's metric on training images that nothing was fitted to, where
+            the run fine-tunes.
     """
 
     agent: str
@@ -94,19 +105,24 @@ class Network:
 def choose(networks: Sequence[Network]) -> Network:
     """The network to export: the last one, or the one before where fine-tuning made it worse.
 
-    The fine-tuned network and the one before are compared by their accuracy on the held-out images.
+    The fine-tuned network and the one before are compared by the task's metric on the held-out
+    images.
     """
     last = networks[-1]
     if last.stage == "finetuned":
-        return max(networks[-2:][::-1], key=lambda network: network.held_out_accuracy or 0.0)
+        return max(networks[-2:][::-1], key=_held_out)
     return last
+
+
+def _held_out(network: Network) -> float:
+    measured = network.held_out_accuracy
+    return float("-inf") if measured is None else measured
 
 
 def write_network(
     run: Run, folder: Path, network: Network, *, macs: int, accuracy: float, measured_on: str
 ) -> None:
     """Write the policy and the weights of a network, with an accuracy and where it is from."""
-    facts = PrunedFacts(macs=macs, accuracy=accuracy, measured_on=measured_on)
-    known = {"source": run.source, "accuracy": accuracy, "measured_on": measured_on}
-    policy = network.result.policy.model_copy(update=known)
-    save_pruned(folder, policy, network.result.compact, facts)
+    measured = run.measured(accuracy, measured_on)
+    policy = network.result.policy.model_copy(update={"source": run.source, **measured})
+    save_pruned(folder, policy, network.result.compact, PrunedFacts(macs=macs, **measured))

@@ -30,7 +30,14 @@ def from_scratch(run: Run, last: Network, data: Dataset) -> list[Network]:
     with explained("training from scratch", smaller="scratch.batch", saved=run.folder.saved):
         try:
             memory = memory_for(run, "scratch", fresh)
-            training = Training(fresh, fitted, config.scratch, seed=config.seed, memory=memory)
+            training = Training(
+                fresh,
+                fitted,
+                config.scratch,
+                task=run.parts.task,
+                seed=config.seed,
+                memory=memory,
+            )
             train_(run, "scratch", training, title="from scratch")
         except KeyboardInterrupt:
             run.is_complete = False

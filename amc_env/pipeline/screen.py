@@ -11,6 +11,7 @@ from rich.table import Table
 from torch import nn
 
 import amc_env.agents.progress
+from amc_env.metric import ACCURACY, Metric
 from amc_env.pipeline.accuracies import Accuracies
 from amc_env.pipeline.picture import Point
 
@@ -55,7 +56,9 @@ def working(title: str) -> Status:
     return CONSOLE.status(f"{title} ...")
 
 
-def show(rows: Sequence[Row], latencies: Sequence[float], *, title: str) -> None:
+def show(
+    rows: Sequence[Row], latencies: Sequence[float], *, metric: Metric = ACCURACY, title: str
+) -> None:
     """Print the summary; the first row is the original network, latencies are in milliseconds."""
     notes = ["* exported"] * any(row.is_kept for row in rows)
     if any(row.is_masked for row in rows):
@@ -63,15 +66,15 @@ def show(rows: Sequence[Row], latencies: Sequence[float], *, title: str) -> None
     caption = "; ".join(notes) or None
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     marked = ("originals",) if rows[0].accuracies.originals is not None else ()
-    for name in ("network", "accuracy", *marked, "MACs", "left", "params", "left", "ms"):
+    for name in ("network", metric.name, *marked, "MACs", "left", "params", "left", "ms"):
         # Where there is too little room, names take several lines, and numbers stay whole.
         is_text = name == "network"
         table.add_column(name, justify="left" if is_text else "right", no_wrap=not is_text)
     for row, latency in zip(rows, latencies, strict=True):
         table.add_row(
             f"{row.name} *" if row.is_kept else row.name,
-            f"{row.accuracies.whole:.2%}",
-            *(f"{row.accuracies.originals:.2%}" for _ in marked),
+            metric.text(row.accuracies.whole),
+            *(metric.text(row.accuracies.originals or 0.0) for _ in marked),
             _short(row.flops),
             f"{row.flops / rows[0].flops:.3f}",
             _short(row.params),
@@ -91,10 +94,10 @@ def show_cells(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: 
     CONSOLE.print(table)
 
 
-def show_points(points: Sequence[Point], *, title: str) -> None:
+def show_points(points: Sequence[Point], *, metric: Metric = ACCURACY, title: str) -> None:
     """Print the networks of several budgets; the first is the original one."""
     table = Table(title=title, title_justify="left", caption="* exported", caption_justify="left")
-    for name in ("budget", "network", "accuracy", "MACs", "left", "ms"):
+    for name in ("budget", "network", metric.name, "MACs", "left", "ms"):
         is_text = name in ("budget", "network")
         table.add_column(name, justify="left" if is_text else "right", no_wrap=not is_text)
     for point, following in zip_longest(points, points[1:]):
@@ -102,7 +105,7 @@ def show_points(points: Sequence[Point], *, title: str) -> None:
         table.add_row(
             point.budget,
             f"{point.network} *" if point.is_kept else point.network,
-            f"{point.accuracy:.2%}",
+            metric.text(point.accuracy),
             _short(point.flops),
             f"{point.flops / points[0].flops:.3f}",
             f"{point.latency_ms:.2f}",

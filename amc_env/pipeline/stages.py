@@ -12,6 +12,7 @@ from amc_env import ChannelGraph, ChannelPruningEnv, Policy, PruningData
 from amc_env.agents import Episode, SearchResult
 from amc_env.agents.episodes import Listener
 from amc_env.agents.progress import following
+from amc_env.batches import first, first_tensor
 from amc_env.data import Split
 from amc_env.data.datasets import DATASET, Dataset
 from amc_env.data.holding_out import hold_out
@@ -30,6 +31,8 @@ from amc_env.pipeline.screen import progress, say, working
 from amc_env.pipeline.study import check_storage, mirror
 from amc_env.pipeline.trainings import memory_for, train_
 from amc_env.policy import ModelSource
+from amc_env.repair.pruner import checked_labels
+from amc_env.tasks import Task
 from amc_env.training import DivergedError, Training
 from amc_env.trust import spread_policies
 
@@ -62,7 +65,7 @@ def base_model(run: Run) -> tuple[nn.Module, Dataset]:
     """
     config = run.config
     data = config.data.make(DATASET).to(config.device)
-    run.source = _source(config, data)
+    run.source = _source(config, data, run.parts.task)
     model = _network(config, run.source).to(config.device).eval()
     if config.model.checkpoint:
         load_checkpoint_(model, Path(config.model.checkpoint))
@@ -75,7 +78,14 @@ def base_model(run: Run) -> tuple[nn.Module, Dataset]:
     if not config.model.checkpoint:
         with explained("training the network", smaller="base.batch"):
             memory = memory_for(run, "base", model)
-            training = Training(model, data.train, config.base, seed=config.seed, memory=memory)
+            training = Training(
+                model,
+                data.train,
+                config.base,
+                task=run.parts.task,
+                seed=config.seed,
+                memory=memory,
+            )
             train_(run, "base", training, title="training the network")
     history.check_same(run, model, data.train)
     return model.eval(), data
@@ -105,6 +115,7 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
             criterion=run.parts.criterion,
             reward=run.parts.reward,
             budget=next(iter(run.parts.budgets.values())),
+            task=run.parts.task,
             settings=run.parts.env,
             memory=run.journal,
         )
@@ -209,14 +220,14 @@ def finetune(
     if not finetune_(run, tuned, env.graph.model, fitted):
         return [*networks]
     both = [last, replace(last, stage="finetuned", result=replace(last.result, compact=tuned))]
-    judge = Evaluator(held_out, precision="float32")
+    judge, metric = Evaluator(held_out, precision="float32", task=run.parts.task), run.metric
     measured = [
-        replace(network, held_out_accuracy=judge.accuracy(network.result.compact))
+        replace(network, held_out_accuracy=judge.evaluate(network.result.compact))
         for network in both
     ]
-    figures = ", ".join(f"{n.held_out_accuracy:.2%} {n.stage}" for n in measured)
+    figures = ", ".join(f"{metric.text(n.held_out_accuracy or 0.0)} {n.stage}" for n in measured)
     say(
-        f"accuracy on {len(held_out)} held-out training samples: {figures}; "
+        f"{metric.name} on {len(held_out)} held-out training samples: {figures}; "
         f"the {choose(measured).stage} network is kept"
     )
     return [*networks[:-1], *measured]
@@ -257,7 +268,7 @@ def _search(
             env,
             episodes=config.search.episodes,
             seed=config.seed,
-            on_episode=following(advance, on_episode),
+            on_episode=following(advance, on_episode, metric=run.metric),
             log=run.folder.curves if name is None else None,
             start=run.shared.found.get(name),
         )
@@ -319,7 +330,13 @@ def finetune_(
     with explained("fine-tuning", smaller="finetune.batch", saved=run.folder.saved):
         try:
             training = Training(
-                network, fitted, config.finetune, teacher=teacher, seed=config.seed, memory=memory
+                network,
+                fitted,
+                config.finetune,
+                task=run.parts.task,
+                teacher=teacher,
+                seed=config.seed,
+                memory=memory,
             )
             train_(run, name, training, title="fine-tuning")
         except KeyboardInterrupt:
@@ -329,11 +346,7 @@ def finetune_(
 
 def _policy(run: Run, env: ChannelPruningEnv, episode: Episode) -> Policy:
     """The policy of an episode, with the accuracy that it was found with."""
-    known = {
-        "source": run.source,
-        "accuracy": episode.accuracy,
-        "measured_on": "the validation split",
-    }
+    known = {"source": run.source, **run.measured(episode.accuracy, "the validation split")}
     return env.policy(episode.counts, seed=run.config.seed).model_copy(update=known)
 
 
@@ -344,7 +357,7 @@ def save(run: Run, folder: Path, env: ChannelPruningEnv, network: Network) -> No
         folder,
         network,
         macs=env.graph.cost(network.result.best.counts).flops,
-        accuracy=env.evaluator.accuracy(network.result.compact),
+        accuracy=env.evaluator.evaluate(network.result.compact),
         measured_on="the validation split",
     )
 
@@ -375,21 +388,32 @@ def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
         )
     # All budgets of a run have the same table.
     multiple = settings.multiple(next(iter(run.parts.budgets.values())))
-    graph = ChannelGraph(model, samples.inputs[:2], ignore=settings.ignore, round_to=multiple)
+    few = first(samples.inputs, 2)
+    graph = ChannelGraph(model, few, ignore=settings.ignore, round_to=multiple)
     for budget in run.parts.budgets.values():
         keeper = BudgetKeeper(graph, budget, min_keep=settings.min_keep, max_keep=settings.max_keep)
         if tried:
             spread_policies(graph, keeper, tried, seed=run.config.seed)
-    Evaluator(samples, precision="float32").logits(model)
+    task = run.parts.task
+    task.check_labels(samples.labels, samples=len(samples))
+    checked_labels(run.parts.criterion, samples, task)
+    Evaluator(samples, precision="float32", task=task).outputs(model)
 
 
-def _source(config: RunConfig, data: Dataset) -> ModelSource:
+def _source(config: RunConfig, data: Dataset, task: Task) -> ModelSource:
     """What builds the network; a network of this package is made to fit the data."""
     section = config.model
     name = section.target or section.name or ""
     if section.target or name not in MODELS:
         return ModelSource(name=name, options=section.options)
-    fitting = {"num_classes": data.classes, "in_channels": data.train.inputs.shape[1]}
+    if not task.has_classes and "num_classes" not in section.options:
+        raise ValueError(
+            f"the model {name} gives class scores, but the task {task.name} has no class for each "
+            "sample; give a network of its own by model._target_, or the number of outputs as "
+            "model.options.num_classes"
+        )
+    channels = first_tensor(data.train.inputs).shape[1]
+    fitting = {"num_classes": data.classes, "in_channels": channels}
     return ModelSource(name=name, options={**fitting, **section.options})
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from amc_env.metric import ACCURACY, Metric
+
 Cells = list[str]
 
 
@@ -31,8 +33,13 @@ class RunRecord:
     error: str = ""
 
     @property
+    def metric(self) -> Metric:
+        """What its accuracies are."""
+        return Metric.of(self.metrics)
+
+    @property
     def accuracies(self) -> dict[str, float]:
-        """Test accuracies by stage; those of other agents by agent and stage.
+        """Test accuracies, or another task's metric, by stage; of other agents by agent and stage.
 
         Those on the original images alone, where the data marks them, stand beside them.
         """
@@ -88,7 +95,7 @@ def _runs_table(runs: Sequence[RunRecord], differing: Sequence[str]) -> str:
                 metrics["kept"],
                 f"{metrics['flops_ratio']:.3f}",
                 f"{metrics['params_ratio']:.3f}",
-                *(percent(found[name]) if name in found else "" for name in columns),
+                *(run.metric.text(found[name]) if name in found else "" for name in columns),
                 f"{metrics['seconds']:.0f}",
             ]
         )
@@ -113,7 +120,7 @@ def _groups_table(runs: Sequence[RunRecord], differing: Sequence[str]) -> str:
                 *values,
                 str(len({member.metrics["seed"] for member in members})),
                 *(_median(members, key) for key in ("flops_ratio", "params_ratio")),
-                *(spread([f[name] for f in found if name in f]) for name in columns),
+                *(_spread([f[name] for f in found if name in f], members) for name in columns),
             ]
         )
     return markdown(header, rows, texts=len(differing))
@@ -133,17 +140,17 @@ def _median(runs: Sequence[RunRecord], key: str) -> str:
     return f"{statistics.median(run.metrics[key] for run in runs):.3f}" if runs else ""
 
 
-def spread(accuracies: Sequence[float]) -> str:
-    """The median of accuracies and their range, in per cent."""
-    if not accuracies:
+def _spread(values: Sequence[float], runs: Sequence[RunRecord]) -> str:
+    return spread(values, runs[0].metric) if runs else ""
+
+
+def spread(values: Sequence[float], metric: Metric = ACCURACY) -> str:
+    """The median of a metric's values, and their range."""
+    if not values:
         return ""
-    low, high = percent(min(accuracies)), percent(max(accuracies))
-    return f"{percent(statistics.median(accuracies))} ({low} to {high})"
-
-
-def percent(accuracy: float) -> str:
-    """An accuracy in per cent."""
-    return f"{accuracy:.2%}"
+    each = (statistics.median(values), min(values), max(values))
+    median, low, high = map(metric.text, each)
+    return f"{median} ({low} to {high})"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Cells], *, texts: int) -> str:

@@ -97,7 +97,9 @@ def _announce(training: Training, title: str) -> None:
     settings, done = training.settings, training.epoch
     if training.is_finished:
         return
-    seconds = expected_seconds(training.model, training.split, settings, teacher=training.teacher)
+    seconds = expected_seconds(
+        training.model, training.split, settings, task=training.task, teacher=training.teacher
+    )
     seconds *= 1 - done / settings.epochs
     resumed = f", after {done} that are finished" if done else ""
     say(

@@ -40,7 +40,7 @@ def trust(run: Run, env: ChannelPruningEnv) -> None:
     run.trust = tuple(measure(policies, seed=run.config.seed))
     _write(run, policies)
     show_cells(
-        ("prediction", "loss", "95 % from, to", "accuracy", "95 % from, to"),
+        ("prediction", "loss", "95 % from, to", run.metric.name, "95 % from, to"),
         [(t.name, *_cells(t.loss), *_cells(t.accuracy)) for t in run.trust],
         title=f"rank correlation with {len(policies)} realised networks on the selection images",
     )
@@ -68,7 +68,7 @@ def _try(run: Run, env: ChannelPruningEnv) -> list[TriedPolicy]:
                 **run.journal(f"tried {counts}", partial(_plainly, run, env, counts))
             )
             found.append(policy)
-            advance(f"realised accuracy {policy.accuracy:.2%}")
+            advance(f"realised {run.metric.name} {run.metric.text(policy.accuracy)}")
     return found
 
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from amc_env.batches import Batch, count, first, in_parts, taken, tensors_in
 from amc_env.calibration.hooks import checked_batch, evaluating, run
 from amc_env.calibration.rows import RowSampling
 from amc_env.repair.matching import kept_channels
 from amc_env.repair.pruner import RepairSettings
 from amc_env.repair.sequential import SequentialSettings, repair_sequentially_
 from amc_env.structure import ChannelGraph
-from amc_env.structure.tracer import tensors_in
+from amc_env.structure.graph import unwrapped
 
 _LOG = logging.getLogger(__name__)
 # One sample in so many is held out of the solve, to judge the repair on.
@@ -25,7 +26,7 @@ _TOLERANCE = 1e-3
 def repair(
     small: nn.Module,
     original: nn.Module,
-    samples: Tensor,
+    samples: Batch,
     *,
     settings: RepairSettings | None = None,
 ) -> nn.Module:
@@ -44,7 +45,8 @@ def repair(
     Args:
         small: The cut network.
         original: The trained network that it was cut from.
-        samples: A few hundred samples of the training data, as the networks read them.
+        samples: A few hundred samples of the training data, as the networks read them: a tensor, or
+            a tuple or mapping of tensors for networks that take several.
         settings: How weights are repaired; every repair here is sequential, whether ``repair`` is
             ``sequential`` or ``plain``, and norms are not estimated again. By default 64 positions
             of each map count.
@@ -56,7 +58,8 @@ def repair(
     # One repair may take longer than those of a search, and somebody may have few samples.
     settings = settings or RepairSettings(sampled_positions=64)
     _check_arguments(small, samples, settings)
-    graph = ChannelGraph(original, samples[:2])
+    small, original = unwrapped(small), unwrapped(original)
+    graph = ChannelGraph(original, first(samples, 2))
     kept = kept_channels(graph, small)
     if not kept:
         raise ValueError(
@@ -65,23 +68,23 @@ def repair(
         )
     compact = graph.compact(kept)
     _copy_tensors_(small, compact)
-    _check_equal(compact, small, samples[:2])
-    is_held_out = torch.arange(len(samples)) % _JUDGES == min(_JUDGES, len(samples)) - 1
+    _check_equal(compact, small, first(samples, 2))
+    is_held_out = torch.arange(count(samples)) % _JUDGES == min(_JUDGES, count(samples)) - 1
     repair_sequentially_(
         compact,
         graph,
         kept,
-        samples[~is_held_out].split(settings.calibration_batch),
+        in_parts(taken(samples, ~is_held_out), settings.calibration_batch),
         settings=_sequential(settings),
     )
-    batches = samples[is_held_out].split(settings.calibration_batch)
+    batches = in_parts(taken(samples, is_held_out), settings.calibration_batch)
     return _better(small, compact, original, batches)
 
 
 def _check_arguments(small: object, samples: object, settings: RepairSettings) -> None:
     if not isinstance(small, nn.Module):
         raise ValueError(f"the cut network is a {type(small).__name__}; give a torch.nn.Module")
-    if len(checked_batch(samples)) < 2:
+    if count(checked_batch(samples)) < 2:
         raise ValueError("there is one sample; give at least two, and better a few hundred")
     if not settings.is_on:
         raise ValueError("repair is 'none', which asks for no repair at all; give 'sequential'")
@@ -109,7 +112,7 @@ def _copy_tensors_(source: nn.Module, target: nn.Module) -> None:
         tensor.copy_(tensors[name].to(tensor.dtype))
 
 
-def _check_equal(compact: nn.Module, small: nn.Module, batch: Tensor) -> None:
+def _check_equal(compact: nn.Module, small: nn.Module, batch: Batch) -> None:
     """Refuse a cut network that computes something else than the original without its channels."""
     for wanted, given in zip(_outputs(compact, batch), _outputs(small, batch), strict=True):
         if wanted.shape != given.shape or not _is_close(given, wanted):
@@ -126,7 +129,7 @@ def _is_close(given: Tensor, wanted: Tensor) -> bool:
 
 
 def _better(
-    small: nn.Module, compact: nn.Module, original: nn.Module, batches: Sequence[Tensor]
+    small: nn.Module, compact: nn.Module, original: nn.Module, batches: Sequence[Batch]
 ) -> nn.Module:
     """A copy of ``small``, with the weights of ``compact`` if these are better on some samples."""
     errors = torch.zeros(2, 2, dtype=torch.float64)
@@ -152,7 +155,7 @@ def _errors(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float,
     return squares, float(changed)
 
 
-def _outputs(model: nn.Module, batch: Tensor) -> list[Tensor]:
+def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
     """All tensors that a network gives for a batch."""
     with evaluating(model):
         return [output.double() for output in tensors_in(run(model, batch))]

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from amc_env.batches import Batch, call
 from amc_env.calibration.hooks import evaluating
 
 
@@ -15,7 +16,7 @@ def has_running_norms(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def reestimate_norms_(compact: nn.Module, batches: Sequence[Tensor]) -> None:
+def reestimate_norms_(compact: nn.Module, batches: Sequence[Batch]) -> None:
     """Replace running means and variances of batch norms by those of ``batches``.
 
     Each statistic is the plain average over batches, which all have the same weight. Only the batch
@@ -41,7 +42,7 @@ def reestimate_norms_(compact: nn.Module, batches: Sequence[Tensor]) -> None:
                 norm.momentum = None
                 norm.train()
             for batch in batches:
-                compact(batch)
+                call(compact, batch)
             done = True
         finally:
             for norm, (buffers, momentum) in zip(norms, before, strict=True):

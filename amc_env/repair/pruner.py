@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from amc_env.batches import Batch, first, first_tensor, in_parts, joined
 from amc_env.calibration import Calibration, calibrate
 from amc_env.calibration.rows import RowSampling
 from amc_env.criteria import Criterion, channel_scores
@@ -28,6 +29,7 @@ from amc_env.repair.plan import (
 )
 from amc_env.repair.sequential import SequentialRepair, SequentialSettings
 from amc_env.structure import ChannelGraph
+from amc_env.tasks import Classification, Task
 
 Repair = Literal["none", "plain", "sequential"]
 
@@ -111,6 +113,7 @@ class Pruner:
         criterion: Ranks the channels of each group.
         repair: How weights are repaired.
         norm_format: How networks are run to estimate the statistics of their norms again.
+        task: What the network is trained for; some criteria read class labels and scores.
 
     Attributes:
         repair: How weights are repaired.
@@ -118,7 +121,8 @@ class Pruner:
         ranking_seconds: How long the criterion took for all groups together.
 
     Raises:
-        ValueError: ``repair`` asks for norms to be estimated again, and the model has none.
+        ValueError: ``repair`` asks for norms to be estimated again, and the model has none, or the
+            criterion reads classes that the samples do not have.
     """
 
     def __init__(
@@ -129,7 +133,10 @@ class Pruner:
         *,
         repair: RepairSettings | None = None,
         norm_format: Format | None = None,
+        task: Task | None = None,
     ) -> None:
+        task = task or Classification()
+        labels = checked_labels(criterion, samples, task)
         self.graph = graph
         self.criterion = criterion
         self.repair = repair or RepairSettings()
@@ -141,14 +148,15 @@ class Pruner:
             )
         self._sampling = RowSampling(positions=self.repair.sampled_positions, seed=self.repair.seed)
         self._norm_format = norm_format or Format()
-        few = samples.inputs[: self.repair.norm_samples]
+        few = first(samples.inputs, self.repair.norm_samples)
         self._norm_samples = self._norm_format.arrange(few)
         needs_grams = self.repair.is_on or criterion.needs_grams
         self.calibration: Calibration = calibrate(
             graph.model,
-            samples.inputs.split(self.repair.calibration_batch),
+            in_parts(samples.inputs, self.repair.calibration_batch),
             layers=repaired_layers(graph) if needs_grams else (),
-            labels=samples.labels,
+            labels=labels,
+            task=task,
             sampling=self._sampling,
         )
         started = time.perf_counter()
@@ -251,9 +259,11 @@ class Pruner:
         if count is None or count >= self.calibration.samples:
             return self._final_repair
         batch = self.repair.calibration_batch
-        return self._sequential_repair(torch.cat(self.calibration.batches)[:count].split(batch))
+        return self._sequential_repair(
+            in_parts(first(joined(self.calibration.batches), count), batch)
+        )
 
-    def _sequential_repair(self, batches: Sequence[Tensor]) -> SequentialRepair:
+    def _sequential_repair(self, batches: Sequence[Batch]) -> SequentialRepair:
         settings = SequentialSettings(
             sampling=self._sampling,
             ridge=self.repair.ridge,
@@ -272,5 +282,25 @@ class Pruner:
         if not self.repair.norm_samples:
             return
         samples = form.arrange(self._norm_samples)
-        with form.computing(samples.device):
+        with form.computing(first_tensor(samples).device):
             reestimate_norms_(compact, [samples])
+
+
+def checked_labels(criterion: Criterion, samples: Split, task: Task) -> Tensor | None:
+    """The classes of calibration samples; None where they have none and the criterion needs none.
+
+    Raises:
+        ValueError: The criterion needs them.
+    """
+    labels = samples.labels if task.has_classes else None
+    if criterion.needs_labels and not isinstance(labels, Tensor):
+        why = (
+            "the calibration samples have no labels"
+            if task.has_classes
+            else f"the task {task.name} has no class for each sample"
+        )
+        raise ValueError(
+            f"criterion {criterion.name!r} reads the classes of the calibration samples, but {why};"
+            " choose a criterion without labels, such as l2, reconstruction or spatial_entropy"
+        )
+    return labels if isinstance(labels, Tensor) else None

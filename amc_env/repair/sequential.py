@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from amc_env.batches import Batch, call, count, joined
 from amc_env.calibration.hooks import EnoughError, evaluating, listening, run_until_enough
 from amc_env.calibration.rows import RowSampling, kernel_first, rows_at, samples_at_once
 from amc_env.devices import solving_device
@@ -76,7 +77,7 @@ class SequentialRepair:
     def __init__(
         self,
         graph: ChannelGraph,
-        batches: Sequence[Tensor],
+        batches: Sequence[Batch],
         *,
         settings: SequentialSettings | None = None,
     ) -> None:
@@ -120,7 +121,7 @@ def repair_sequentially_(
     compact: nn.Module,
     graph: ChannelGraph,
     kept: Mapping[str, Tensor],
-    batches: Sequence[Tensor],
+    batches: Sequence[Batch],
     *,
     settings: SequentialSettings | None = None,
 ) -> None:
@@ -136,7 +137,7 @@ class _Run:
         compact: nn.Module,
         jobs_: Mapping[str, Job],
         *,
-        batches: Sequence[Tensor],
+        batches: Sequence[Batch],
         places: Sequence[Mapping[str, Places]],
         targets: Targets,
         ridge: float,
@@ -155,8 +156,8 @@ class _Run:
         layers = {name: job.layer for name, job in self._jobs.items()}
         self._follower = Follower(layers, self._end)
         with listening(layers, before=self._arrive, after=self._leave), self._follower:
-            together = torch.cat(list(self._batches[: self._targets.together]))
-            self._compact(Format().arrange(together))
+            together = joined(self._batches[: self._targets.together])
+            call(self._compact, Format().arrange(together))
             # Outputs of the network itself are read by no function.
             self._follower.end()
 
@@ -215,7 +216,7 @@ class _Run:
 
     def _split(self, maps: Tensor) -> list[Tensor]:
         """Maps of the run of the held samples, as if their batches had run by turns."""
-        sizes = [len(batch) for batch in self._batches[: self._targets.together]]
+        sizes = [count(batch) for batch in self._batches[: self._targets.together]]
         # A model may have split each sample into several.
         each = len(maps) // sum(sizes)
         return list(maps.split([each * size for size in sizes]))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from amc_env.batches import Batch
 from amc_env.calibration.hooks import EnoughError, listening, run_until_enough
 
 _SUMS = frozenset({torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__})
@@ -127,7 +128,7 @@ class Follower(TorchFunctionMode):
 def shortcuts(
     model: nn.Module,
     layers: Iterable[str],
-    batch: Tensor,
+    batch: Batch,
     *,
     keep: Callable[[str, Tensor], Tensor],
 ) -> dict[str, Shortcut]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from amc_env.batches import Batch, call, count, first
 from amc_env.calibration.hooks import listening
 from amc_env.calibration.rows import (
     RowSampling,
@@ -88,7 +89,7 @@ class Survey:
         return rows * len(layer.get_parameter("weight"))
 
 
-def look_at(graph: ChannelGraph, batch: Tensor) -> Survey:
+def look_at(graph: ChannelGraph, batch: Batch) -> Survey:
     """Run one batch through the original network and note calls and sizes."""
     calls: list[tuple[str, int | None]] = []
     layers: dict[str, tuple[nn.Module, Tensor]] = {}
@@ -102,19 +103,19 @@ def look_at(graph: ChannelGraph, batch: Tensor) -> Survey:
 
     def after(name: str, layer: nn.Module, output: Tensor) -> None:
         channels = output.shape[-1] if isinstance(layer, nn.Linear) else output.shape[1]
-        rows[name] = output.numel() // channels // len(batch)
+        rows[name] = output.numel() // channels // count(batch)
         sizes.append(output.numel())
 
     with listening(_layers_to_solve(graph), before=before, after=after):
-        graph.model(batch)
+        call(graph.model, batch)
     # A norm that folds into a convolution is all that reads its output.
-    folds = folds_of(graph.model, batch[:2])
+    folds = folds_of(graph.model, first(batch, 2))
     return Survey(
         calls=tuple(calls),
         layers=layers,
         rows=rows,
         means={fold.convolution: f"{fold.norm}.running_mean" for fold in folds},
-        largest=max(sizes) // len(batch),
+        largest=max(sizes) // count(batch),
     )
 
 

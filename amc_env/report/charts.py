@@ -5,16 +5,17 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from amc_env.metric import Metric
 from amc_env.report.details import Details, GroupDetails
-from amc_env.report.reading import Episodes, FinishedRun
+from amc_env.report.reading import Episodes, FinishedRun, metric_of
 
 # The same thing has the same colour in every chart.
 BEFORE, AFTER, ACCENT = "#9aa5b1", "#2f7ed8", "#e07b39"
 _ORIGINAL = "original"
 
 
-def episodes(found: Episodes) -> go.Figure:
-    """Reward and accuracy of every episode, with the greatest reward until then."""
+def episodes(found: Episodes, metric: Metric) -> go.Figure:
+    """Reward and metric of every episode, with the greatest reward until then."""
     numbers = list(range(1, len(found.rewards) + 1))
     dots = {"mode": "markers", "marker": {"size": 5, "color": BEFORE}}
     best = {"mode": "lines", "line": {"color": AFTER, "shape": "hv"}}
@@ -24,14 +25,14 @@ def episodes(found: Episodes) -> go.Figure:
     figure.add_scatter(
         x=numbers,
         y=found.accuracies,
-        name="accuracy",
-        hovertemplate="%{x}: %{y:.2%}<extra></extra>",
+        name=metric.name,
+        hovertemplate=f"%{{x}}: %{{y:{_format(metric)}}}<extra></extra>",
         row=2,
         col=1,
         **dots,
     )
-    figure.update_layout(yaxis_title="reward", yaxis2_title="accuracy", xaxis2_title="episode")
-    return figure.update_layout(yaxis2_tickformat=".1%")
+    figure.update_layout(yaxis_title="reward", yaxis2_title=metric.name, xaxis2_title="episode")
+    return figure.update_layout(yaxis2_tickformat=_ticks(metric))
 
 
 def channels(details: Details) -> go.Figure:
@@ -117,8 +118,10 @@ def scores(details: Details) -> go.Figure:
 
 
 def front(runs: Sequence[FinishedRun]) -> go.Figure:
-    """Accuracy against multiply-accumulates of all networks, with those that no other beats."""
+    """The metric against multiply-accumulates of all networks, with those that no other beats."""
     points = [point for run in runs for point in network_points(run)]
+    metric = metric_of(runs)
+    label = f"%{{text}}<br>%{{x:.3s}} MACs, %{{y:{_format(metric)}}}<extra></extra>"
     best = pareto([(macs, accuracy) for macs, accuracy, _ in points])
     figure = go.Figure(
         [
@@ -129,7 +132,7 @@ def front(runs: Sequence[FinishedRun]) -> go.Figure:
                 mode="markers",
                 marker={"size": 9, "color": AFTER},
                 name="networks",
-                hovertemplate="%{text}<br>%{x:.3s} MACs, %{y:.2%}<extra></extra>",
+                hovertemplate=label,
             ),
             go.Scatter(
                 x=[macs for macs, _ in best],
@@ -143,7 +146,7 @@ def front(runs: Sequence[FinishedRun]) -> go.Figure:
     )
     return figure.update_layout(
         xaxis_title="multiply-accumulates for one sample",
-        yaxis={"title": "accuracy on the test data", "tickformat": ".1%"},
+        yaxis={"title": f"{metric.name} on the test data", "tickformat": _ticks(metric)},
     )
 
 
@@ -154,6 +157,14 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         if not best or accuracy > best[-1][1]:
             best.append((cost, accuracy))
     return best
+
+
+def _format(metric: Metric) -> str:
+    return ".2%" if metric.is_share else ".4f"
+
+
+def _ticks(metric: Metric) -> str:
+    return ".1%" if metric.is_share else "~g"
 
 
 def error_curve(group: GroupDetails) -> tuple[list[float], list[float]]:

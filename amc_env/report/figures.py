@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from amc_env.files import atomic
+from amc_env.metric import Metric
 from amc_env.report.charts import ACCENT, AFTER, BEFORE, error_curve, network_points, pareto
-from amc_env.report.reading import FinishedRun
+from amc_env.report.reading import FinishedRun, metric_of
 
 _WIDTH, _HEIGHT = 6.0, 3.2
 # Inches that a name of a group or layer needs beside others.
@@ -68,7 +69,7 @@ def _of_run(run: FinishedRun, out: Path) -> list[Path]:
 
 
 def _episodes(run: FinishedRun) -> Figure:
-    """Reward and accuracy of every episode, with the greatest reward until then."""
+    """Reward and metric of every episode, with the greatest reward until then."""
     found = run.episodes
     numbers = range(1, len(found.rewards) + 1)
     figure = Figure(figsize=(_WIDTH, 1.4 * _HEIGHT), layout="constrained")
@@ -78,9 +79,9 @@ def _episodes(run: FinishedRun) -> Figure:
     above.set_ylabel("reward")
     above.legend()
     below.plot(numbers, found.accuracies, ".", color=BEFORE)
-    below.set(xlabel="episode", ylabel="accuracy")
+    below.set(xlabel="episode", ylabel=run.metric.name)
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    below.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _label(below, run.metric)
     return figure
 
 
@@ -142,14 +143,16 @@ def _errors(run: FinishedRun) -> Figure:
 
 
 def _front(runs: Sequence[FinishedRun]) -> Figure:
-    """Accuracy against multiply-accumulates of all networks, with those that no other beats."""
-    figure, axes = _plain("multiply-accumulates for one sample", "accuracy on the test data")
+    """The metric against multiply-accumulates of all networks, with those that no other beats."""
+    metric = metric_of(runs)
+    label = f"{metric.name} on the test data"
+    figure, axes = _plain("multiply-accumulates for one sample", label)
     points = [(macs, accuracy) for run in runs for macs, accuracy, _ in network_points(run)]
     best = pareto(points)
     axes.plot(*zip(*points, strict=True), ".", color=AFTER, label="networks")
     axes.step(*zip(*best, strict=True), where="post", color=ACCENT, label="Pareto front")
     axes.xaxis.set_major_formatter(EngFormatter())
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _label(axes, metric)
     axes.legend()
     return figure
 
@@ -165,6 +168,12 @@ def _bars(names: list[str], before: list[int], after: list[int], *, unit: str) -
     axes.yaxis.set_major_formatter(EngFormatter())
     axes.legend()
     return figure
+
+
+def _label(axes: Axes, metric: Metric) -> None:
+    """Show values of a metric in percent where they are shares."""
+    if metric.is_share:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def _plain(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:

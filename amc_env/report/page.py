@@ -8,7 +8,7 @@ from typing import Any
 
 from amc_env.files import write_text
 from amc_env.latency.comparison import Compared, cells
-from amc_env.report.reading import FinishedRun
+from amc_env.report.reading import FinishedRun, metric_of
 
 _SETTINGS = ("model", "data", "criterion", "reward_name", "agent", "seed", "episodes")
 
@@ -70,10 +70,12 @@ def _together(runs: Sequence[FinishedRun]) -> Iterator[_Section]:
     from amc_env.report import charts
 
     rows = [[run.name, *_settings(run), *_result(run)] for run in runs]
-    header = ["run", *_SETTINGS, "stage", "accuracy", "MACs left", "parameters left"]
+    header = ["run", *_SETTINGS, "stage", metric_of(runs).name, "MACs left", "parameters left"]
     figure = charts.front(runs)
     caption = "Every network of the runs; the line joins those that no other beats."
-    chart = _Chart(title="Accuracy and cost", caption=caption, figure=_text(figure))
+    chart = _Chart(
+        title=f"{metric_of(runs).name.capitalize()} and cost", caption=caption, figure=_text(figure)
+    )
     yield _Section(
         title="All runs", tables=[_Table(title="Runs", header=header, rows=rows)], charts=[chart]
     )
@@ -95,7 +97,7 @@ def _charts(run: FinishedRun) -> Iterator[_Chart]:
 
     drawn = (
         ("Episodes", "Rewards and accuracies are those of the validation split.",
-         charts.episodes(run.episodes)),
+         charts.episodes(run.episodes, run.metric)),
         ("Channels", "Channels of every group in the original and in the pruned network.",
          charts.channels(run.details)),
         ("Cost", "Multiply-accumulates of every layer for one sample.", charts.macs(run.details)),
@@ -118,14 +120,14 @@ def _networks(run: FinishedRun) -> _Table:
     rows = [
         [
             f"{name} (exported)" if name == f"{metrics['agent']}, {metrics['kept']}" else name,
-            f"{accuracy:.2%}",
+            run.metric.text(accuracy),
             f"{metrics['network_flops'][name]:,}",
             f"{metrics['network_flops'][name] / whole:.3f}",
             f"{metrics['latencies_ms'][name]:.2f}",
         ]
         for name, accuracy in metrics["test_accuracies"].items()
     ]
-    header = ["network", "accuracy on the test data", "MACs", "left", "ms for 64 samples"]
+    header = ["network", f"{run.metric.name} on the test data", "MACs", "left", "ms for 64 samples"]
     note = "; MACs of masks are those of the weights left" if "masks" in metrics else ""
     return _Table(title=f"Networks{note}", header=header, rows=rows)
 
@@ -160,7 +162,7 @@ def _result(run: FinishedRun) -> list[str]:
     metrics: dict[str, Any] = run.metrics
     accuracy = metrics["test_accuracies"][f"{metrics['agent']}, {metrics['kept']}"]
     shares = (metrics["flops_ratio"], metrics["params_ratio"])
-    return [metrics["kept"], f"{accuracy:.2%}", *(f"{share:.3f}" for share in shares)]
+    return [metrics["kept"], run.metric.text(accuracy), *(f"{share:.3f}" for share in shares)]
 
 
 def _text(figure: Any) -> str:

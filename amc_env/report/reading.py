@@ -2,12 +2,14 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from amc_env.metric import Metric
 from amc_env.report.details import DETAILS_FILE, Details
 
 _SPARSITY = "sparsity/"
@@ -19,7 +21,7 @@ class Episodes:
 
     Attributes:
         rewards: By episode.
-        accuracies: On the validation split, by episode.
+        accuracies: The task's metric on the validation split, by episode.
         sparsities: By episode and group.
         groups: Names of the groups.
     """
@@ -53,6 +55,11 @@ class FinishedRun:
     episodes: Episodes
     details: Details
 
+    @property
+    def metric(self) -> Metric:
+        """What its accuracies are."""
+        return Metric.of(self.metrics)
+
     @classmethod
     def read(cls, folder: Path) -> "FinishedRun":
         """Read a folder.
@@ -75,6 +82,13 @@ class FinishedRun:
             episodes=_episodes(folder),
             details=details,
         )
+
+
+def metric_of(runs: Sequence[FinishedRun]) -> Metric:
+    """The metric of all runs; where they differ, one that stands for each."""
+    metrics = dict.fromkeys(run.metric for run in runs)
+    is_share = all(metric.is_share for metric in metrics)
+    return Metric(name=" or ".join(metric.name for metric in metrics), is_share=is_share)
 
 
 def _episodes(folder: Path) -> Episodes:

@@ -3,16 +3,19 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor, nn
 
+from amc_env.batches import Batch, first
 from amc_env.calibration.feature_maps import feature_maps
 from amc_env.calibration.hooks import evaluating
 from amc_env.data import Split
 from amc_env.devices import with_float64
-from amc_env.evaluation import Evaluator, accuracy_of
+from amc_env.evaluation import Evaluator
 from amc_env.rewards.layers import LayerChoice, NetworkLayers
 from amc_env.structure import Cost
+from amc_env.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,7 +27,8 @@ class RewardContext:
         original: The network that it was cut from.
         evaluator: Runs networks on the validation split, or on the selection split where the best
             policies of a search are compared.
-        original_logits: Class scores of the original network on that split.
+        original_outputs: What the task reads of the original network's outputs on that split: class
+            scores (samples, classes), where classes are the task.
         calibration: Samples whose feature maps are read: the calibration split, or the selection
             split where policies are compared on it.
         layers: Names of the layers whose maps can be read, the same in both networks.
@@ -33,14 +37,14 @@ class RewardContext:
         original_cost: Cost of the original network.
         seed: Seed of rewards that draw random numbers.
         draw: A uniform random number from 0 to 1, another one for every episode.
-        scores: Class scores of the compact network on the validation split where they are known
-            already; the network is run if None.
+        known: Outputs of the compact network on the validation split where they are known already;
+            the network is run if None.
     """
 
     compact: nn.Module
     original: nn.Module
     evaluator: Evaluator
-    original_logits: Tensor
+    original_outputs: Batch
     calibration: Split
     layers: NetworkLayers
     counts: Mapping[str, int]
@@ -48,22 +52,33 @@ class RewardContext:
     original_cost: Cost
     seed: int
     draw: float
-    scores: Tensor | None = None
+    known: Batch | None = None
 
     @cached_property
-    def logits(self) -> Tensor:
-        """Class scores of the compact network on the evaluator's split, float32."""
-        return self.evaluator.logits(self.compact) if self.scores is None else self.scores
+    def outputs(self) -> Any:
+        """What the task reads of the compact network's outputs on the evaluator's split, float32.
+
+        Class scores (samples, classes), where classes are the task.
+        """
+        return self.evaluator.outputs(self.compact) if self.known is None else self.known
 
     @property
-    def labels(self) -> Tensor:
-        """Classes of the samples of the evaluator's split."""
+    def task(self) -> Task:
+        """What the networks are trained for."""
+        return self.evaluator.task
+
+    @property
+    def labels(self) -> Any:
+        """The labels of the evaluator's split: classes (samples,), where these are the task."""
         return self.evaluator.split.labels
 
-    @property
+    @cached_property
     def accuracy(self) -> float:
-        """Top-1 accuracy of the compact network on the evaluator's split, from 0 to 1."""
-        return accuracy_of(self.logits, self.labels)
+        """The task's metric of the compact network on the evaluator's split.
+
+        Where classes are the task, the top-1 accuracy, from 0 to 1.
+        """
+        return self.task.evaluate(self.outputs, self.labels)
 
     def maps(
         self, samples: int, *, layers: LayerChoice = "all", before_activation: bool = False
@@ -82,7 +97,7 @@ class RewardContext:
             maps = feature_maps(
                 self.compact,
                 self.layers.chosen(layers),
-                self.calibration.inputs[:samples],
+                first(self.calibration.inputs, samples),
                 before_activation=before_activation,
             )
         return [with_float64(x) for x in maps.values()]

@@ -11,7 +11,6 @@ from math import isfinite, log
 from typing import get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from amc_env.information.aura import Bins, Dead, Pool, check_bins, entropy_reward, live_channels
@@ -19,10 +18,15 @@ from amc_env.information.histogram import layer_histogram_entropy
 from amc_env.names import check_name
 from amc_env.rewards.context import Reward, RewardContext
 from amc_env.rewards.layers import LayerChoice, NetworkLayers, checked_choice
+from amc_env.tasks import Task
 
 
 def accuracy(context: RewardContext) -> float:
-    """Top-1 accuracy on the validation split, from 0 to 1 (Musat and Andonie, 2023, section 3)."""
+    """The task's metric on the validation split.
+
+    The top-1 accuracy, from 0 to 1, where classes are the task (Musat and Andonie, 2023, section
+    3).
+    """
     return context.accuracy
 
 
@@ -31,28 +35,30 @@ def neg_error_log_flops(context: RewardContext) -> float:
 
     .. math:: R = -e \, \log M
 
-    ``e`` is the error on the validation split, ``M`` the multiply-accumulates for one sample. He et
-    al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", 2018, section 3.4.
+    ``e`` is the error on the validation split, 1 less the task's metric, and ``M`` are the
+    multiply-accumulates for one sample. He et al., "AMC: AutoML for Model Compression and
+    Acceleration on Mobile Devices", 2018, section 3.4.
     """
     return -(1.0 - context.accuracy) * log(context.cost.flops)
 
 
 def loss(context: RewardContext) -> float:
-    """Negative mean cross-entropy on the validation split. Unlike accuracy it has no steps."""
-    return -float(F.cross_entropy(context.logits, context.labels))
+    """Negative loss of the task on the validation split: the mean cross-entropy, for classes.
+
+    Unlike accuracy it has no steps.
+    """
+    return -float(context.task.loss(context.outputs, context.labels))
 
 
 def kl_to_original(context: RewardContext) -> float:
-    r"""How close the class probabilities stay to those of the original network; 0 is closest.
+    r"""How close the outputs stay to those of the original network; 0 is closest.
 
     .. math:: R = -\frac{1}{N} \sum_n \sum_k p_{nk} \log \frac{p_{nk}}{q_{nk}}
 
-    ``p`` are the class probabilities of the original network, ``q`` those of the compact one. No
-    label is read.
+    ``p`` are the class probabilities of the original network, ``q`` those of the compact one.
+    Other tasks have other distances. No label is read.
     """
-    target = context.original_logits.log_softmax(1)
-    own = context.logits.log_softmax(1)
-    return -float(F.kl_div(own, target, reduction="batchmean", log_target=True))
+    return -float(context.task.distance(context.outputs, context.original_outputs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +245,22 @@ def check_layers(reward: Reward, layers: NetworkLayers) -> None:
             check_layers(part, layers)
     elif isinstance(reward, SpatialEntropy | UnivariateEntropy):
         layers.chosen(reward.layers)
+
+
+def check_task(reward: Reward, task: Task) -> None:
+    """Refuse a reward that has no meaning for a task.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if isinstance(reward, WeightedSum):
+        for part in reward.parts.values():
+            check_task(part, task)
+    elif reward is neg_error_log_flops and not task.metric.is_share:
+        raise ValueError(
+            f"the reward neg_error_log_flops needs a metric from 0 to 1, and the task {task.name} "
+            f"has {task.metric.name}; choose another reward, such as loss"
+        )
 
 
 def _maps(reward: SpatialEntropy | UnivariateEntropy, context: RewardContext) -> list[Tensor]:

@@ -5,8 +5,9 @@ import logging
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from amc_env.batches import Batch, call, count, first_tensor, moved, tensors_in
 from amc_env.structure.cutting import named_tensors
 from amc_env.structure.grouping import Rounding, structure_of
 from amc_env.structure.ledger import Discovery
@@ -14,7 +15,7 @@ from amc_env.structure.module_copy import copy_module
 from amc_env.structure.probing import HANDLERS, Prober, follow, training_flags
 from amc_env.structure.records import Structure
 from amc_env.structure.stored_sizes import mark_stored_sizes_
-from amc_env.structure.tracer import Tracer, tensors_in
+from amc_env.structure.tracer import Tracer
 from amc_env.structure.values import own_randomness, value_refusals
 
 _LOG = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ _NETWORK_OUTPUT = "they are the network's output"
 
 def analyse(
     model: nn.Module,
-    inputs: tuple[Tensor, ...],
+    inputs: Batch,
     *,
     ignored: frozenset[str],
     rounding: Rounding,
@@ -41,7 +42,7 @@ def analyse(
 
 
 def _analyse(
-    model: nn.Module, inputs: tuple[Tensor, ...], ignored: frozenset[str], rounding: Rounding
+    model: nn.Module, inputs: Batch, ignored: frozenset[str], rounding: Rounding
 ) -> Structure:
     _LOG.info("running the network once to find its channels")
     twin, given, found = _first_run(model, inputs, ignored)
@@ -62,13 +63,13 @@ def _analyse(
 
 
 def _first_run(
-    model: nn.Module, inputs: tuple[Tensor, ...], ignored: frozenset[str]
-) -> tuple[nn.Module, tuple[Tensor, ...], Discovery]:
+    model: nn.Module, inputs: Batch, ignored: frozenset[str]
+) -> tuple[nn.Module, Batch, Discovery]:
     """A copy to analyse, inputs for it, and what one run of it discovers."""
     if not _is_small(model, inputs):
         try:
             # Shapes suffice to follow channels, whatever the layers would have to compute.
-            twin, given = _evaluation_copy(model, on_meta=True), tuple(x.to("meta") for x in inputs)
+            twin, given = _evaluation_copy(model, on_meta=True), moved(inputs, "meta")
             return twin, given, _discover(_unused_copy(twin), given, ignored)
         except ValueError:
             # Some code looks at values, to choose its way or to build tensors of them.
@@ -89,18 +90,16 @@ def _unused_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _is_small(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+def _is_small(model: nn.Module, inputs: Batch) -> bool:
     # The meta device spends a millisecond of Python on a layer, and seconds on importing torch's
     # compiler first. To compute a small network is cheaper than that.
     return (
-        sum(x.numel() for x in inputs) <= _SMALL_INPUT
+        sum(x.numel() for x in tensors_in(inputs)) <= _SMALL_INPUT
         and sum(p.numel() for p in model.parameters()) <= _SMALL_MODEL
     )
 
 
-def _value_refusals(
-    model: nn.Module, inputs: tuple[Tensor, ...], structure: Structure
-) -> dict[str, str]:
+def _value_refusals(model: nn.Module, inputs: Batch, structure: Structure) -> dict[str, str]:
     if not structure.groups:
         return {}
     refused = value_refusals(_evaluation_copy(model, on_meta=False), inputs, structure)
@@ -135,36 +134,36 @@ def _evaluation_copy(model: nn.Module, *, on_meta: bool) -> nn.Module:
         ) from error
 
 
-def _check_types(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _check_types(model: nn.Module, inputs: Batch) -> None:
     """Refuse an input whose precision or device is not the model's, if it does not run."""
     own = {(p.dtype, p.device) for p in model.parameters() if p.is_floating_point()}
-    given = {(x.dtype, x.device) for x in inputs if x.is_floating_point()}
+    given = {(x.dtype, x.device) for x in tensors_in(inputs) if x.is_floating_point()}
     # The meta device computes shapes whatever the types are. A model may still convert its
     # input itself, so only a real run can tell; where the types agree, it is not needed.
     if own and given and not given <= own:
         _check_runs(_evaluation_copy(model, on_meta=False), inputs)
 
 
-def _check_runs(copied: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _check_runs(copied: nn.Module, inputs: Batch) -> None:
     try:
         with torch.no_grad():
-            copied(*inputs)
+            call(copied, inputs)
     except Exception as error:
         raise ValueError(_does_not_run(copied, inputs, error)) from error
 
 
-def _runs(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+def _runs(model: nn.Module, inputs: Batch) -> bool:
     try:
         with torch.no_grad():
-            model(*inputs)
+            call(model, inputs)
     except Exception:  # noqa: BLE001 (a user's forward may raise anything)
         return False
     return True
 
 
-def _does_not_run(model: nn.Module, inputs: tuple[Tensor, ...], error: Exception) -> str:
-    shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-    x = inputs[0]
+def _does_not_run(model: nn.Module, inputs: Batch, error: Exception) -> str:
+    shapes = ", ".join(str(tuple(x.shape)) for x in tensors_in(inputs))
+    x = first_tensor(inputs)
     weights = next((p for p in model.parameters() if p.is_floating_point()), x)
     if x.is_floating_point() and x.dtype != weights.dtype and not weights.is_meta:
         return (
@@ -177,18 +176,14 @@ def _does_not_run(model: nn.Module, inputs: tuple[Tensor, ...], error: Exception
     )
 
 
-def _discover(model: nn.Module, inputs: tuple[Tensor, ...], ignored: frozenset[str]) -> Discovery:
+def _discover(model: nn.Module, inputs: Batch, ignored: frozenset[str]) -> Discovery:
     found = Discovery()
     _run(model, inputs, found, ignored)
     return found
 
 
-def _run(
-    model: nn.Module, inputs: tuple[Tensor, ...], found: Discovery, ignored: frozenset[str]
-) -> None:
-    tracer = Tracer(
-        model, ledger=found, handlers=HANDLERS, batch=inputs[0].shape[0], ignored=ignored
-    )
+def _run(model: nn.Module, inputs: Batch, found: Discovery, ignored: frozenset[str]) -> None:
+    tracer = Tracer(model, ledger=found, handlers=HANDLERS, batch=count(inputs), ignored=ignored)
     try:
         outputs = follow(tracer, model, inputs)
     except Exception as error:
@@ -203,7 +198,7 @@ def _run(
 
 
 def _with_training_branches(
-    model: nn.Module, inputs: tuple[Tensor, ...], found: Discovery, ignored: frozenset[str]
+    model: nn.Module, inputs: Batch, found: Discovery, ignored: frozenset[str]
 ) -> Discovery | None:
     """What was found, and layers that only training runs, such as auxiliary heads; None if none."""
     reached = {tensor for layer in found.layers.values() for tensor in layer.use.tensors}

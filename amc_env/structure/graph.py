@@ -1,11 +1,13 @@
 """The structure of one model: its channel groups, its costs and its compact copies."""
 
 import difflib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from amc_env.batches import Batch, is_batch, mapped, tensors_in
 from amc_env.structure.analysis import analyse
 from amc_env.structure.costs import CostPoint, full_cost
 from amc_env.structure.cutting import cut_channels, keep_mask
@@ -19,7 +21,8 @@ from amc_env.structure.records import (
     Structure,
 )
 
-_OPAQUE = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_LOG = logging.getLogger(__name__)
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 class ChannelGraph:
@@ -30,8 +33,9 @@ class ChannelGraph:
 
     Args:
         model: Any convolutional network.
-        example_input: What ``model`` is called with, a tensor or a tuple of tensors; the first
-            dimension is the batch.
+        example_input: What ``model`` is called with: a tensor, a tuple of its arguments, or a
+            mapping of its arguments by name. Arguments may be nested tuples, lists and mappings of
+            tensors; the first dimension of each tensor is the batch.
         ignore: Names of modules whose output channels stay.
         round_to: Numbers of kept channels are multiples of this, or all.
         min_channels: Fewest channels that a group may keep.
@@ -44,21 +48,22 @@ class ChannelGraph:
     def __init__(
         self,
         model: nn.Module,
-        example_input: Tensor | tuple[Tensor, ...],
+        example_input: Batch,
         *,
         ignore: Iterable[str] = (),
         round_to: int = 1,
         min_channels: int = 1,
     ) -> None:
+        self.model = model = unwrapped(model)
         _check_model(model)
-        self.model = model
-        self.inputs = _checked_inputs(example_input)
+        self.example = _checked_example(example_input)
+        self.inputs = tuple(tensors_in(self.example))
         rounding = Rounding(round_to=round_to, min_channels=min_channels)
         # Taken once: a generator that is read a second time is empty.
         self.ignore = _checked_names(ignore)
         ignored = _checked_ignore(model, self.ignore)
         self.round_to = round_to
-        self._structure = analyse(model, self.inputs, ignored=ignored, rounding=rounding)
+        self._structure = analyse(model, self.example, ignored=ignored, rounding=rounding)
         # A graph without groups would make every later step a special case.
         if not self._structure.groups:
             raise ValueError(_nothing_to_cut(model, self._structure.frozen))
@@ -204,34 +209,44 @@ def _shortened(counts: tuple[int, ...]) -> str:
     return ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", shown[-1]])
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside of what ``torch.compile`` or data parallelism has wrapped around it."""
+    # A wrapper's parameters carry other names than those of the network that is saved and pruned.
+    inside = getattr(model, "module" if isinstance(model, _PARALLEL) else "_orig_mod", None)
+    if not isinstance(inside, nn.Module):
+        return model
+    _LOG.warning(
+        "the model is wrapped in %s; the network inside, a %s, is taken",
+        type(model).__name__,
+        type(inside).__name__,
+    )
+    return unwrapped(inside)
+
+
 def _check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is a {type(model).__name__}; give a torch.nn.Module")
-    if isinstance(model, _OPAQUE):
-        raise ValueError(f"model is wrapped in {type(model).__name__}; give model.module")
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError(
             "model is a ScriptModule, whose forward cannot be followed; give the "
             "Python module it was made from"
         )
-    # The wrapper's parameters carry other names than those of the network that is saved and pruned.
-    if hasattr(model, "_orig_mod"):
-        raise ValueError("model is compiled; give the module that was passed to torch.compile")
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"parameter {name} has no shape yet; run the model once first")
 
 
-def _checked_inputs(example_input: object) -> tuple[Tensor, ...]:
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    if not inputs or not all(isinstance(x, Tensor) for x in inputs):
+def _checked_example(example_input: object) -> Batch:
+    """The example without its gradients; a tuple or mapping of arguments."""
+    if not is_batch(example_input):
         raise ValueError(
-            f"example_input is a {type(example_input).__name__}; give a tensor, or a tuple of "
-            "tensors for a model that takes several"
+            f"example_input is a {type(example_input).__name__}; give a tensor, or a tuple or "
+            "mapping of tensors for a model that takes several"
         )
-    if any(x.dim() == 0 or x.numel() == 0 for x in inputs):
+    example: Batch = example_input  # type: ignore[assignment]
+    if any(x.dim() == 0 or x.numel() == 0 for x in tensors_in(example)):
         raise ValueError("example_input is empty; give at least one sample")
-    return tuple(x.detach() for x in inputs)
+    return mapped(Tensor.detach, example)
 
 
 def _checked_names(ignore: Iterable[str]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from amc_env.batches import Batch, call, count, tensors_in
 from amc_env.structure.channel_ids import along
 from amc_env.structure.cutting import cut_channels, keep_mask, kept_labels
 from amc_env.structure.layer_operations import BATCH_NORMS, INSTANCE_NORMS, LAYER_HANDLERS
@@ -45,13 +46,13 @@ def training_flags(model: nn.Module, *, on: bool) -> Iterator[None]:
             module.training = False
 
 
-def follow(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...]) -> object:
+def follow(tracer: Tracer, model: nn.Module, inputs: Batch) -> object:
     """Run the model with channel ids beside its tensors, and return what it returns."""
     with tracer.following():
-        for x in inputs:
+        for x in tensors_in(inputs):
             channels = tracer.ledger.constant((x.shape[1] if x.dim() > 1 else 1,), _NETWORK_INPUT)
             tracer.assign(x, along(channels, tuple(x.shape), 1) if x.dim() > 1 else channels)
-        return model(*inputs)
+        return call(model, inputs)
 
 
 def _thin_even(number: int, channels: int) -> Tensor:
@@ -93,7 +94,7 @@ class Prober:
     """
 
     model: nn.Module
-    inputs: tuple[Tensor, ...]
+    inputs: Batch
     structure: Structure
     runs: tuple[bool, ...]
 
@@ -130,7 +131,7 @@ class Prober:
         ledger = Verification(
             kept_labels(self.structure.axes, mask), fixed=fixed, facts=self.structure.facts
         )
-        tracer = Tracer(compact, ledger=ledger, handlers=HANDLERS, batch=self.inputs[0].shape[0])
+        tracer = Tracer(compact, ledger=ledger, handlers=HANDLERS, batch=count(self.inputs))
         try:
             # Auxiliary heads run in training alone, and have to fit the cut channels too.
             for training in self.runs:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amc_env.batches import tensors_in
 from amc_env.structure.channel_ids import NEUTRAL, along, narrow_repeats
 from amc_env.structure.stored_sizes import (
     store_narrow_bounds,
@@ -14,7 +15,7 @@ from amc_env.structure.stored_sizes import (
     store_slice_bounds,
     store_split_sizes,
 )
-from amc_env.structure.tracer import Call, Tracer, tensors_in
+from amc_env.structure.tracer import Call, Tracer
 
 _Handler = Callable[[Tracer, Call], None]
 

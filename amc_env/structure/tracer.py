@@ -14,6 +14,7 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from amc_env.batches import tensors_in
 from amc_env.structure.channel_ids import narrow_repeats
 from amc_env.structure.ledger import ChannelMismatchError, Ledger
 
@@ -295,18 +296,3 @@ def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if id(tensor) not in seen:
             seen.add(id(tensor))
             yield name, tensor
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists and mappings, or among a record's fields."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
-    elif hasattr(value, "__dataclass_fields__"):
-        for name in value.__dataclass_fields__:
-            yield from tensors_in(getattr(value, name))

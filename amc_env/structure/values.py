@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from amc_env.batches import Batch, call, count, first, first_tensor, mapped, moved, tensors_in
 from amc_env.devices import solving_device
 from amc_env.structure.cutting import cut_channels, keep_mask, named_tensors
 from amc_env.structure.records import Structure
 from amc_env.structure.search import Failure, failing_groups
-from amc_env.structure.tracer import tensors_in
 
 _LOG = logging.getLogger(__name__)
 _WHAT = "comparing the values of cut networks"
@@ -36,9 +36,7 @@ _TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-7}
 _COARSE = 1e-2
 
 
-def value_refusals(
-    model: nn.Module, inputs: tuple[Tensor, ...], structure: Structure
-) -> dict[str, str] | None:
+def value_refusals(model: nn.Module, inputs: Batch, structure: Structure) -> dict[str, str] | None:
     """The reason for every group whose cut changes values, by name; None if it does not run.
 
     Norms over channels take other statistics without a channel, so their groups are not compared.
@@ -53,8 +51,8 @@ def value_refusals(
     if not names or any(tensor.is_meta for _, tensor in named_tensors(model)):
         return {}
     # Both precisions run in the same place, which on mps can only be the CPU.
-    device = solving_device(inputs[0].device)
-    model, inputs = model.to(device), tuple(x.to(device) for x in inputs)
+    device = solving_device(first_tensor(inputs).device)
+    model, inputs = model.to(device), moved(inputs, device)
     with torch.no_grad():
         # Single precision is several times faster and nearly always enough to pass.
         proof = _prepared(model, inputs, structure, torch.float32)
@@ -73,26 +71,26 @@ def value_refusals(
 
 
 @contextmanager
-def own_randomness(inputs: Sequence[Tensor]) -> Iterator[None]:
+def own_randomness(inputs: Batch) -> Iterator[None]:
     """Leave the random state of the CPU and of the inputs' devices as it was."""
-    devices = sorted({x.device.index or 0 for x in inputs if x.is_cuda})
+    devices = sorted({x.device.index or 0 for x in tensors_in(inputs) if x.is_cuda})
     with torch.random.fork_rng(devices=devices):
         yield
 
 
 def _prepared(
-    model: nn.Module, inputs: tuple[Tensor, ...], structure: Structure, dtype: torch.dtype
+    model: nn.Module, inputs: Batch, structure: Structure, dtype: torch.dtype
 ) -> "_Proof | None":
     """A proof on few samples, or on all where few do not fit; None if the network cannot be run."""
-    varied = tuple(_varied(x, dtype) for x in inputs)
-    few = tuple(x[:_SAMPLES] for x in varied)
+    varied = mapped(partial(_varied, dtype=dtype), inputs)
+    few = first(varied, _SAMPLES)
     _to_uneven_(model.to(dtype), structure)
-    for given in (few, varied) if few[0].shape != varied[0].shape else (varied,):
+    for given in (few, varied) if count(few) != count(varied) else (varied,):
         proof = _Proof(model=model, inputs=given, structure=structure, tolerance=_TOLERANCES[dtype])
         try:
             proof.run(model)
         except Exception as error:  # noqa: BLE001 (a user's forward may raise anything)
-            _LOG.info("values are not compared on %d samples: %s", len(given[0]), error)
+            _LOG.info("values are not compared on %d samples: %s", count(given), error)
             continue
         return proof
     return None
@@ -130,7 +128,7 @@ class _Proof:
     """
 
     model: nn.Module
-    inputs: tuple[Tensor, ...]
+    inputs: Batch
     structure: Structure
     tolerance: float
 
@@ -139,7 +137,7 @@ class _Proof:
         watch = _Watch(model, self.structure, silenced)
         silence = nullcontext() if silenced is None else _silence(model, self.structure, silenced)
         with silence, watch:
-            outputs = model(*self.inputs)
+            outputs = call(model, self.inputs)
         rest = [("", out.detach().flatten()[None]) for out in tensors_in(outputs)]
         return [*watch.seen, *rest]
 
@@ -281,12 +279,12 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         given = kwargs or {}
         out = func(*args, **given)
-        call = getattr(func, "__name__", "")
+        called = getattr(func, "__name__", "")
         weight = args[1] if len(args) > 1 else given.get("weight")
-        name = self._names.get(id(weight)) if call in _LAYERS else None
+        name = self._names.get(id(weight)) if called in _LAYERS else None
         if name is None or not isinstance(weight, Tensor):
             return out
-        transposed = "transpose" in call
+        transposed = "transpose" in called
         # A linear layer's channels lie along the last dimension, and so do those of a weight of
         # two dimensions in general; a convolution's lie before the dimensions of its kernel.
         rows = out.movedim(1 - weight.dim(), 0).flatten(1)

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from amc_env.pipeline.table import percent, spread
+from amc_env import metric
+from amc_env.pipeline.table import spread
 from amc_env.studies.intervals import paired_difference
 from amc_env.studies.plan import Plan
 from amc_env.studies.results import NOTHING, Result, Row, read_rows
@@ -130,7 +131,7 @@ def _of(key: str) -> Callable[[Result], float | None]:
 
 def _spread(row: Row, key: str) -> str:
     found = row.numbers(_of(key))
-    return percent(found[0]) if row.is_original else spread(found) or NOTHING
+    return metric.ACCURACY.text(found[0]) if row.is_original else spread(found) or NOTHING
 
 
 def _median(row: Row, of: Callable[[Result], float | None], form: str) -> str:

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _page(subject: Subject, settings: Settings, runs: Sequence[Run]) -> str:
-    logits = Evaluator(subject.test, precision="float32").logits(subject.model)
+    logits = Evaluator(subject.test, precision="float32").outputs(subject.model)
     is_right = logits.argmax(1) == subject.test.labels
     seeds = ", ".join(map(str, settings.seeds))
     setting = (

@@ -172,7 +172,7 @@ class _Comparison:
             seed=0,
             macs_ratio=cost.flops / env.graph.cost().flops,
             seconds=line.before + seconds,
-            is_right=self._evaluator.logits(model).argmax(1) == self._subject.test.labels,
+            is_right=self._evaluator.outputs(model).argmax(1) == self._subject.test.labels,
         )
 
 

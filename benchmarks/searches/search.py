@@ -178,7 +178,7 @@ def adjusted(
 
 def packed_right(test: Evaluator, network: nn.Module) -> str:
     """Whether each test image is classified right, packed into text."""
-    is_right: torch.Tensor = test.logits(network).argmax(1) == test.split.labels
+    is_right: torch.Tensor = test.outputs(network).argmax(1) == test.split.labels
     return base64.b64encode(np.packbits(is_right.numpy()).tobytes()).decode()
 
 

@@ -125,7 +125,7 @@ def test_what_is_paid_is_the_network_that_is_given() -> None:
     paid = env.pay(sequential, counts)
     assert paid.flops == env.graph.cost(counts).flops
     assert paid.reward != env.evaluate(counts).reward
-    logits = env.evaluator.logits(sequential)
+    logits = env.evaluator.outputs(sequential)
     loss = nn.functional.cross_entropy(logits, env.data.validation.labels)
     assert paid.reward == pytest.approx(-float(loss), rel=1e-5)
 

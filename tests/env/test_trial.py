@@ -8,6 +8,7 @@ import torch
 from pruning import tiny, tiny_data, tiny_env
 
 from amc_env import ChannelPruningEnv, EnvSettings, Split
+from amc_env.batches import Batch
 from amc_env.env import Outcome
 from amc_env.evaluation import Evaluator
 from amc_env.rewards import RewardContext, make_reward
@@ -60,14 +61,14 @@ def test_growing_parts_end_at_the_episode_to_the_last_bit() -> None:
 
 def test_no_sample_is_run_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     run: list[int] = []
-    logits = Evaluator.logits
+    outputs = Evaluator.outputs
     env = env_of()
 
-    def spy(self: Evaluator, model: torch.nn.Module) -> torch.Tensor:
+    def spy(self: Evaluator, model: torch.nn.Module) -> Batch:
         run.append(len(self.split))
-        return logits(self, model)
+        return outputs(self, model)
 
-    monkeypatch.setattr(Evaluator, "logits", spy)
+    monkeypatch.setattr(Evaluator, "outputs", spy)
     trial = env.trial(COUNTS)
     trial.outcome(16)
     trial.outcome(8)

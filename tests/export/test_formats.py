@@ -119,7 +119,7 @@ def test_a_program_that_does_not_agree_is_not_left(
     monkeypatch.setattr(programs, "TOLERANCE", -1.0)
     assert main(["export", str(lenet), "--to", name]) == 2
     told = capsys.readouterr()
-    assert "is not written, because its class scores differ from those of PyTorch by" in told.err
+    assert "is not written, because its outputs differ from those of PyTorch by" in told.err
     assert told.out == ""
     assert list((lenet / "export").iterdir()) == []
 
@@ -128,7 +128,7 @@ def test_other_shapes_and_no_numbers_do_not_agree(lenet: Path) -> None:
     run = read_finished(lenet, None)
     with pytest.raises(ValueError, match="its outputs have other shapes than the network's"):
         programs.check_agrees(run, Path("network.onnx"), lambda _: [torch.zeros(1)])
-    with pytest.raises(ValueError, match="its class scores differ from those of PyTorch by nan"):
+    with pytest.raises(ValueError, match="its outputs differ from those of PyTorch by nan"):
         programs.check_agrees(
             run, Path("network.onnx"), lambda inputs: [torch.full((len(inputs[0]), 10), torch.nan)]
         )

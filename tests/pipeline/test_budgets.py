@@ -104,7 +104,7 @@ def test_every_budget_leaves_what_a_run_for_it_alone_leaves(go: Go) -> None:
         ]
         exact = Evaluator(digits().test, precision="float32")
         loaded = load_pruned(build_model("digits_cnn"), part)
-        assert exact.accuracy(loaded) == figures["repaired_accuracy"]
+        assert exact.evaluate(loaded) == figures["repaired_accuracy"]
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from amc_env.pipeline.config import RunConfig
 from amc_env.pipeline.overrides import Settings
 from amc_env.rewards import REWARDS, make_reward
 from amc_env.structure import Cost
+from amc_env.tasks import TASKS
 
 # A study is no part of a run's settings.
 FILES = sorted(
@@ -97,6 +98,7 @@ def test_every_file_composes_and_what_it_names_can_be_made(file: str) -> None:
         ("reward", {*REWARDS, "auto"}),
         ("agent", {*AGENTS}),
         ("data", {*DATASETS}),
+        ("task", {*TASKS}),
     ],
 )
 def test_every_name_has_a_file(group: str, known: set[str]) -> None:
@@ -114,6 +116,11 @@ def test_models_have_files_of_their_names() -> None:
 def test_a_criterion_s_file_states_its_code_s_defaults(name: str) -> None:
     # A file that lists a default must list the default itself, or changing it would do nothing.
     assert composed(f"criterion={name}").make().criterion == CRITERIA[name]()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_s_file_states_its_code_s_defaults(name: str) -> None:
+    assert composed(f"task={name}").make().task == TASKS[name]()
 
 
 @pytest.mark.parametrize("name", REWARDS)

@@ -76,7 +76,7 @@ def test_the_policy_and_the_weights_are_those_of_the_last_round(whole: Path) -> 
     metrics = metrics_of(whole)
     assert metrics["kept"] == "iterative"
     network = amc_env.load(whole)
-    accuracy = Evaluator(digits().test, precision="float32").accuracy(network)
+    accuracy = Evaluator(digits().test, precision="float32").evaluate(network)
     assert accuracy == metrics["iterative_accuracy"] == policy.accuracy
     assert metrics["network_flops"]["one_shot, iterative"] == last.macs
 

@@ -130,11 +130,11 @@ def test_the_better_of_repaired_and_finetuned_is_exported(
     assert isinstance(held_out, dict)
     assert metrics["kept"] == kept == max(held_out, key=lambda name: held_out[name])
     exact = Evaluator(data.test, precision="float32")
-    loaded = exact.accuracy(amc_env.load(run.folder.path))
+    loaded = exact.evaluate(amc_env.load(run.folder.path))
     policy = Policy.load(run.folder.path / "policy.json")
     assert loaded == metrics[f"{kept}_accuracy"] == policy.accuracy
     # The same channels with weights that were only cut.
-    assert exact.accuracy(policy.apply(env.graph.model)) < loaded
+    assert exact.evaluate(policy.apply(env.graph.model)) < loaded
     output = capsys.readouterr().out
     for line in report.next_steps(run):
         assert line in output
@@ -269,7 +269,7 @@ def test_an_interrupted_repair_leaves_the_pruned_network(begin: Begin) -> None:
     assert metrics["kept"] == "pruned"
     assert "repaired_accuracy" not in metrics
     loaded = load_pruned(build_model("digits_cnn"), run.folder.path)
-    exact = Evaluator(data.test, precision="float32").accuracy(loaded)
+    exact = Evaluator(data.test, precision="float32").evaluate(loaded)
     assert exact == metrics["pruned_accuracy"]
 
 

@@ -74,7 +74,7 @@ def test_policy_and_weights_give_the_accuracy_told(done: Path) -> None:
     load_model(compact, done / "pruned.safetensors")
     metrics = json.loads((done / "metrics.json").read_text())
     test = Evaluator(digits().test, precision="float32")
-    assert test.accuracy(compact.eval()) == metrics[f"{metrics['kept']}_accuracy"]
+    assert test.evaluate(compact.eval()) == metrics[f"{metrics['kept']}_accuracy"]
     assert sum(p.numel() for p in compact.parameters()) == metrics["params"]
 
 

@@ -27,7 +27,7 @@ def context(
         compact=ENV.pruner.prune(counts).model,
         original=ENV.graph.model,
         evaluator=ENV.evaluator,
-        original_logits=ENV.evaluator.logits(ENV.graph.model),
+        original_outputs=ENV.evaluator.outputs(ENV.graph.model),
         calibration=ENV.data.calibration,
         layers=NetworkLayers.of(ENV.graph),
         counts=counts,

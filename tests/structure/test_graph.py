@@ -382,7 +382,6 @@ def _nothing_prunable() -> nn.Module:
     ("model", "message"),
     [
         ("resnet18", "model is a str; give a torch.nn.Module"),
-        (nn.DataParallel(nn.Linear(2, 2)), "give model.module"),
         (nn.Sequential(nn.LazyConv2d(4, 3)), "has no shape yet; run the model once first"),
         (_nothing_prunable(), "no channel of the model .* can be cut .*network's output"),
     ],
@@ -390,6 +389,17 @@ def _nothing_prunable() -> nn.Module:
 def test_models_that_cannot_be_taken_apart_are_refused(model: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ChannelGraph(model, torch.randn(1, 3, 2, 2))
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_what_is_wrapped_around_a_network_is_taken_off_with_a_word(
+    wrap: Callable[[nn.Module], nn.Module], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, x = build(NETWORKS, "residual")
+    graph = ChannelGraph(wrap(model), x)
+    assert graph.model is model
+    assert "the network inside" in caplog.text
+    assert [g.name for g in graph.groups] == [g.name for g in ChannelGraph(model, x).groups]
 
 
 @pytest.mark.parametrize(

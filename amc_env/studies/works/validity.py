@@ -14,10 +14,9 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from torch import nn
 
-from amc_env.evaluation import Evaluator, accuracy_of
+from amc_env.evaluation import Evaluator
 from amc_env.names import check_name
 from amc_env.pipeline.screen import progress
 from amc_env.pipeline.stages import fine_tuning_split
@@ -119,10 +118,10 @@ def _tried(
 ) -> dict[str, Any]:
     policy = asdict(predicted(bench.env, counts, rewards))
     network = bench.env.pruner.realise(counts)
-    logits, labels = judge.logits(network), judge.split.labels
+    outputs, labels, task = judge.outputs(network), judge.split.labels, judge.task
     measured = {
-        "accuracy": accuracy_of(logits, labels),
-        "score": -float(F.cross_entropy(logits, labels)),
+        "accuracy": task.evaluate(outputs, labels),
+        "score": -float(task.loss(outputs, labels)),
     }
     return {**policy, **measured, **_tuned(bench, judge, network)}
 
@@ -139,7 +138,7 @@ def _tuned(bench: Bench, judge: Evaluator, network: nn.Module) -> dict[str, floa
     except DivergedError:
         # A network that cannot be trained is a bad one, and no reason to end the study.
         return {"tuned": 0.0}
-    return {"tuned": judge.accuracy(tuned)}
+    return {"tuned": judge.evaluate(tuned)}
 
 
 def _correlations(

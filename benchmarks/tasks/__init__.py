@@ -1,0 +1,1 @@
+"""Segmentation and detection of synthetic shapes: ``uv run python -m benchmarks.tasks``."""
