@@ -133,8 +133,8 @@ def _lines(layers: dict[str, dict[str, list[float]]]) -> Iterator[list[str]]:
 
 def _medians(layers: Sequence[dict[str, list[float]]]) -> Iterator[str]:
     yield f"{statistics.median(len(values[_MAP]) for values in layers):.0f}"
-    for first, second in ((_FILTER, _MAP), (_RANK, _MAP)):
-        found = [rank_correlation(values[first], values[second]) for values in layers]
+    for one, other in ((_FILTER, _MAP), (_RANK, _MAP)):
+        found = [rank_correlation(values[one], values[other]) for values in layers]
         known = [value for value in found if not isnan(value)]
         yield f"{statistics.median(known):+.2f}" if known else NOTHING
     shares = [len(values[_RANK]) / len(set(values[_RANK])) for values in layers]
