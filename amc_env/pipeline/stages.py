@@ -28,8 +28,8 @@ from amc_env.pipeline.folder import RunFolder
 from amc_env.pipeline.journal import Journal
 from amc_env.pipeline.run import Network, Run, Stage, choose, write_network
 from amc_env.pipeline.screen import progress, say, working
-from amc_env.pipeline.study import check_storage, mirror
 from amc_env.pipeline.trainings import memory_for, train_
+from amc_env.pipeline.trials import check_storage, mirror
 from amc_env.policy import ModelSource
 from amc_env.repair.pruner import checked_labels
 from amc_env.tasks import Task

@@ -8,3 +8,5 @@ table.
 from amc_env.pipeline import CONFIGS
 
 STUDIES = CONFIGS / "study"
+# Written to the folder of a study when it begins.
+PLAN_FILE = "study.json"

@@ -17,9 +17,9 @@ from amc_env.pipeline.calls import train_call
 from amc_env.pipeline.output import check_output
 from amc_env.pipeline.overrides import Settings
 from amc_env.pipeline.resume import folder_to_resume
+from amc_env.studies import PLAN_FILE
 from amc_env.studies.study import Cell, Scale, Study, cells, read_study
 
-PLAN_FILE = "study.json"
 RUNS = "runs"
 _KEYS = ("study", "scale", "folder")
 
@@ -89,13 +89,6 @@ class Plan:
         """Make the folder and note the order in it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / PLAN_FILE, self.order.model_dump_json(indent=2) + "\n")
-
-
-def is_study(arguments: Sequence[str]) -> bool:
-    """Whether a command line asks for a study, or for one to go on."""
-    resumed = folder_to_resume(arguments)
-    is_begun = resumed is not None and (resumed / PLAN_FILE).is_file()
-    return is_begun or any(text.startswith("study=") for text in arguments)
 
 
 def read_plan(arguments: Sequence[str]) -> Plan:

@@ -272,7 +272,9 @@ def test_mistakes_are_refused_in_one_sentence() -> None:
     with pytest.raises(ValueError, match="reward 'los' does not exist"):
         found(reward="los")
     with pytest.raises(ValueError, match="neither a pair of tensors"):
-        found(calibration=[CALIBRATION.inputs])
+        found(calibration=["a file name"])
+    with pytest.raises(ValueError, match="the task classification needs the labels"):
+        found(validation=VALIDATION.inputs)
     with pytest.raises(ValueError, match="episodes is 0; give at least 1"):
         found(episodes=0)
 

@@ -7,7 +7,8 @@ import pytest
 
 from amc_env.pipeline import CONFIGS
 from amc_env.studies import STUDIES
-from amc_env.studies.plan import Order, is_study, read_plan
+from amc_env.studies.main import is_study
+from amc_env.studies.plan import Order, read_plan
 from amc_env.studies.study import STAGE, cells, key_of, read_study
 
 NAMES = sorted(path.stem for path in STUDIES.glob("*.yaml"))

@@ -7,7 +7,7 @@ import pytest
 
 from amc_env import extras
 from amc_env.agents import Episode
-from amc_env.pipeline.study import check_storage, mirror
+from amc_env.pipeline.trials import check_storage, mirror
 
 with warnings.catch_warnings():
     # What Optuna's own dependencies warn of when they are imported is no matter of ours.
@@ -32,7 +32,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def trials(storage: str, name: str) -> list[optuna.trial.FrozenTrial]:
-    from amc_env.pipeline.study import _opened
+    from amc_env.pipeline.trials import _opened
 
     return optuna.load_study(storage=_opened(storage), study_name=name).trials
 
