@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import product
+from math import floor, log10
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -127,4 +128,7 @@ def _predicted(given: tuple[float, float] | None) -> str:
 
 
 def _shown(timing: Timing) -> str:
-    return f"{timing.median_ms:.3g} \u00b1{timing.iqr_ms / 2:.1g}"
+    """Median and spread with the same decimals, three digits of the median."""
+    whole_digits = floor(log10(timing.median_ms)) + 1 if timing.median_ms > 0 else 1
+    decimals = max(0, 3 - whole_digits)
+    return f"{timing.median_ms:.{decimals}f} \u00b1{timing.iqr_ms / 2:.{decimals}f}"

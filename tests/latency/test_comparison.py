@@ -45,7 +45,7 @@ def test_only_what_the_table_was_measured_for_has_a_prediction() -> None:
 def test_a_table_for_people_has_medians_ranges_and_ratios() -> None:
     header, rows = cells([one()])
     assert header == ["runtime, batch, threads", "original ms", "pruned ms", "ratio"]
-    assert rows == [["torch, 1, 1", "4 ±0.1", "2 ±0.05", "0.500"]]
+    assert rows == [["torch, 1, 1", "4.00 ±0.10", "2.00 ±0.05", "0.500"]]
     predicted = one().model_copy(update={"predicted": (4.0, 2.5)})
     header, rows = cells([predicted, one(batch=64)])
     assert [header[-1], *(row[-1] for row in rows)] == ["predicted", "2.5 (0.625)", ""]
