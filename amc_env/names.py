@@ -21,12 +21,31 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from typing_extensions import override
+
 T = TypeVar("T")
 
 # More names than this are not listed in a message: nobody reads the names of 1,500 models.
 _MOST_LISTED = 60
 _PACKAGE = str(Path(__file__).parent)
 _LIBRARIES = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
+
+
+class WithName:
+    """Base of what is called by a name: that of its class, unless the class says so.
+
+    Attributes:
+        name: What tables, files and messages call it.
+    """
+
+    name: str
+
+    @override
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # A class may also set its name in every object, as a dataclass does for a field.
+        if "name" not in vars(cls) and "name" not in inspect.get_annotations(cls):
+            cls.name = cls.__name__
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

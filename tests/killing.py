@@ -32,4 +32,4 @@ def killed(until: Until, folder: Path, *arguments: str) -> None:
         time.sleep(0.002)
     process.kill()
     process.join()
-    assert process.exitcode == -9, "the run ended before it was to be killed"
+    assert process.exitcode == -9, f"the run ended by itself, with {process.exitcode}"

@@ -1,18 +1,17 @@
 """The interface of a criterion, and the check of the scores that it returns."""
 
-import inspect
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import override
 
 from amc_env.calibration import Calibration
 from amc_env.devices import with_float64
+from amc_env.names import WithName
 from amc_env.structure import ChannelGroup, LayerUse, Member
 
 
-class Criterion(ABC):
+class Criterion(WithName, ABC):
     """Gives every channel of a group a score.
 
     Attributes:
@@ -26,13 +25,6 @@ class Criterion(ABC):
     needs_samples: bool = False
     needs_labels: bool = False
     needs_grams: bool = False
-
-    @override
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        # A class may also set its name in every object, as a dataclass does for a field.
-        if "name" not in vars(cls) and "name" not in inspect.get_annotations(cls):
-            cls.name = cls.__name__
 
     @abstractmethod
     def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:

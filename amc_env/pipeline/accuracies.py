@@ -56,7 +56,7 @@ class Examiner:
             whole=whole,
             originals=originals,
             top5=_top5(outputs, labels),
-            predicted=outputs.argmax(1),
+            predicted=outputs.argmax(1).cpu(),
         )
 
     def predictions(self, found: Mapping[str, Accuracies]) -> dict[str, list[int]]:
@@ -70,8 +70,10 @@ class Examiner:
         }
         if not own or not isinstance(self._labels, Tensor):
             return {}
-        marked = {} if self._originals is None else {"original": self._originals.int().tolist()}
-        return {"label": self._labels.tolist(), **marked, **own}
+        marked = (
+            {} if self._originals is None else {"original": self._originals.int().cpu().tolist()}
+        )
+        return {"label": self._labels.cpu().tolist(), **marked, **own}
 
 
 def _top5(scores: Tensor, labels: Tensor) -> float | None:

@@ -1,19 +1,18 @@
 """The interface of a task: how outputs become tensors, the loss, and the metric."""
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from amc_env.batches import Batch, tensors_in
 from amc_env.metric import Metric
+from amc_env.names import WithName
 
 
-class Task(ABC):
+class Task(WithName, ABC):
     """What a network is trained for.
 
     A task of one's own has the two abstract methods. The others have defaults that fit most
@@ -29,13 +28,6 @@ class Task(ABC):
     name: str
     metric: Metric = Metric(name="metric", is_share=False)
     has_classes: bool = False
-
-    @override
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        # A class may also set its name in every object, as a dataclass does for a field.
-        if "name" not in vars(cls) and "name" not in inspect.get_annotations(cls):
-            cls.name = cls.__name__
 
     @abstractmethod
     def loss(self, outputs: Any, labels: Any) -> Tensor:
@@ -78,7 +70,7 @@ class Task(ABC):
         if labels is None:
             raise ValueError(f"the task {self.name} needs the labels of its samples; give them")
 
-    def check(self, outputs: Any, labels: Any) -> None:  # noqa: B027 (nothing to refuse by default)
+    def check(self, outputs: Any, labels: Any) -> None:
         """Refuse outputs that do not fit the labels.
 
         Raises:

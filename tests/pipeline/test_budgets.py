@@ -23,8 +23,8 @@ from amc_env.policy import load_pruned
 from amc_env.training import TrainingSettings, fit_
 
 SHORT = ["search.episodes=3", "search.compare=[uniform]", "reward=accuracy", "finetune.epochs=0",
-         "latency=false",
-         "adjust.epochs=0", "split.calibration=50", "split.validation=300"]  # fmt: skip
+         "latency=false", "env.precision=float32", "adjust.epochs=0",
+         "split.calibration=50", "split.validation=300"]  # fmt: skip
 TWO = "budget.flops=[0.4,0.6]"
 
 # An agent of a user's own, which a run stops as Ctrl-C would: in its search at one of the budgets.
@@ -51,7 +51,7 @@ Go = Callable[..., tuple[int, Path]]
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "digits.safetensors"
     model = build_model("digits_cnn", seed=0)
-    fit_(model, digits().train, TrainingSettings(epochs=2, learning_rate=0.1))
+    fit_(model, digits().train, TrainingSettings(epochs=2, learning_rate=0.1, precision="float32"))
     save_model(model, str(path))
     return path
 
