@@ -1,6 +1,6 @@
 """The layers of a compact network that a sequential repair solves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -40,14 +40,24 @@ class Job:
 
 
 def jobs(
-    survey: Survey, compact: nn.Module, graph: ChannelGraph, kept: Mapping[str, Tensor]
+    survey: Survey,
+    compact: nn.Module,
+    graph: ChannelGraph,
+    kept: Mapping[str, Tensor],
+    *,
+    only_readers: bool = False,
 ) -> dict[str, Job]:
-    """The layers of a compact network to solve, in execution order."""
+    """The layers of a compact network to solve, in execution order.
+
+    ``only_readers`` leaves out those that read no group.
+    """
     found = {}
-    missing = _behind_the_first_cut(graph, kept)
+    # Before the first cut, layers read what they have always read.
+    wanted = _behind_the_first_cut(graph, kept)
+    if only_readers:
+        wanted &= _readers(graph, [group.name for group in graph.groups])
     for name in survey.solvable():
-        # Before that, layers read what they have always read.
-        if name not in missing:
+        if name not in wanted:
             continue
         # A depthwise convolution follows its group and loses the same outputs.
         sides = output_sides(graph, name, with_followers=True)
@@ -64,11 +74,20 @@ def jobs(
 def _behind_the_first_cut(graph: ChannelGraph, kept: Mapping[str, Tensor]) -> set[str]:
     """All layers from the first one, in execution order, that reads a group with channels cut."""
     names = [layer.name for layer in graph.cost().layers]
-    readers = {
-        member.module
+    cut = [
+        group.name
         for group in graph.groups
         if len(kept.get(group.name, range(group.channels))) < group.channels
-        for member in (*group.consumers, *group.followers)
-    }
+    ]
+    readers = _readers(graph, cut)
     first = next((number for number, name in enumerate(names) if name in readers), len(names))
     return set(names[first:])
+
+
+def _readers(graph: ChannelGraph, groups: Sequence[str]) -> set[str]:
+    """The modules that read channels of these groups."""
+    return {
+        member.module
+        for name in groups
+        for member in (*graph.group(name).consumers, *graph.group(name).followers)
+    }

@@ -47,9 +47,12 @@ class RepairSettings:
             that is kept too.
         sampled_positions: Random output positions of each map that count; all if None.
         ridge: Pull towards the original weights, relative to the mean square of an input.
+        anchor_rows: How many rows of inputs the weights of the plain repair are worth to the
+            sequential repair, which is pulled towards them: the more, the fewer rows it reads.
         calibration_batch: Calibration samples that run together.
         episode_samples: Calibration samples that the sequential repair of an episode reads; all if
-            None. The network that is kept in the end is repaired on all.
+            None. If it does not read all, it leaves out layers that read no pruned channels. The
+            network that is kept in the end is repaired on all samples, in all layers.
         match_residual_sums: Whether the sequential repair aims at the original sums of residual
             blocks.
         norm_samples: Calibration samples on which the statistics of batch norms are estimated again
@@ -61,6 +64,7 @@ class RepairSettings:
     repair: Repair = "sequential"
     sampled_positions: int | None = 16
     ridge: float = DEFAULT_RIDGE
+    anchor_rows: float = 2048.0
     calibration_batch: int = 64
     episode_samples: int | None = 128
     match_residual_sums: bool = True
@@ -75,6 +79,8 @@ class RepairSettings:
                 raise ValueError(f"{name} is {number}; give 1 or more")
         if not self.ridge >= 0:
             raise ValueError(f"ridge is {self.ridge}; give 0 or more")
+        if not 0 <= self.anchor_rows < float("inf"):
+            raise ValueError(f"anchor_rows is {self.anchor_rows}; give a number from 0")
         if self.norm_samples < 0 or (self.is_sequential and self.norm_samples):
             raise ValueError(
                 f"norm_samples is {self.norm_samples} and repair is {self.repair!r}; give 0 or "
@@ -260,13 +266,17 @@ class Pruner:
             return self._final_repair
         batch = self.repair.calibration_batch
         return self._sequential_repair(
-            in_parts(first(joined(self.calibration.batches), count), batch)
+            in_parts(first(joined(self.calibration.batches), count), batch), only_readers=True
         )
 
-    def _sequential_repair(self, batches: Sequence[Batch]) -> SequentialRepair:
+    def _sequential_repair(
+        self, batches: Sequence[Batch], *, only_readers: bool = False
+    ) -> SequentialRepair:
         settings = SequentialSettings(
             sampling=self._sampling,
             ridge=self.repair.ridge,
+            anchor_rows=self.repair.anchor_rows,
+            only_readers=only_readers,
             match_residual_sums=self.repair.match_residual_sums,
         )
         return SequentialRepair(self.graph, batches, settings=settings)

@@ -52,6 +52,12 @@ class SequentialSettings:
         sampling: Which rows of a convolution's inputs count.
         ridge: Pull towards the weights that the network has, relative to the mean square of an
             input.
+        anchor_rows: How many rows of inputs the weights that the network has are worth: the pull
+            towards them is greater by this number over the rows that are read. Where these are
+            few, a layer would fit their noise.
+        only_readers: Whether only layers are solved that read a group, whose channels may be cut.
+            The others read all that they have always read, and what they gain by few rows is
+            little.
         match_residual_sums: Whether a layer whose output is added to a shortcut, as at the end of a
             residual block, is solved for the original *sum*: it then makes up for what
             the shortcut lost.
@@ -59,6 +65,8 @@ class SequentialSettings:
 
     sampling: RowSampling = field(default_factory=RowSampling)
     ridge: float = DEFAULT_RIDGE
+    anchor_rows: float = 0.0
+    only_readers: bool = False
     match_residual_sums: bool = False
 
 
@@ -105,7 +113,13 @@ class SequentialRepair:
         towards the weights that it has. Layers that run several times for one sample keep the
         weights that they have.
         """
-        found = jobs(self._survey, compact, self._graph, kept)
+        found = jobs(
+            self._survey,
+            compact,
+            self._graph,
+            kept,
+            only_readers=self._settings.only_readers,
+        )
         with evaluating(self._graph.model), evaluating(compact):
             _Run(
                 compact,
@@ -113,7 +127,7 @@ class SequentialRepair:
                 batches=self._batches,
                 places=self._places,
                 targets=self._targets,
-                ridge=self._settings.ridge,
+                settings=self._settings,
             ).run_()
 
 
@@ -140,14 +154,14 @@ class _Run:
         batches: Sequence[Batch],
         places: Sequence[Mapping[str, Places]],
         targets: Targets,
-        ridge: float,
+        settings: SequentialSettings,
     ) -> None:
         self._compact = compact
         self._jobs = jobs_
         self._batches = batches
         self._places = places
         self._targets = targets
-        self._ridge = ridge
+        self._settings = settings
         self._inputs: dict[str, Tensor] = {}
         self._is_solving = False
 
@@ -212,7 +226,7 @@ class _Run:
             left = self._look_ahead(job, number) if target.other is not None else None
             inputs = self._look_up(job, number)
             self._add(sums, job, number, inputs=inputs, target=target, left=left)
-        sums.solve_(ridge=self._ridge)
+        sums.solve_(ridge=self._settings.ridge + self._settings.anchor_rows / sums.rows)
 
     def _split(self, maps: Tensor) -> list[Tensor]:
         """Maps of the run of the held samples, as if their batches had run by turns."""
@@ -258,7 +272,11 @@ class _Run:
 
 
 class _NormalSums:
-    """The normal equations of a layer with a constant for each output, summed over batches."""
+    """The normal equations of a layer with a constant for each output, summed over batches.
+
+    Attributes:
+        rows: How many rows of inputs have been added.
+    """
 
     def __init__(self, job: Job) -> None:
         weight = job.layer.weight
@@ -275,7 +293,7 @@ class _NormalSums:
         self._cross = self._anchors.new_zeros(parts, columns, outputs)
         self._sum = self._anchors.new_zeros(parts, columns, 1)
         self._wanted = self._anchors.new_zeros(parts, outputs, 1)
-        self._rows = 0
+        self.rows = 0
 
     def add(self, x: Tensor, aim: Tensor, places: Places) -> None:
         """Add the layer's inputs on one batch, and the rows of outputs that they are to give."""
@@ -291,7 +309,7 @@ class _NormalSums:
             self._cross += (rows.mT @ y).to(self._device)
             self._sum += rows.sum(1)[..., None].to(self._device)
             self._wanted += y.sum(1)[..., None].to(self._device)
-            self._rows += rows.shape[1]
+            self.rows += rows.shape[1]
             # Otherwise these rows would still be held while the next ones are unfolded.
             del rows, y
 
@@ -302,11 +320,11 @@ class _NormalSums:
         gram, cross = self._gram, self._cross
         if self._job.can_shift:
             # With a constant, the least squares problem is that of the rows less their mean.
-            gram = gram - self._sum @ self._sum.mT / self._rows
-            cross = cross - self._sum @ self._wanted.mT / self._rows
+            gram = gram - self._sum @ self._sum.mT / self.rows
+            cross = cross - self._sum @ self._wanted.mT / self.rows
         solved = nearest(gram, cross, self._anchors, penalty).mT
         if self._job.can_shift:
-            self._job.shift_(((self._wanted - solved @ self._sum) / self._rows).flatten())
+            self._job.shift_(((self._wanted - solved @ self._sum) / self.rows).flatten())
         shape = self._weight.shape
         by_input = solved.flatten(0, 1).view(shape[0], -1, shape[1]).mT.reshape(shape)
         # Converted before it is copied, as the layer's device may have no float64.

@@ -57,7 +57,12 @@ def test_an_episode_reads_its_own_share_of_the_samples() -> None:
         assert torch.equal(made.prune_sequentially(COUNTS).last.weight, repaired[1])
     compact = few.graph.compact(few.plan.kept(COUNTS))
     few.plan.apply_(compact, COUNTS)
-    settings = SequentialSettings(sampling=RowSampling(positions=16), match_residual_sums=True)
+    settings = SequentialSettings(
+        sampling=RowSampling(positions=16),
+        anchor_rows=few.repair.anchor_rows,
+        only_readers=True,
+        match_residual_sums=True,
+    )
     first = [samples(24).inputs[:8]]
     repair_sequentially_(compact, few.graph, few.plan.kept(COUNTS), first, settings=settings)
     assert torch.equal(compact.last.weight, repaired[0])

@@ -86,6 +86,33 @@ def test_what_fits_into_memory_does_not_change_the_weights(
             assert torch.allclose(value, in_parts[key], rtol=1e-7, atol=1e-10), (limit, key)
 
 
+def test_the_weights_at_hand_are_worth_as_many_rows_as_said() -> None:
+    # All 64 positions of 17 samples are read, so that every layer has as many rows.
+    rows = 17 * 64
+    pulled = repaired("projected", SequentialSettings(ridge=1e-3, anchor_rows=rows / 10))
+    wanted = repaired("projected", SequentialSettings(ridge=1e-3 + 0.1))
+    other = repaired("projected", SequentialSettings(ridge=1e-3))
+    for name, value in wanted.items():
+        assert torch.allclose(pulled[name], value, rtol=1e-9, atol=1e-12), name
+    assert not torch.allclose(pulled["head.weight"], other["head.weight"])
+
+
+@pytest.mark.parametrize("only_readers", [False, True])
+def test_layers_that_read_no_group_can_be_left_alone(only_readers: bool) -> None:
+    model, example = projected()
+    graph = ChannelGraph(model, example, ignore=["stem", "b", "short"])
+    kept = {"a": torch.arange(5)}
+    compact = graph.compact(kept)
+    before = {name: value.clone() for name, value in compact.state_dict().items()}
+    x = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    settings = SequentialSettings(only_readers=only_readers)
+    repair_sequentially_(compact, graph, kept, [x], settings=settings)
+    after = compact.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert "b.weight" in changed
+    assert ("head.weight" in changed) is not only_readers
+
+
 class Peak(TorchDispatchMode):
     """Records the largest tensor and the most bytes that live at the same time, without samples."""
 
