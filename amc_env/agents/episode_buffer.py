@@ -165,10 +165,11 @@ class EpisodeBuffer(ReplayBuffer):
         self.drop_unfinished_()
         self.episodes: deque[Steps] = deque(maxlen=self.buffer_size)
         self.baseline: float | None = None
+        self._steps, self._scale = 0, 1.0
 
     @override
     def size(self) -> int:
-        return sum(map(len, self.episodes))
+        return self._steps
 
     @override
     def add(
@@ -210,7 +211,7 @@ class EpisodeBuffer(ReplayBuffer):
         mean = float(samples.rewards.mean())
         before = mean if self.baseline is None else self.baseline
         self.baseline = self.baseline_decay * before + (1 - self.baseline_decay) * mean
-        return samples._replace(rewards=(samples.rewards - self.baseline) / self._deviation())
+        return samples._replace(rewards=(samples.rewards - self.baseline) / self._scale)
 
     def _deviation(self) -> float:
         """What rewards are divided by: 1 where they are not to be scaled, or are all equal."""
@@ -241,3 +242,6 @@ class EpisodeBuffer(ReplayBuffer):
         """Write the episodes into the arrays that stable-baselines3 samples from."""
         for name in FIELDS:
             setattr(self, name, np.concatenate([getattr(steps, name) for steps in self.episodes]))
+        # These are read with every gradient step, and an episode has many.
+        self._steps = sum(map(len, self.episodes))
+        self._scale = self._deviation()

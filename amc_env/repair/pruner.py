@@ -66,7 +66,7 @@ class RepairSettings:
     ridge: float = DEFAULT_RIDGE
     anchor_rows: float = 2048.0
     calibration_batch: int = 64
-    episode_samples: int | None = 128
+    episode_samples: int | None = 64
     match_residual_sums: bool = True
     norm_samples: int = 0
     seed: int = 0
