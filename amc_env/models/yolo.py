@@ -24,7 +24,7 @@ def yolo(path: str, *, nc: int | None = None) -> nn.Module:
     model = _from_checkpoint(path, nc) if path.endswith(".pt") else _from_description(path, nc)
     from ultralytics.nn.tasks import guess_model_task
 
-    task = guess_model_task(model)
+    task = guess_model_task(model.yaml)
     if task != "detect":
         raise ValueError(
             f"{path} is a network of Ultralytics for the task {task!r}; only those that detect "

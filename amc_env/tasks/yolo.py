@@ -59,6 +59,15 @@ class Yolo(Task):
     strides: Sequence[int] = (8, 16, 32)
     bins: int = 16
 
+    def __post_init__(self) -> None:
+        # Settings give a list, and a task is compared with others.
+        object.__setattr__(self, "strides", tuple(self.strides))
+        if not self.strides or min(self.strides) < 1 or self.bins < 1:
+            raise ValueError(
+                f"strides are {self.strides} and bins {self.bins}; give at least one stride, and "
+                "whole numbers from 1"
+            )
+
     @override
     def tensors(self, output: object) -> Levels:
         predictions = output[1] if isinstance(output, tuple) and len(output) == 2 else output
