@@ -27,10 +27,10 @@ def read_yolo(path: str, *, size: int) -> tuple[Split, Split]:
 
     try:
         described = check_det_dataset(path, autodownload=False)
+        test = described.get("test") or described["val"]
+        return _split(described["train"], described, size), _split(test, described, size)
     except (OSError, RuntimeError, SyntaxError) as error:
         raise ValueError(f"{path} names no data set that can be read: {error}") from error
-    test = described.get("test") or described["val"]
-    return _split(described["train"], described, size), _split(test, described, size)
 
 
 def _split(images: Any, described: dict[str, Any], size: int) -> Split:

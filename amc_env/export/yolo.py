@@ -31,7 +31,13 @@ def write_checkpoint(run: Finished, out: Path) -> list[Path]:
             "yolo; use another format"
         )
     network = copy.deepcopy(run.network).cpu()
-    content = {"epoch": -1, "model": network, "train_args": {}, "version": __version__}
+    content = {
+        "epoch": -1,
+        "model": network,
+        # Ultralytics goes on with these, such as the size of images.
+        "train_args": dict(network.args),
+        "version": __version__,
+    }
     path = out / CHECKPOINT_FILE
     with atomic(path) as temporary:
         torch.save(content, temporary)

@@ -47,7 +47,8 @@ class Yolo(Task):
 
     Li et al., "Generalized Focal Loss", 2020, section 3.2. With one bin the number is the distance.
     Networks without non-maximum suppression, such as YOLO26, have the maps of both heads, the one
-    that boxes are read from last. Labels are those of ``Detection``.
+    that boxes are read from last; the loss weighs both as Ultralytics' training begins. Labels are
+    those of ``Detection``.
 
     Attributes:
         strides: Pixels across a cell of each level.
