@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ def write_checkpoint(run: Finished, out: Path) -> list[Path]:
             f"{run.policy.model} is no detector of Ultralytics, and only those have the format "
             "yolo; use another format"
         )
-    network = copy.deepcopy(run.network).cpu()
+    network: Any = copy.deepcopy(run.network).cpu()
     content = {
         "epoch": -1,
         "model": network,

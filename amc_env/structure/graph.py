@@ -56,7 +56,6 @@ class ChannelGraph:
         min_channels: int = 1,
     ) -> None:
         self.model = model = plain(model)
-        _check_model(model)
         self.example = _checked_example(example_input)
         self.inputs = tuple(tensors_in(self.example))
         rounding = Rounding(round_to=round_to, min_channels=min_channels)
@@ -214,9 +213,13 @@ def plain(model: nn.Module) -> nn.Module:
     """The network as it is analysed: without wrappers, its weights stored and not computed.
 
     What is done to it is told by a warning; an ordinary network is returned as it is.
+
+    Raises:
+        ValueError: It is no network that can be analysed.
     """
     inside = _unwrapped(model)
-    return with_stored_weights(inside) if isinstance(inside, nn.Module) else inside
+    _check_model(inside)
+    return with_stored_weights(inside)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
