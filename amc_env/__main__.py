@@ -166,7 +166,7 @@ def _add_export_(commands: "_Commands[argparse.ArgumentParser]") -> None:
         "--to",
         default="torch_export,safetensors,yaml,csv,onnx",
         metavar="FORMATS",
-        help="formats, parted by commas; all by default: %(default)s",
+        help="formats, parted by commas: %(default)s by default, and yolo for Ultralytics",
     )
     parser.add_argument("--model", help=f"the original: {_MODEL}; as in the run by default")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder; RUN/export by default")

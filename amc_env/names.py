@@ -14,7 +14,7 @@ import sysconfig
 import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -115,6 +115,8 @@ class Kind(Generic[T]):
         is_made: Whether an object already is such a thing.
         libraries: Functions that return further makers by name, such as the models of torchvision.
             One is called only if no table before it has the name, because importing takes seconds.
+        files: What makes a thing of a file, by the ending of the file's name. It is called with the
+            path and the options.
     """
 
     title: str
@@ -122,6 +124,7 @@ class Kind(Generic[T]):
     makers: Mapping[str, Callable[..., T]]
     is_made: Callable[[object], bool]
     libraries: Sequence[Callable[[], Mapping[str, Callable[..., T]]]] = ()
+    files: Mapping[str, Callable[..., T]] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """All names: of this project, then of other libraries, then of installed packages."""
@@ -159,6 +162,9 @@ class Kind(Generic[T]):
     def _make_by_name_or_path(self, given: str, options: Mapping[str, Any] | None) -> T:
         if _is_file(given):
             return self.make_target(given, options)
+        if (ending := Path(given).suffix) in self.files:
+            of_file = {given: partial(self.files[ending], given)}
+            return self._checked(make_by_name(self.title, given, of_file, options), given)
         known: list[str] = []
         for table in self._tables():
             if given in table:

@@ -67,6 +67,9 @@ class FlopsCounter(TorchFunctionMode):
                 # Of rows times inputs and inputs times outputs over rows times outputs.
                 entries = factors[0].numel() * factors[1].numel() // out.numel()
                 self.total += out.numel() * isqrt(entries)
+        elif name in {"lstm", "gru", "rnn_tanh", "rnn_relu"}:
+            weights = [w for w in args[2] if w.dim() == 2]
+            self.total += sum(w.numel() for w in weights) * args[0][..., 0].numel()
         elif name == "multi_head_attention_forward":
             weights = [a for a in args if isinstance(a, nn.Parameter) and a.dim() == 2]
             self.total += sum(w.numel() for w in weights) * args[0][..., 0].numel()

@@ -105,6 +105,30 @@ class Calibration:
             pair = (_places(producer, maps), _places(producer, gradients))
             yield with_float64(pair[0]), with_float64(pair[1])
 
+    def channel_grams(self, layer: str, *, parts: int = 1) -> Tensor:
+        """Gram matrices (parts, inputs, inputs) of what a layer reads, a column for each channel.
+
+        Every pixel, or every step of a sequence, is a row; a part is a convolution group.
+
+        Raises:
+            ValueError: There are no samples, or the layer did not run.
+        """
+        self._check_samples()
+        sums: list[Tensor] = []
+
+        def add(_: str, module: nn.Module, x: Tensor) -> None:
+            rows = with_float64(x if isinstance(module, nn.RNNBase) else x.movedim(1, -1))
+            by_part = rows.double().flatten(0, -2).unflatten(1, (parts, -1)).movedim(1, 0)
+            sums.append(by_part.mT @ by_part)
+
+        module = self.model.get_submodule(layer)
+        with evaluating(self.model), listening({layer: module}, before=add):
+            for batch in self.batches:
+                run(self.model, batch)
+        if not sums:
+            raise ValueError(f"layer {layer!r} did not run on the calibration samples")
+        return torch.stack(sums).sum(0)
+
     def _check_samples(self) -> None:
         if not self.batches:
             raise ValueError("there are no calibration samples; give at least one batch")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from amc_env.calibration import Calibration
@@ -12,6 +12,7 @@ from amc_env.structure import ChannelGroup, Member
 
 # How many rows of the inverse are updated by one product.
 _WAITING_ROWS = 256
+_BY_CHANNEL = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.RNNBase)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +41,16 @@ class ReconstructionLoss(Criterion):
 
     @override
     def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
-        readers = [
-            part
+        problems = [
+            _unfolded(member, calibration)
             for member in group.consumers
             if member.module in calibration.grams
-            for part in _parts(member, calibration, self.ridge)
+        ] or [
+            _by_channel(member, calibration)
+            for member in group.consumers
+            if _reads_by_channel(member, calibration)
         ]
+        readers = [reader for problem in problems for reader in problem.readers(self.ridge)]
         if not readers:
             raise ValueError("no layer that reads it was calibrated and can be repaired")
         scores = torch.empty(group.channels, dtype=torch.float64)
@@ -120,22 +125,68 @@ class _Reader:
             self._waiting = 0
 
 
-def _parts(member: Member, calibration: Calibration, ridge: float) -> list[_Reader]:
-    """The problems of one consumer, one for each convolution group that reads the group."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Problem:
+    """What a layer reads of a group.
+
+    Attributes:
+        member: The layer.
+        grams: (parts, columns, columns) of its inputs, channel-major; a part is a convolution
+            group.
+        weights: (inputs, outputs, columns of an input), the parts in turn.
+    """
+
+    member: Member
+    grams: Tensor
+    weights: Tensor
+
+    def readers(self, ridge: float) -> list[_Reader]:
+        """The least squares of each convolution group that reads the group."""
+        positions = self.member.positions
+        inputs, _, kernel = self.weights.shape
+        width = inputs // len(self.grams)
+        found = []
+        for number, gram in enumerate(self.grams):
+            inside = positions // width == number
+            counts = inside.sum(1)
+            if not counts.any():
+                continue
+            if int(counts.min()) != int(counts.max()):
+                raise ValueError(f"{self.member.module!r} reads its channels unevenly")
+            places = (positions[inside] % width).view(len(positions), -1)
+            columns = (places[:, :, None] * kernel + torch.arange(kernel)).flatten(1)
+            part = self.weights[number * width : (number + 1) * width]
+            own = part.transpose(1, 2).flatten(0, 1)
+            found.append(_Reader(gram, own, columns.to(gram.device), ridge))
+        return found
+
+
+def _unfolded(member: Member, calibration: Calibration) -> _Problem:
+    """The problem of a layer whose unfolded inputs were calibrated."""
     grams = calibration.grams[member.module]
     weights = read_by(calibration.model, member).to(grams.device).double()
-    inputs, _, kernel = weights.shape
-    width = inputs // len(grams)
-    readers = []
-    for number, gram in enumerate(grams):
-        inside = member.positions // width == number
-        counts = inside.sum(1)
-        if not counts.any():
-            continue
-        if int(counts.min()) != int(counts.max()):
-            raise ValueError(f"{member.module!r} reads its channels unevenly")
-        places = (member.positions[inside] % width).view(len(member.positions), -1)
-        columns = (places[:, :, None] * kernel + torch.arange(kernel)).flatten(1).to(gram.device)
-        part = weights[number * width : (number + 1) * width]
-        readers.append(_Reader(gram, part.transpose(1, 2).flatten(0, 1), columns, ridge))
-    return readers
+    return _Problem(member=member, grams=grams, weights=weights)
+
+
+def _by_channel(member: Member, calibration: Calibration) -> _Problem:
+    """The problem of a layer in which every input channel adds to outputs by itself.
+
+    A transposed convolution lays the products of a pixel over neighbouring outputs. Each product
+    counts here by itself, which is exact where kernels do not overlap. The gates of a recurrent
+    layer count before their activation, without the states' share.
+    """
+    weights = read_by(calibration.model, member).flatten(1)[..., None].double()
+    grams = calibration.channel_grams(_owner(member), parts=member.layer.groups)  # type: ignore[union-attr]
+    return _Problem(member=member, grams=grams, weights=weights.to(grams.device))
+
+
+def _reads_by_channel(member: Member, calibration: Calibration) -> bool:
+    if member.layer is None or member.layer.weight is None:
+        return False
+    return isinstance(calibration.model.get_submodule(_owner(member)), _BY_CHANNEL)
+
+
+def _owner(member: Member) -> str:
+    """The name of the module that holds a layer's weight."""
+    weight = member.layer.weight if member.layer else None
+    return (weight or "").rpartition(".")[0]

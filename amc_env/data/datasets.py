@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amc_env.data.splits import Split, stratified_order
+from amc_env.data.yolo import read_yolo
 from amc_env.names import Kind
 
 if TYPE_CHECKING:
@@ -226,6 +227,25 @@ def synthetic(
     return Dataset(train=part(train), test=part(test))
 
 
+def yolo(*, path: str, size: int = 640) -> Dataset:
+    """The images and boxes that a ``data.yaml`` of Ultralytics names, read by Ultralytics itself.
+
+    Images are scaled and padded to squares as in Ultralytics' validation, with values from 0 to 1.
+    Training data is ``train``; test data is ``test``, or ``val`` where there is none. Ultralytics
+    leaves a file ``labels.cache`` beside the labels.
+
+    Args:
+        path: The file ``data.yaml``.
+        size: Height and width of the images.
+
+    Raises:
+        ValueError: Ultralytics is not installed, the file or its folders are not there, or ``size``
+            is no multiple of 32.
+    """
+    train, test = read_yolo(path, size=size)
+    return Dataset(train=train, test=test)
+
+
 DATASETS: Mapping[str, Callable[..., Dataset]] = {
     "digits": digits,
     "cifar10": cifar10,
@@ -235,6 +255,7 @@ DATASETS: Mapping[str, Callable[..., Dataset]] = {
     "arrays": arrays,
     "image_folder": image_folder,
     "synthetic": synthetic,
+    "yolo": yolo,
 }
 
 

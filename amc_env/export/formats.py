@@ -7,6 +7,7 @@ from amc_env.export.finished import Finished, read_finished
 from amc_env.export.layers import write_csv, write_yaml
 from amc_env.export.programs import write_onnx, write_program
 from amc_env.export.weights import write_weights
+from amc_env.export.yolo import write_checkpoint
 from amc_env.names import check_name
 
 FORMATS: Mapping[str, Callable[[Finished, Path], list[Path]]] = {
@@ -15,6 +16,7 @@ FORMATS: Mapping[str, Callable[[Finished, Path], list[Path]]] = {
     "yaml": write_yaml,
     "csv": write_csv,
     "onnx": write_onnx,
+    "yolo": write_checkpoint,
 }
 
 

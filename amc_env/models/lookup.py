@@ -9,14 +9,17 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from amc_env.models.yolo import yolo
 from amc_env.models.zoo import MODELS, build_model
 from amc_env.names import Kind, name_of
 
 _IMAGENET = (3, 224, 224)
+_YOLO = (3, 640, 640)
 # Without this, these two warn that their slow initial values will change.
 _QUIET_BUILD = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
 _LARGER_INPUTS = {"inception_v3": (3, 299, 299)}
@@ -39,8 +42,9 @@ def find_model(source: str | nn.Module, options: Mapping[str, Any] | None = None
 
     Args:
         source: A name of this package's table, of torchvision or of timm, looked up in that order;
-            the name of an entry point in the group ``amc_env.models``; or the path of a class or
-            function that returns the model, ``FILE.py:FUNCTION`` or ``PACKAGE.MODULE.FUNCTION``.
+            the name of an entry point in the group ``amc_env.models``; the path of a class or
+            function that returns the model, ``FILE.py:FUNCTION`` or ``PACKAGE.MODULE.FUNCTION``; or
+            a model file of Ultralytics, ``yolo11n.yaml`` or ``FILE.pt``.
         options: Arguments of the function that builds the model, such as ``num_classes``.
 
     Raises:
@@ -61,6 +65,8 @@ def _input_shape(source: str, model: nn.Module) -> tuple[int, ...] | None:
         return MODELS[source].input_shape
     if type(model).__module__.startswith("torchvision.") and source in _of_torchvision():
         return _LARGER_INPUTS.get(source, _IMAGENET)
+    if Path(source).suffix in MODEL.files:
+        return _YOLO
     # timm describes the images that a model was trained on.
     description = getattr(model, "default_cfg", None) or {}
     shape = description.get("input_size")
@@ -92,5 +98,6 @@ MODEL: Kind[nn.Module] = Kind(
     entry_points="amc_env.models",
     makers={name: partial(build_model, name) for name in MODELS},
     libraries=(_of_torchvision, _of_timm),
+    files={".yaml": yolo, ".pt": yolo},
     is_made=lambda thing: isinstance(thing, nn.Module),
 )

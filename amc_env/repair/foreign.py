@@ -14,7 +14,7 @@ from amc_env.repair.matching import kept_channels
 from amc_env.repair.pruner import RepairSettings
 from amc_env.repair.sequential import SequentialSettings, repair_sequentially_
 from amc_env.structure import ChannelGraph
-from amc_env.structure.graph import unwrapped
+from amc_env.structure.graph import plain
 
 _LOG = logging.getLogger(__name__)
 # One sample in so many is held out of the solve, to judge the repair on.
@@ -58,7 +58,7 @@ def repair(
     # One repair may take longer than those of a search, and somebody may have few samples.
     settings = settings or RepairSettings(sampled_positions=64)
     _check_arguments(small, samples, settings)
-    small, original = unwrapped(small), unwrapped(original)
+    small, original = plain(small), plain(original)
     graph = ChannelGraph(original, first(samples, 2))
     kept = kept_channels(graph, small)
     if not kept:

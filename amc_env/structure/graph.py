@@ -20,6 +20,7 @@ from amc_env.structure.records import (
     Share,
     Structure,
 )
+from amc_env.structure.stored_weights import with_stored_weights
 
 _LOG = logging.getLogger(__name__)
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -54,8 +55,7 @@ class ChannelGraph:
         round_to: int = 1,
         min_channels: int = 1,
     ) -> None:
-        self.model = model = unwrapped(model)
-        _check_model(model)
+        self.model = model = plain(model)
         self.example = _checked_example(example_input)
         self.inputs = tuple(tensors_in(self.example))
         rounding = Rounding(round_to=round_to, min_channels=min_channels)
@@ -209,7 +209,20 @@ def _shortened(counts: tuple[int, ...]) -> str:
     return ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", shown[-1]])
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def plain(model: nn.Module) -> nn.Module:
+    """The network as it is analysed: without wrappers, its weights stored and not computed.
+
+    What is done to it is told by a warning; an ordinary network is returned as it is.
+
+    Raises:
+        ValueError: It is no network that can be analysed.
+    """
+    inside = _unwrapped(model)
+    _check_model(inside)
+    return with_stored_weights(inside)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
     """The network inside of what ``torch.compile`` or data parallelism has wrapped around it."""
     # A wrapper's parameters carry other names than those of the network that is saved and pruned.
     inside = getattr(model, "module" if isinstance(model, _PARALLEL) else "_orig_mod", None)
@@ -220,7 +233,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         type(model).__name__,
         type(inside).__name__,
     )
-    return unwrapped(inside)
+    return _unwrapped(inside)
 
 
 def _check_model(model: object) -> None:

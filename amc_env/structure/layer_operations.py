@@ -4,19 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 
-import torch
 from torch import Tensor, nn
 
 from amc_env.structure.channel_ids import NEUTRAL, along
-from amc_env.structure.records import LayerUse
-from amc_env.structure.tracer import Call, Handler, Tracer
-
-_COMPUTED_WEIGHT = (
-    "{where} computes its weight on the way (by weight or spectral norm, weight standardisation, "
-    "fake quantisation or from another layer); store the weight itself, for example remove the "
-    "parametrization, to make these channels prunable"
+from amc_env.structure.computed_weights import (
+    follow_computed_filter,
+    keep_around_computed_weight,
 )
-_NOTHING = torch.zeros(0, dtype=torch.long)
+from amc_env.structure.records import LayerUse
+from amc_env.structure.stored_sizes import store_count
+from amc_env.structure.tracer import Call, Handler, Tracer
 
 
 def convolution(*, spatial: int, transposed: bool) -> Handler:
@@ -31,7 +28,7 @@ def convolution(*, spatial: int, transposed: bool) -> Handler:
         width = out.shape[channel_dim]
         grid = x if transposed else out
         use = LayerUse(
-            name=_layer_name(trace, call, name),
+            name=layer_name(trace, call, name),
             kind="conv_transpose" if transposed else "conv",
             weight=name,
             tensors=(),
@@ -42,7 +39,7 @@ def convolution(*, spatial: int, transposed: bool) -> Handler:
             uses=grid.numel() // (grid.shape[channel_dim] * trace.batch),
         )
         if name is None:
-            _computed(trace, call, use, channel_dim)
+            follow_computed_filter(trace, call, use, channel_dim)
             return
         inputs = trace.axis_ids(trace.ids(x), channel_dim)
         # A grouped convolution cut to one channel a group has the shape of a depthwise one.
@@ -55,7 +52,8 @@ def convolution(*, spatial: int, transposed: bool) -> Handler:
         counts = {"in_channels": inputs, "out_channels": outputs}
         if use.kind == "depthwise":
             counts["groups"] = inputs
-        _store(trace, name, _CONVOLUTIONS, counts)
+            store_count(trace, call.arg(6, "groups", 1), inputs)
+        store_counts(trace, name, _CONVOLUTIONS, counts)
         bias = _follow_vector(trace, call.arg(2, "bias"), outputs)
         trace.ledger.layer(replace(use, tensors=(name, *bias)), inputs, outputs)
         trace.assign(out, along(outputs, tuple(out.shape), out.dim() + channel_dim))
@@ -69,14 +67,14 @@ def linear(trace: Tracer, call: Call) -> None:
     if found is None:
         weight: Tensor = call.arg(1, "weight")
         use = LayerUse(
-            name=_layer_name(trace, call, None),
+            name=layer_name(trace, call, None),
             kind="linear",
             weight=None,
             tensors=(),
             shape=tuple(weight.shape),
             uses=prod(call.out.shape[:-1]) // trace.batch,
         )
-        _computed(trace, call, use, -1)
+        keep_around_computed_weight(trace, call, use, -1)
         return
     name, is_transposed = found
     _follow_matrix(
@@ -136,11 +134,11 @@ def _follow_matrix(trace: Tracer, call: Call, product: _Product, *, bias: object
     trace.ledger.consume(name, 1 - product.output_dim, inputs)
     width = out.shape[product.out_dim]
     outputs = trace.ledger.produce(name, product.output_dim, width)
-    _store(trace, name, (nn.Linear,), {"in_features": inputs, "out_features": outputs})
+    store_counts(trace, name, (nn.Linear,), {"in_features": inputs, "out_features": outputs})
     shape = [width, width]
     shape[1 - product.output_dim] = len(inputs)
     use = LayerUse(
-        name=_layer_name(trace, call, name),
+        name=layer_name(trace, call, name),
         kind="linear",
         weight=name,
         tensors=(name, *_follow_vector(trace, bias, outputs)),
@@ -208,21 +206,6 @@ def _mix(trace: Tracer, call: Call) -> None:
         trace.freeze_inputs(call, f"{trace.where(call)} is not known to keep channels apart")
 
 
-def _computed(trace: Tracer, call: Call, use: LayerUse, channel_dim: int) -> None:
-    """Count a layer whose weight no parameter is, and keep all channels around it."""
-    trace.freeze_inputs(call, _COMPUTED_WEIGHT.format(where=trace.where(call)))
-    # What a weight is computed from is not known, so all parameters of its module count as its own.
-    outputs = trace.axis_ids(trace.ids(call.out), channel_dim)
-    module = trace.modules[trace.current_module()[0]]
-    owners = [
-        module,
-        *(m for name, m in module.named_modules() if name.startswith("parametrizations")),
-    ]
-    names = [trace.owner(p) for m in owners for p in m.parameters(recurse=False)]
-    tensors = tuple(dict.fromkeys(name for name in names if name is not None))
-    trace.ledger.layer(replace(use, tensors=tensors), _NOTHING, outputs)
-
-
 def norm(kinds: tuple[type[nn.Module], ...], attribute: str) -> Handler:
     """A handler for norms that treat each channel alone, and for PReLU.
 
@@ -235,7 +218,7 @@ def norm(kinds: tuple[type[nn.Module], ...], attribute: str) -> Handler:
         ids = trace.axis_ids(trace.ids(x), dim)
         for tensor in call.tensors()[1:]:
             _follow_vector(trace, tensor, ids)
-        _store(trace, None, kinds, {attribute: ids})
+        store_counts(trace, None, kinds, {attribute: ids})
         trace.assign(call.out, along(ids, tuple(x.shape), dim))
 
     return handle
@@ -257,7 +240,7 @@ def group_norm(trace: Tracer, call: Call) -> None:
     # Scale and shift lose the same channels as the map.
     for tensor in call.tensors()[1:]:
         _follow_vector(trace, tensor, ids)
-    _store(trace, None, (nn.GroupNorm,), attributes)
+    store_counts(trace, None, (nn.GroupNorm,), attributes)
     trace.assign(call.out, along(ids, tuple(x.shape), 1))
 
 
@@ -275,33 +258,14 @@ def layer_norm(trace: Tracer, call: Call) -> None:
             if name is not None:
                 trace.ledger.consume(name, dim - first, vector)
         if normalized == 1:
-            _store(trace, None, (nn.LayerNorm, nn.RMSNorm), {"normalized_shape": vector})
+            store_counts(trace, None, (nn.LayerNorm, nn.RMSNorm), {"normalized_shape": vector})
         else:
             trace.ledger.freeze(vector, f"{trace.where(call)} normalises over several dimensions")
         ids = along(vector, tuple(x.shape), dim)
     trace.assign(call.out, ids)
 
 
-def attention(trace: Tracer, call: Call) -> None:
-    """Keep all channels around an attention, and count its projections."""
-    # Heads have a fixed width, so that cutting within them would need a rule for every variant.
-    tokens = prod(call.subject.shape[:-1])
-    for tensor in call.tensors():
-        name = trace.owner(tensor)
-        if name is not None and tensor.dim() == 2:
-            use = LayerUse(
-                name=_layer_name(trace, call, name),
-                kind="attention projection",
-                weight=name,
-                tensors=(name,),
-                shape=tuple(tensor.shape),
-                uses=tokens // trace.batch,
-            )
-            trace.ledger.layer(use, _NOTHING, _NOTHING)
-    trace.freeze_inputs(call, f"{trace.where(call)} mixes channels in its heads")
-
-
-def _layer_name(trace: Tracer, call: Call, weight: str | None) -> str:
+def layer_name(trace: Tracer, call: Call, weight: str | None) -> str:
     """The module that owns a weight, a bare parameter's own name, or who computes the weight."""
     if weight is None:
         return trace.current_module()[0] or call.name
@@ -343,9 +307,13 @@ def _follow_vector(trace: Tracer, tensor: object, ids: Tensor) -> tuple[str, ...
     return (name,)
 
 
-def _store(
+def store_counts(
     trace: Tracer, tensor: str | None, kinds: tuple[type[nn.Module], ...], counts: dict[str, Tensor]
 ) -> None:
+    """Note numbers of channels that a module of these kinds stores, by attribute.
+
+    It is the module that owns the tensor of this name, or the one that is running for None.
+    """
     name = trace.current_module()[0] if tensor is None else tensor.rpartition(".")[0]
     module = trace.modules[name]
     if isinstance(module, kinds):
@@ -396,5 +364,4 @@ LAYER_HANDLERS: dict[str, Callable[[Tracer, Call], None]] = {
     "group_norm": group_norm,
     "layer_norm": layer_norm,
     "rms_norm": layer_norm,
-    "multi_head_attention_forward": attention,
 }

@@ -10,15 +10,22 @@ from torch import Tensor, nn
 
 from amc_env.batches import Batch, call, count, tensors_in
 from amc_env.structure.channel_ids import along
+from amc_env.structure.channel_statistics import STATISTICS_HANDLERS
 from amc_env.structure.cutting import cut_channels, keep_mask, kept_labels
 from amc_env.structure.layer_operations import BATCH_NORMS, INSTANCE_NORMS, LAYER_HANDLERS
 from amc_env.structure.ledger import Verification
 from amc_env.structure.records import Structure
 from amc_env.structure.search import Failure, failing_groups
+from amc_env.structure.sequence_operations import SEQUENCE_HANDLERS
 from amc_env.structure.tensor_operations import TENSOR_HANDLERS
 from amc_env.structure.tracer import Handler, Tracer
 
-HANDLERS: Mapping[str, Handler] = {**TENSOR_HANDLERS, **LAYER_HANDLERS}
+HANDLERS: Mapping[str, Handler] = {
+    **TENSOR_HANDLERS,
+    **LAYER_HANDLERS,
+    **SEQUENCE_HANDLERS,
+    **STATISTICS_HANDLERS,
+}
 _NETWORK_INPUT = "they are the network's input"
 # These behave differently in training, but lead to no other layers.
 _SAME_LAYERS_IN_TRAINING = (

@@ -132,7 +132,8 @@ class LayerUse:
     Attributes:
         name: The module that owns the weight; the weight's own name where it is a bare parameter,
             as in ``F.conv2d(x, self.w)``.
-        kind: ``conv``, ``conv_transpose``, ``depthwise``, ``linear`` or ``attention projection``.
+        kind: ``conv``, ``conv_transpose``, ``depthwise``, ``linear``, ``recurrent`` or ``attention
+            projection``.
         weight: Dotted name of the parameter or buffer that is the weight; None where the weight is
             computed in every forward, as by weight norm. Such a layer costs, but is never cut.
         tensors: Names of all parameters that belong to the layer, weight and bias.

@@ -74,6 +74,11 @@ def store_narrow_bounds(trace: Tracer, call: Call) -> None:
     _store(trace, call.arg(3, "length"), trace.ids(call.out), dim)
 
 
+def store_count(trace: Tracer, size: object, channels: Tensor) -> None:
+    """Note a kept number that counts these channels, as the groups of a depthwise convolution."""
+    _store(trace, size, channels, 0)
+
+
 def store_shape(trace: Tracer, call: Call) -> None:
     """Note the kept sizes of a view's or reshape's result."""
     shape = call.args[1:] or call.kwargs.get("shape", call.kwargs.get("size", ()))

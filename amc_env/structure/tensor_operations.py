@@ -160,17 +160,18 @@ def _needs_all_channels(trace: Tracer, call: Call, dims: list[int]) -> bool:
     Where they lie along another axis too, as in a stack of branches or in channels viewed as parts,
     every result comes from a few channels, which can be cut together.
     """
-
-    def is_over_channels() -> bool:
-        ids = trace.ledger.canonical(trace.ids(call.subject))
-        others = [d for d in range(ids.dim()) if d not in dims]
-        return any(_varies(ids, d) for d in dims) and not any(_varies(ids, d) for d in others)
-
     # In a network cut to one channel nothing varies, so the whole network decides.
-    if not trace.settle(call, is_over_channels):
+    if not trace.settle(call, partial(are_channels_along, trace, call.subject, dims)):
         return False
     trace.freeze_inputs(call, f"{trace.where(call)} works over these channels")
     return True
+
+
+def are_channels_along(trace: Tracer, x: Tensor, dims: list[int]) -> bool:
+    """Whether the channels of a tensor lie along some dimensions, and along no others."""
+    ids = trace.ledger.canonical(trace.ids(x))
+    others = [d for d in range(ids.dim()) if d not in dims]
+    return any(_varies(ids, d) for d in dims) and not any(_varies(ids, d) for d in others)
 
 
 def elementwise(trace: Tracer, call: Call) -> None:

@@ -90,6 +90,8 @@ class Tracer(TorchFunctionMode):
         self._ids: dict[int, tuple[Tensor, Tensor]] = {}
         self._stack: list[str] = []
         self.failed_on: list[Tensor] = []
+        # Tensors that hold the magnitude of each channel, by id().
+        self.magnitudes: set[int] = set()
 
     def owner(self, tensor: Any) -> str | None:
         """Name of a parameter or buffer in the model, None for any other object."""

@@ -6,6 +6,7 @@ from amc_env.tasks.regression import Regression
 from amc_env.tasks.segmentation import Segmentation
 from amc_env.tasks.table import TASK, TASKS, make_task
 from amc_env.tasks.task import Task
+from amc_env.tasks.yolo import Yolo
 
 __all__ = [
     "TASK",
@@ -15,5 +16,6 @@ __all__ = [
     "Regression",
     "Segmentation",
     "Task",
+    "Yolo",
     "make_task",
 ]

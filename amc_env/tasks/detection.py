@@ -21,8 +21,6 @@ NO_BOX = -1
 # by the cells whose centre is within so many cells of its own.
 _CELLS_ACROSS = 4.0
 _NEAR = 1.5
-# Boxes below this score are left out; those that overlap a better one of their class by more than
-# this are taken for the same object.
 _LEAST_SCORE = 0.05
 _OVERLAP = 0.5
 _MOST_BOXES = 100
@@ -100,54 +98,54 @@ class Detection(Task):
 
     @override
     def evaluate(self, outputs: Levels, labels: Tensor) -> float:
-        return mean_average_precision(found_boxes(outputs), [_labelled(each) for each in labels])
+        return mean_average_precision(found_boxes(*decoded(outputs)), boxes_of_labels(labels))
 
     @override
     def distance(self, outputs: Levels, original: Levels, *, temperature: float = 1.0) -> Tensor:
-        r"""Distance of the classes and of the boxes where the original sees an object.
-
-        .. math:: \frac{1}{N} \sum_{n,i} \Big(\sum_k KL(p_{nik} \,\|\, q_{nik})
-                  + \max_k p_{nik} \, (1 - GIoU_{ni})\Big)
-
-        ``p`` are the probabilities of class ``k`` in cell ``i`` by the original, softened by the
-        temperature, ``q`` those of the network, and the generalised IoU compares their boxes there.
-        """
-        (own, boxes), (other, wanted) = decoded(outputs), decoded(original)
-        certainty = other.sigmoid().amax(2)
-        own, other = own / temperature, other / temperature
-        target = other.sigmoid()
-        # The cross-entropy less its least value is the KL divergence.
-        cross, least = (
-            F.binary_cross_entropy_with_logits(x, target, reduction="sum") for x in (own, other)
-        )
-        apart = (certainty * _box_losses(boxes, wanted)).sum()
-        total: Tensor = (cross - least) * temperature**2 + apart
-        return total / len(own)
+        return difference(decoded(outputs), decoded(original), temperature=temperature)
 
     @override
     def check_labels(self, labels: Batch | None, *, samples: int) -> None:
         super().check_labels(labels, samples=samples)
-        if not isinstance(labels, Tensor) or labels.dim() != 3 or labels.shape[2] != 5:
-            given = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-            raise ValueError(
-                f"labels are {given}; give (samples, boxes, 5): class, left, top, right and bottom "
-                "as shares of the image, with class -1 in rows that hold no box"
-            )
-        corners = labels[labels[..., 0] != NO_BOX][:, 1:]
-        if (corners[:, 2:] <= corners[:, :2]).any() or (corners < 0).any() or (corners > 1).any():
-            raise ValueError(
-                "a box ends before it begins or lies outside of its image; give left, top, right "
-                "and bottom in this order, as shares of the image from 0 to 1"
-            )
+        check_boxes(labels)
 
     @override
     def check(self, outputs: Levels, labels: Tensor) -> None:
-        classes, greatest = outputs[0].shape[1] - 4, int(labels[..., 0].max())
-        if greatest >= classes:
-            raise ValueError(
-                f"the network gives maps of {classes} classes, but there is a box of class "
-                f"{greatest}; give classes from 0 to {classes - 1}"
-            )
+        check_classes_of_boxes(labels, classes=outputs[0].shape[1] - 4)
+
+
+def check_boxes(labels: object) -> None:
+    """Refuse labels that are not boxes as ``Detection`` reads them.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if not isinstance(labels, Tensor) or labels.dim() != 3 or labels.shape[2] != 5:
+        given = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(
+            f"labels are {given}; give (samples, boxes, 5): class, left, top, right and bottom "
+            "as shares of the image, with class -1 in rows that hold no box"
+        )
+    corners = labels[labels[..., 0] != NO_BOX][:, 1:]
+    if (corners[:, 2:] <= corners[:, :2]).any() or (corners < 0).any() or (corners > 1).any():
+        raise ValueError(
+            "a box ends before it begins or lies outside of its image; give left, top, right "
+            "and bottom in this order, as shares of the image from 0 to 1"
+        )
+
+
+def check_classes_of_boxes(labels: Tensor, *, classes: int) -> None:
+    """Refuse boxes of a class that maps of so many classes lack.
+
+    Raises:
+        ValueError: There is such a box.
+    """
+    greatest = int(labels[..., 0].max())
+    if greatest >= classes:
+        raise ValueError(
+            f"the network gives maps of {classes} classes, but there is a box of class "
+            f"{greatest}; give classes from 0 to {classes - 1}"
+        )
 
 
 def labels_of_boxes(images: Sequence[Boxes]) -> Tensor:
@@ -160,29 +158,77 @@ def labels_of_boxes(images: Sequence[Boxes]) -> Tensor:
     return labels
 
 
+def boxes_of_labels(labels: Tensor) -> list[Boxes]:
+    """The boxes of each sample in labels (samples, boxes, 5)."""
+    each = [rows[rows[:, 0] != NO_BOX] for rows in labels]
+    return [Boxes(boxes=rows[:, 1:], classes=rows[:, 0].long()) for rows in each]
+
+
 def decoded(levels: Levels) -> tuple[Tensor, Tensor]:
     """Logits (samples, cells, classes) and boxes (samples, cells, 4) of all levels."""
     logits, boxes = [], []
     for x in levels:
         cells = x.flatten(2).mT
         logits.append(cells[..., :-4])
-        sides = F.softplus(cells[..., -4:]) / _cells(x)
-        centres = _centres(x)
-        boxes.append(torch.cat([centres - sides[..., :2], centres + sides[..., 2:]], 2))
+        boxes.append(boxes_around(x, F.softplus(cells[..., -4:])))
     return torch.cat(logits, 1), torch.cat(boxes, 1)
 
 
-def found_boxes(levels: Levels) -> list[Boxes]:
-    """The boxes that a network has found in each sample, each object once."""
+def boxes_around(level: Tensor, sides: Tensor) -> Tensor:
+    """Boxes (samples, cells, 4) whose sides are so many cells from the centre of each cell."""
+    sides, centres = sides / _cells(level), _centres(level)
+    return torch.cat([centres - sides[..., :2], centres + sides[..., 2:]], 2)
+
+
+def difference(
+    outputs: tuple[Tensor, Tensor], original: tuple[Tensor, Tensor], *, temperature: float
+) -> Tensor:
+    r"""How far the classes are apart, and the boxes where the original sees an object.
+
+    .. math:: \frac{1}{N} \sum_{n,i} \Big(\sum_k KL(p_{nik} \,\|\, q_{nik})
+              + \max_k p_{nik} \, (1 - GIoU_{ni})\Big)
+
+    ``p`` are the probabilities of class ``k`` in cell ``i`` by the original, softened by the
+    temperature, ``q`` those of the network, and the generalised IoU compares their boxes there.
+
+    Args:
+        outputs: Logits and boxes of the network, as ``decoded`` gives them.
+        original: Those of the original network.
+        temperature: The logits are divided by it.
+    """
+    (own, boxes), (other, wanted) = outputs, original
+    certainty = other.sigmoid().amax(2)
+    own, other = own / temperature, other / temperature
+    target = other.sigmoid()
+    # The cross-entropy less its least value is the KL divergence.
+    cross, least = (
+        F.binary_cross_entropy_with_logits(x, target, reduction="sum") for x in (own, other)
+    )
+    apart = (certainty * _box_losses(boxes, wanted)).sum()
+    total: Tensor = (cross - least) * temperature**2 + apart
+    return total / len(own)
+
+
+def found_boxes(
+    logits: Tensor, boxes: Tensor, *, least: float = _LEAST_SCORE, overlap: float = _OVERLAP
+) -> list[Boxes]:
+    """The boxes that a network has found in each sample, each object once.
+
+    Args:
+        logits: (samples, cells, classes).
+        boxes: (samples, cells, 4).
+        least: Boxes of a smaller score are left out.
+        overlap: Boxes that overlap a better one of their class by more than this are taken for the
+            same object.
+    """
     from torchvision.ops import batched_nms
 
-    logits, boxes = decoded(levels)
     found = []
     for scores, corners in zip(logits.sigmoid(), boxes, strict=True):
         best, classes = scores.max(1)
-        likely = best >= _LEAST_SCORE
+        likely = best >= least
         best, classes, corners = best[likely], classes[likely], corners[likely]
-        first = batched_nms(corners, best, classes, _OVERLAP)[:_MOST_BOXES]
+        first = batched_nms(corners, best, classes, overlap)[:_MOST_BOXES]
         found.append(Boxes(boxes=corners[first], classes=classes[first], scores=best[first]))
     return found
 
@@ -210,11 +256,6 @@ def _plain(image: Boxes) -> dict[str, Tensor]:
     """Boxes as torchmetrics reads them."""
     plain = {"boxes": image.boxes, "labels": image.classes}
     return plain if image.scores is None else {**plain, "scores": image.scores}
-
-
-def _labelled(rows: Tensor) -> Boxes:
-    there = rows[rows[:, 0] != NO_BOX]
-    return Boxes(boxes=there[:, 1:], classes=there[:, 0].long())
 
 
 def _box_losses(boxes: Tensor, wanted: Tensor) -> Tensor:

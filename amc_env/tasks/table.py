@@ -9,12 +9,14 @@ from amc_env.tasks.detection import Detection
 from amc_env.tasks.regression import Regression
 from amc_env.tasks.segmentation import Segmentation
 from amc_env.tasks.task import Task
+from amc_env.tasks.yolo import Yolo
 
 TASKS: Mapping[str, Callable[..., Task]] = {
     "classification": Classification,
     "segmentation": Segmentation,
     "regression": Regression,
     "detection": Detection,
+    "yolo": Yolo,
 }
 
 TASK: Kind[Task] = Kind(

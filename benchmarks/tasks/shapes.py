@@ -1,13 +1,16 @@
 """Images of coloured shapes, with the class of every pixel or a box around every shape."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from amc_env import Split
 from amc_env.data.datasets import Dataset
+from amc_env.files import write_text
 from amc_env.tasks.detection import Boxes, labels_of_boxes
 
 # Whether the points (x, y) of a square from -1 to 1 belong to a shape.
@@ -44,6 +47,35 @@ def detection(*, train: int = 600, test: int = 300, size: int = 64, seed: int = 
     return _dataset(train, test, size, seed, lambda ds: labels_of_boxes([d.boxes for d in ds]))
 
 
+def yolo(*, train: int, val: int, size: int = 64, seed: int = 0) -> Dataset:
+    """Shapes with a box around each, by way of files in Ultralytics' layout."""
+    from amc_env.data.datasets import yolo as read
+
+    with tempfile.TemporaryDirectory() as folder:
+        described = write_yolo(Path(folder), train=train, val=val, size=size, seed=seed)
+        return read(path=str(described), size=size)
+
+
+def write_yolo(folder: Path, *, train: int, val: int, size: int = 64, seed: int = 0) -> Path:
+    """Write shapes as images and labels in Ultralytics' layout, and return their ``data.yaml``."""
+    from torchvision.transforms.functional import to_pil_image
+
+    generator = torch.Generator().manual_seed(seed)
+    for part, count in (("train", train), ("val", val)):
+        for kind in ("images", "labels"):
+            (folder / kind / part).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            drawing = draw(generator, size=size)
+            # Noise is centred at 0, and three deviations to each side are kept.
+            pixels = (drawing.image / 6 + 0.5).clamp(0, 1)
+            to_pil_image(pixels).save(folder / "images" / part / f"{number}.png")
+            write_text(folder / "labels" / part / f"{number}.txt", _rows(drawing.boxes))
+    names = "".join(f"  {kind}: shape{kind}\n" for kind in range(len(SHAPES)))
+    where = f"path: {folder.resolve()}\ntrain: images/train\nval: images/val\nnames:\n"
+    write_text(folder / "data.yaml", where + names)
+    return folder / "data.yaml"
+
+
 def draw(generator: torch.Generator, *, size: int) -> Drawing:
     """One to three shapes on a noisy background; later ones lie on top."""
     image = 0.3 * torch.randn(3, size, size, generator=generator)
@@ -76,6 +108,17 @@ def _dataset(
         images = torch.stack([drawing.image for drawing in drawings])
         splits.append(Split(inputs=images, labels=labels(drawings)))
     return Dataset(train=splits[0], test=splits[1], name="shapes")
+
+
+def _rows(boxes: Boxes) -> str:
+    """Boxes as lines: class, middle across and down, width and height, as shares of the image."""
+    lines = []
+    for kind, (left, top, right, bottom) in zip(
+        boxes.classes.tolist(), boxes.boxes.tolist(), strict=True
+    ):
+        numbers = ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
+        lines.append(f"{kind} {' '.join(f'{number:.6f}' for number in numbers)}\n")
+    return "".join(lines)
 
 
 def _one_to(most: int, generator: torch.Generator) -> int:

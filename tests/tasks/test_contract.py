@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from amc_env.tasks import TASK, TASKS, Classification, Regression, Segmentation, Task
+from amc_env.tasks import TASK, TASKS, Classification, Regression, Segmentation, Task, Yolo
 from amc_env.tasks.detection import Boxes, labels_of_boxes
 
 
@@ -57,6 +57,30 @@ def perfect(labels: Tensor) -> Tensor:
     return maps
 
 
+def half_cells() -> Tensor:
+    """Boxes around three by three cells, whose sides are whole cells from every cell's centre."""
+    one = Boxes(boxes=torch.tensor([[0.5, 0.5, 4.5, 4.5]]) / 8, classes=torch.tensor([0]))
+    other = Boxes(boxes=torch.tensor([[2.5, 3.5, 6.5, 7.5]]) / 8, classes=torch.tensor([1]))
+    return labels_of_boxes([one, other, one])
+
+
+def perfect_head(labels: Tensor) -> dict[str, Any]:
+    """What a head of Ultralytics gives in which every cell within a box tells it exactly."""
+    boxes, scores = torch.zeros(len(labels), 4, 16, 8, 8), torch.full((len(labels), 2, 8, 8), -40.0)
+    for image, rows, own in zip(boxes, labels, scores, strict=True):
+        for kind, *shares in rows.tolist():
+            left, top, right, bottom = (8 * share for share in shares)
+            for y in range(8):
+                for x in range(8):
+                    sides = (x + 0.5 - left, y + 0.5 - top, right - x - 0.5, bottom - y - 0.5)
+                    if min(sides) > 0:
+                        own[int(kind), y, x] = 40.0
+                        for side, cells in enumerate(sides):
+                            image[side, round(cells), y, x] = 40.0
+    return {"boxes": boxes.flatten(3).flatten(1, 2), "scores": scores.flatten(2),
+            "feats": [torch.zeros(len(labels), 3, 8, 8)]}  # fmt: skip
+
+
 def cases() -> dict[str, Case]:
     generator = torch.Generator().manual_seed(0)
 
@@ -89,6 +113,16 @@ def cases() -> dict[str, Case]:
             labels=boxes(),
             best=[perfect(boxes())],
         ),
+        "yolo": Case(
+            task=Yolo(strides=(8,)),
+            given={
+                "boxes": drawn(3, 64, 64),
+                "scores": drawn(3, 2, 64),
+                "feats": [torch.zeros(3, 3, 8, 8)],
+            },
+            labels=half_cells(),
+            best=perfect_head(half_cells()),
+        ),
         "own": Case(task=Own(), given=drawn(5, 2), labels=numbers, best=numbers),
     }
 
@@ -96,12 +130,21 @@ def cases() -> dict[str, Case]:
 CASES = cases()
 
 
+# Ultralytics takes seconds to import, and is not everywhere.
+WITH_SLOW_YOLO = [
+    pytest.param(case, id=name, marks=[pytest.mark.slow] if name == "yolo" else [])
+    for name, case in CASES.items()
+]
+
+
 def test_every_task_has_a_case() -> None:
     assert {*CASES} == {*TASKS, "own"}
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+@pytest.mark.parametrize("case", WITH_SLOW_YOLO)
 def test_the_loss_is_one_finite_number_with_a_gradient_and_small_for_the_best(case: Case) -> None:
+    if case.task.name == "yolo":
+        pytest.importorskip("ultralytics", reason="the loss is that of ultralytics")
     outputs = case.task.tensors(case.given)
     leaves = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     for leaf in leaves:
@@ -161,6 +204,7 @@ def test_labels_that_are_no_classes_are_not_smoothed(name: str) -> None:
         ("segmentation", torch.zeros(4).long(), r"give torch.int64 \(samples, height, width\)"),
         ("segmentation", torch.zeros(4, 2, 2), r"labels are torch.float32 \(4, 2, 2\)"),
         ("regression", torch.tensor([0.0, float("nan")]), "give a tensor of finite numbers"),
+        ("yolo", torch.zeros(4, 4), r"labels are \(4, 4\); give \(samples, boxes, 5\)"),
         ("detection", torch.zeros(4, 4), r"labels are \(4, 4\); give \(samples, boxes, 5\)"),
         ("detection", torch.tensor([[[0, 0.5, 0.5, 0.2, 0.7]]]), "a box ends before it begins"),
         ("detection", torch.tensor([[[0, 0.5, 0.5, 20.0, 70.0]]]), "lies outside of its image"),
@@ -179,6 +223,7 @@ def test_labels_of_another_task_are_refused(name: str, labels: Any, message: str
         ("segmentation", torch.zeros(1, 2, 1, 1), torch.tensor([[[-1]]]), "label -1 is negative"),
         ("regression", torch.zeros(2, 3), torch.zeros(2, 2), "gives 3 numbers for a sample, but"),
         ("detection", (torch.zeros(1, 5, 1, 1),), boxes(), "maps of 1 classes, but there is a box"),
+        ("yolo", (torch.zeros(1, 65, 1, 1),), boxes(), "maps of 1 classes, but there is a box"),
     ],
 )
 def test_outputs_that_do_not_fit_the_labels_are_refused(
@@ -196,6 +241,13 @@ def test_outputs_that_do_not_fit_the_labels_are_refused(
         (Classification(output=1), [3], "reads 1 of the network's output, but this is a list"),
         (Segmentation(), {"out": torch.zeros(2, 2)}, r"the network gives \(2, 2\); it must give"),
         (Regression(), (torch.zeros(2), torch.zeros(2)), "gives tuple with several tensors"),
+        (Yolo(), torch.zeros(1), "gives Tensor; it must be a detector of Ultralytics"),
+        (Yolo(), {"boxes": torch.zeros(1)}, "the network gives boxes; it must be a detector of"),
+        (
+            Yolo(),
+            {"boxes": torch.zeros(1, 4, 1), "scores": torch.zeros(1, 2, 1), "feats": [1, 1, 1]},
+            "gives 4 numbers for a box on 3 levels, but the task has 16 bins",
+        ),
         (Own(), None, "the network gives NoneType without a tensor in it"),
     ],
 )

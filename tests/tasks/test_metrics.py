@@ -98,7 +98,7 @@ def cell(*, row: int, column: int, kind: int, sides: Tensor) -> Tensor:
 
 def test_a_cell_s_numbers_are_distances_in_cells_from_its_centre() -> None:
     maps = cell(row=1, column=2, kind=1, sides=torch.tensor([1.0, 0.5, 0.5, 2.0]))
-    (found,) = found_boxes((maps,))
+    (found,) = found_boxes(*decoded((maps,)))
     # The centre is at 2.5 and 1.5 of 4 cells.
     wanted = torch.tensor([[1.5, 1.0, 3.0, 3.5]]) / 4
     assert torch.allclose(found.boxes, wanted, atol=1e-6)
@@ -113,7 +113,7 @@ def test_one_object_is_found_once() -> None:
     one = cell(row=1, column=1, kind=0, sides=torch.full((4,), 1.0))
     other = cell(row=1, column=2, kind=0, sides=torch.tensor([1.9, 1.0, 0.1, 1.0]))
     both = torch.where(other > -20, other, one)
-    assert len(found_boxes((both,))[0].boxes) == 1
+    assert len(found_boxes(*decoded((both,)))[0].boxes) == 1
 
 
 def test_labels_of_images_with_fewer_boxes_are_filled_up() -> None:
