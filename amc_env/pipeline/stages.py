@@ -118,6 +118,7 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
             task=run.parts.task,
             settings=run.parts.env,
             memory=run.journal,
+            store=run.config.preparation.store(run.folder.preparation, tell=say),
         )
     say(f"networks are evaluated in {env.evaluator.choice}")
     return env
