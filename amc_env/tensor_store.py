@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
+from amc_env.checksums import checksum
 from amc_env.files import atomic, write_text
 
 _LOG = logging.getLogger(__name__)
@@ -23,12 +24,21 @@ _GIB = 2**30
 
 
 class _Index(BaseModel):
-    """What a folder holds: the file of every part, by the part's name, and its SHA-256."""
+    """What a folder holds: the file of every part, by the part's name, and its SHA-256.
+
+    The index has a checksum of its own, because a name that changed would be that of another part.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     key: str
     files: dict[str, tuple[str, str]]
+    sha256: str = ""
+
+    @property
+    def checksum(self) -> str:
+        """What ``sha256`` has to be."""
+        return checksum({"key": self.key, "files": repr(sorted(self.files.items()))}, {})
 
 
 class TensorStore:
@@ -67,8 +77,8 @@ class TensorStore:
             return None
         try:
             index = _Index.model_validate_json((folder / INDEX_FILE).read_bytes())
-            if index.key != key:
-                raise ValueError(f"{INDEX_FILE} has another key")
+            if index.key != key or index.sha256 != index.checksum:
+                raise ValueError(f"{INDEX_FILE} has another key or differs from its checksum")
             parts = {name: _read(folder / file, sha) for name, (file, sha) in index.files.items()}
         except (OSError, ValidationError, SafetensorError, ValueError) as error:
             why = str(error).partition("\n")[0]
@@ -107,7 +117,9 @@ class TensorStore:
             with atomic(folder / file) as temporary:
                 save_file({key: x.contiguous() for key, x in tensors().items()}, temporary)
                 files[name] = (file, _sha256(temporary))
-        write_text(folder / INDEX_FILE, _Index(key=key, files=files).model_dump_json() + "\n")
+        index = _Index(key=key, files=files)
+        sealed = index.model_copy(update={"sha256": index.checksum})
+        write_text(folder / INDEX_FILE, sealed.model_dump_json() + "\n")
 
     def _place(self, key: str) -> Path:
         return self._folder / key[:_SHOWN]
