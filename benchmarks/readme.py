@@ -1,8 +1,8 @@
 """Writes the tables of README.md anew from those of docs/results, which commands have made.
 
 Each stands behind a comment that says where it is from and which of its columns are shown:
-``<!-- PAGE, HEADING: COLUMN | COLUMN = NAME -->``. It is the first table below the heading or, where
-there is none, of the page.
+``<!-- PAGE, HEADING: COLUMN | COLUMN = NAME -->``. It is the first table below the heading or,
+where there is none, of the page.
 """
 
 import re
