@@ -9,7 +9,7 @@ from amc_env.data.datasets import Dataset, arrays, image_folder, load_dataset
 from amc_env.export.loading import original_network, source_of
 from amc_env.models import load_checkpoint_
 from amc_env.policy import POLICY_FILE, Policy, PrunedFacts, save_pruned
-from amc_env.repair import repair
+from amc_env.repair.foreign import repair
 
 
 def images_of(data: str, number: int) -> Batch:
