@@ -105,8 +105,9 @@ class TensorStore:
             return
         try:
             self._write(self._place(key), key, parts)
-        except OSError as error:
-            self.tell(f"nothing can be kept in {self._folder} ({error.strerror}), so it is not")
+        # The library of the files has an error of its own, as for a full disk.
+        except (OSError, SafetensorError) as error:
+            self.tell(f"nothing can be kept in {self._folder} ({error}), so it is not")
 
     def _write(self, folder: Path, key: str, parts: Mapping[str, Callable[[], Tensors]]) -> None:
         # An index of what was there before must not outlive its files.

@@ -80,8 +80,13 @@ class Preparation:
 
 
 def is_known(part: object) -> bool:
-    """Whether all that a criterion or task depends on can be told: a dataclass has it in fields."""
-    return is_dataclass(part) and not isinstance(part, type)
+    """Whether all that a criterion or task depends on can be told.
+
+    A dataclass has it in its fields, if these are plain values; of a tensor only some numbers show.
+    """
+    if not is_dataclass(part) or isinstance(part, type):
+        return False
+    return _is_plain(asdict(part))
 
 
 def preparation_key(
@@ -116,6 +121,14 @@ def preparation_key(
         "machine": repr(_machine()),
     }
     return checksum(facts, tensors)
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, (*value, *value.values())))
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def _facts(part: Any) -> tuple[str, str, str]:

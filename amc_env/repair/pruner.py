@@ -316,7 +316,7 @@ class Pruner:
         if unknown is not None:
             store.tell(
                 f"scores and factors are not kept, because {type(unknown).__name__} is no "
-                "dataclass, and what they depend on is not known"
+                "dataclass of plain values, and what they depend on is not known"
             )
             return None
         read = {

@@ -196,13 +196,21 @@ def test_settings_of_episodes_alone_change_nothing(store: TensorStore, tmp_path:
     assert kept_in(tmp_path) == 1
 
 
-def test_of_a_criterion_that_is_no_dataclass_nothing_is_kept(
-    store: TensorStore, tmp_path: Path, said: list[str]
+@dataclass(frozen=True, kw_only=True)
+class Weighted(Plain):
+    """One whose settings cannot be told by a few words."""
+
+    weights: Tensor
+
+
+@pytest.mark.parametrize("criterion", [Plain(), Weighted(weights=torch.ones(10**4))])
+def test_of_a_criterion_of_unknown_settings_nothing_is_kept(
+    criterion: Criterion, store: TensorStore, tmp_path: Path, said: list[str]
 ) -> None:
-    pruner(store, branches(), Plain())
+    pruner(store, branches(), criterion)
     assert kept_in(tmp_path) == 0
     assert len(said) == 1
-    assert "Plain is no dataclass" in said[0]
+    assert f"{type(criterion).__name__} is no dataclass of plain values" in said[0]
 
 
 def test_factors_are_kept_without_their_zeros(store: TensorStore, tmp_path: Path) -> None:
