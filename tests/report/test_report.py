@@ -220,7 +220,7 @@ CHOOSE = """<script>
 const select = document.querySelector("select");
 select.selectedIndex = 1;
 select.dispatchEvent(new Event("change"));
-const shown = select.closest("figure").querySelector(".chart")._fullData;
+const shown = select.closest("figure").querySelector(".chart").data;
 document.title = shown.map((trace, n) => (trace.visible ? n : "")).join(" ").trim();
 </script>"""
 
