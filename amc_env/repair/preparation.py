@@ -5,7 +5,7 @@ network, the calibration samples and a few settings, and a key is made of all of
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +22,7 @@ from amc_env.devices import solving_device
 from amc_env.repair.layer_plan import parted
 from amc_env.repair.least_squares import Factors, NormalEquations, Problem
 from amc_env.structure import ChannelGraph
-from amc_env.tensor_store import TensorStore
+from amc_env.tensor_store import Tensors, TensorStore
 
 _SCORES = "scores"
 _SECONDS = "ranking_seconds"
@@ -49,7 +49,7 @@ class Preparation:
         seconds = torch.tensor(self.ranking_seconds, dtype=torch.float64)
         first_part = {f"{_SCORES}.{name}": x for name, x in self.scores.items()}
         first_part[_SECONDS] = seconds
-        parts = {
+        parts: dict[str, Callable[[], Tensors]] = {
             _SCORES: lambda: first_part,
             **{
                 f"layer {name}": partial(_layer_tensors, problems)
