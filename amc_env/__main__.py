@@ -60,15 +60,19 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _apply(options: argparse.Namespace) -> None:
-    from amc_env.export.replay import replay
+    from amc_env.export.replay import images_of, replay
 
-    policy = replay(options.policy, options.model, out=options.out, weights=options.weights)
+    images = images_of(options.data, options.images) if options.data else None
+    policy = replay(
+        options.policy, options.model, out=options.out, weights=options.weights, images=images
+    )
     weights = options.weights or f"those that {options.model} is built with; give --weights FILE"
+    sys.stdout.write(f"wrote the pruned {policy.model} to {options.out}\nits weights: {weights}\n")
     sys.stdout.write(
-        f"wrote the pruned {policy.model} to {options.out}\n"
-        f"its weights: {weights}\n"
-        "they were only cut and are not repaired: fine-tune the network, or give it to "
-        "amc_env.repair with some hundred training images\n"
+        f"they were repaired on training images of {options.data}; fine-tune the network\n"
+        if options.data
+        else "they were only cut and are not repaired: give --data with training images, or "
+        "fine-tune the network\n"
     )
 
 
@@ -178,6 +182,11 @@ def _add_apply_(commands: "_Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("policy", type=Path, help="policy.json, or the folder that holds it")
     parser.add_argument("model", help=_MODEL)
     parser.add_argument("--weights", type=Path, metavar="FILE", help="its trained weights")
+    parser.add_argument(
+        "--data",
+        help="repair it on training images: a data set by its name, an .npz of arrays, or a folder",
+    )
+    parser.add_argument("--images", type=int, default=500, help="how many; %(default)s by default")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
 
 

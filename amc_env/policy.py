@@ -16,6 +16,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from amc_env.batches import Batch
+from amc_env.checksums import checksum
 from amc_env.files import atomic, write_text
 from amc_env.structure import ChannelGraph
 
@@ -406,18 +407,6 @@ def _check_weights(path: Path, policy: Policy) -> None:
             f"{path} was not made for the {POLICY_FILE} beside it, or that policy was changed "
             "afterwards; take both files from the same run"
         )
-
-
-def checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors with their names, types and shapes, and of the other metadata."""
-    facts = {name: value for name, value in metadata.items() if name != "content_sha256"}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        # Read as bytes, because NumPy has no bfloat16.
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(plain.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _readable(value: Any, indent: str = "") -> str:

@@ -11,25 +11,37 @@ from torch import Tensor, nn
 from amc_env import ChannelGraph
 from amc_env.policy import ModelSource, PrunedFacts, make_policy, save_pruned
 
-# Runs where amc_env cannot be imported: on every folder the program, the weights and ONNX.
+# Runs where amc_env cannot be imported: on every folder what there is of the program, of the
+# weights with the script beside them, and of ONNX.
 SCRIPT = """
 import importlib.util, json, sys
+from pathlib import Path
 sys.modules["amc_env"] = None
 import onnxruntime, torch
 torch.set_num_threads(1)
-for folder in json.loads(sys.argv[1]):
-    spec = importlib.util.spec_from_file_location("load", f"{folder}/load.py")
+
+def program(folder, x):
+    return torch.export.load(folder / "network.pt2").module()(x)
+
+def weights(folder, x):
+    spec = importlib.util.spec_from_file_location("load", folder / "load.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    x = torch.load(f"{folder}/x.pt")
-    program = torch.export.load(f"{folder}/network.pt2").module()
-    session = onnxruntime.InferenceSession(f"{folder}/network.onnx")
+    return module.load()(x)
+
+def onnx(folder, x):
+    session = onnxruntime.InferenceSession(folder / "network.onnx")
     (name,) = [given.name for given in session.get_inputs()]
-    with torch.no_grad():
-        found = [program(x), module.load()(x)]
-    found.append(torch.from_numpy(session.run(None, {name: x.numpy()})[0]))
-    first = [y if isinstance(y, torch.Tensor) else next(iter(y)) for y in found]
-    torch.save(first, f"{folder}/y.pt")
+    return torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+for folder in map(Path, json.loads(sys.argv[1])):
+    found = {}
+    for file, run in (("network.pt2", program), ("load.py", weights), ("network.onnx", onnx)):
+        if (folder / file).exists():
+            with torch.no_grad():
+                y = run(folder, torch.load(folder / "x.pt"))
+            found[file] = y if isinstance(y, torch.Tensor) else next(iter(y))
+    torch.save(found, folder / "y.pt")
 """
 
 
@@ -53,8 +65,8 @@ def leave_run(
     return compact
 
 
-def computed_elsewhere(folders: list[Path]) -> list[list[Tensor]]:
-    """What the exports in every folder give for its ``x.pt``, from one fresh process for all."""
+def computed_elsewhere(folders: list[Path]) -> list[dict[str, Tensor]]:
+    """What each file in every folder gives for its ``x.pt``, from one fresh process for all."""
     names = json.dumps([str(folder) for folder in folders])
     subprocess.run([sys.executable, "-I", "-c", SCRIPT, names], check=True)
     return [torch.load(folder / "y.pt") for folder in folders]

@@ -13,6 +13,8 @@ ORDER = (
     "names",
     "extras",
     "files",
+    "checksums",
+    "tensor_store",
     "metric",
     "batches",
     "devices",

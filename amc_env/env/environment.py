@@ -38,6 +38,7 @@ from amc_env.rewards.functions import check_layers, check_task, is_repeatable
 from amc_env.structure import ChannelGraph, ChannelGroup
 from amc_env.structure.sparsity import kept_count
 from amc_env.tasks import Task, make_task
+from amc_env.tensor_store import TensorStore
 
 Observation = NDArray[np.float32]
 Action = NDArray[np.float32]
@@ -68,6 +69,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         render_mode: ``ansi`` for a table, ``rgb_array`` for a picture.
         memory: Is asked for every outcome before it is computed, and for the format in which
             networks are evaluated before it is measured. A run that was interrupted has one.
+        store: Keeps the scores and factors that calibration ends in, for another environment of the
+            same network, samples and settings.
 
     Raises:
         ValueError: An argument is wrong, or arguments do not fit together. All that can be known
@@ -79,7 +82,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         "render_fps": 4,
     }
 
-    def __init__(  # noqa: PLR0913 (gymnasium.make passes render_mode; a memory is no setting)
+    def __init__(  # noqa: PLR0913 (gymnasium.make passes render_mode; the last two are no settings)
         self,
         *,
         model: nn.Module,
@@ -91,6 +94,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         settings: EnvSettings | None = None,
         render_mode: str | None = None,
         memory: Memory = forgetful,
+        store: TensorStore | None = None,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode {render_mode!r} does not exist; choose ansi, rgb_array")
@@ -130,6 +134,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             repair=self.settings.repair,
             norm_format=self._choice.format,
             task=self.task,
+            store=store,
         )
         self._validation = self._bench(self.evaluator, mapped=data.calibration)
         self._forget_()

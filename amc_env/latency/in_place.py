@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
-from amc_env.latency.clock import CLOCKS, Clock, Timing
+from amc_env.latency.clock import CLOCKS, Clock, Timing, threads_of_torch
 from amc_env.latency.segments import layers_by_tensor
 
 _FEWEST_TURNS = 9
@@ -26,6 +26,43 @@ class SegmentTime(NamedTuple):
     def times(self) -> tuple[float, float]:
         """The two times."""
         return self.least_ms, self.iqr_ms
+
+
+class LayerLatency(NamedTuple):
+    """What a layer with what hangs on it takes in two networks, in milliseconds."""
+
+    layer: str
+    before_ms: float
+    after_ms: float
+
+
+def layer_latencies(
+    networks: tuple[nn.Module, nn.Module],
+    sample: Tensor,
+    layers: Mapping[str, str],
+    *,
+    seconds: float,
+) -> list[LayerLatency]:
+    """The time of every layer in the original and in the pruned network, on one thread.
+
+    Args:
+        networks: The original and the pruned network, in evaluation mode, on the CPU.
+        sample: What they are run on.
+        layers: Names of layers by the names of their weights, which are the same in both.
+        seconds: How long the runs of each network may take, but for the fewest.
+
+    Raises:
+        ValueError: A network runs other layers each time.
+    """
+    found: list[dict[str, float]] = []
+    with threads_of_torch(1):
+        for network in networks:
+            sums = dict.fromkeys(layers.values(), 0.0)
+            for each in times_in_place(network, sample, layers, clock="wall", seconds=seconds):
+                sums[each.layer] += each.least_ms
+            found.append(sums)
+    before, after = found
+    return [LayerLatency(name, before[name], after[name]) for name in before]
 
 
 @torch.inference_mode()

@@ -56,7 +56,7 @@ def for_each(run: Run, env: ChannelPruningEnv, run_one: OneBudget) -> None:
 
 def _close(run: Run) -> None:
     if run.is_complete:
-        run.folder.forget_trainings()
+        run.folder.forget_state()
 
 
 def _part(run: Run, name: str, config: RunConfig) -> Run:

@@ -1,6 +1,6 @@
 """The configuration of a run as one checked record, and the parts that it names, made once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -42,6 +42,7 @@ from amc_env.rewards import Reward, make_reward
 from amc_env.rewards.functions import check_task
 from amc_env.rewards.table import REWARD
 from amc_env.tasks import TASK, Task
+from amc_env.tensor_store import TensorStore
 
 T = TypeVar("T")
 
@@ -223,6 +224,20 @@ class SearchSection(_Section):
     storage: str | None
 
 
+class PreparationSection(_Section):
+    """Where calibration, scores and factors are kept for other runs, and how large they may be."""
+
+    folder: str | None = None
+    max_gib: float = Field(default=1.0, ge=0)
+
+    def store(self, own: Path, *, tell: Callable[[str], None]) -> TensorStore | None:
+        """Where they are kept: in the given folder, or in the run's own; None for nowhere."""
+        if not self.max_gib:
+            return None
+        folder = Path(self.folder) if self.folder else own
+        return TensorStore(folder, max_bytes=int(self.max_gib * 2**30), tell=tell)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Parts:
     """What a configuration names, made.
@@ -262,6 +277,7 @@ class RunConfig(_Section):
     split: SplitSection
     trust: Annotated[int, AfterValidator(_check_tried)]
     env: EnvSection
+    preparation: PreparationSection = PreparationSection()
     search: SearchSection
     base: BaseSection
     finetune: TrainingSection

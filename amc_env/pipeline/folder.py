@@ -50,6 +50,11 @@ class RunFolder:
         return state_of(self.path)
 
     @property
+    def preparation(self) -> Path:
+        """The folder of scores and factors, unless the settings name another."""
+        return self.state / "preparation"
+
+    @property
     def picture(self) -> Path:
         """The picture of a run with several budgets, without an ending."""
         return self.path / "budgets"
@@ -127,8 +132,12 @@ class RunFolder:
             f"best policy among them in {self.path / POLICY_FILE}"
         )
 
-    def forget_trainings(self) -> None:
-        """Remove the states of trainings, the base network's apart; a finished run needs none."""
+    def forget_state(self) -> None:
+        """Remove what a finished run does not need: factors, and trainings but the base network's.
+
+        They are much larger than all that a run leaves.
+        """
+        shutil.rmtree(self.preparation, ignore_errors=True)
         for path in self.path.rglob(f"{self.state.name}/*.pt*"):
             if path.stem != "base":
                 path.unlink()

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from amc_env.batches import by_name
+from amc_env.checksums import checksum
 from amc_env.data import Split
 from amc_env.pipeline.run import Run
 from amc_env.pipeline.screen import say
-from amc_env.policy import checksum
 
 _LIBRARIES = ("torch", "numpy", "stable-baselines3", "sb3-contrib", "optuna", "cmaes", "scipy")
 

@@ -15,6 +15,7 @@ from amc_env.batches import first
 from amc_env.data.datasets import Dataset
 from amc_env.latency import latencies_ms
 from amc_env.latency.comparison import Compared, cells, compare, runtimes_for, with_prediction
+from amc_env.latency.in_place import LayerLatency, layer_latencies
 from amc_env.models import MODEL
 from amc_env.pipeline.accuracies import PREDICTIONS_FILE, Examiner
 from amc_env.pipeline.calls import package_call, train_call
@@ -28,6 +29,8 @@ from amc_env.report import details_of, write_report
 
 _AGENT_FILES = Path(__file__).resolve().parents[1] / "configs" / "agent"
 _LATENCY_BATCH = 64
+# Seconds for the layers of each network; slow networks take longer.
+_LAYER_SECONDS = 0.3
 
 
 def warn_of_rivals(
@@ -105,7 +108,8 @@ def finish(
     }
     _write_predictions(run, exact, rows)
     run.folder.write_metrics(metrics)
-    run.folder.write_details(details_of(env, kept.result.policy))
+    by_layer = _by_layer(run, env, kept, data)
+    run.folder.write_details(details_of(env, kept.result.policy, by_layer))
     run.folder.note_settings(_settings(run), _final(metrics, exported))
     run.folder.close()
     told = f"{run.metric.name} on test data, ms for {_LATENCY_BATCH} samples"
@@ -156,6 +160,7 @@ def show_together(run: Run, finished: Mapping[str, Mapping[str, Any]]) -> None:
     name = run.folder.picture.name
     say(f"a folder for each, metrics.json, {name}.svg and {name}.png are in {run.folder.path}")
     _write_page(run, [run.folder.part(budget).path for budget in finished])
+    say(_look(run))
     if not run.is_complete:
         say(f"interrupted: this is what was found until then, of {found}")
 
@@ -163,19 +168,29 @@ def show_together(run: Run, finished: Mapping[str, Mapping[str, Any]]) -> None:
 def _write_page(run: Run, folders: Sequence[Path]) -> None:
     if run.config.report:
         write_report(folders, run.folder.page)
-        say(f"to look at it, open {run.folder.page} in a browser")
 
 
 def next_steps(run: Run) -> list[str]:
-    """The commands that export the network of a run and load it, with the run's own paths."""
+    """How to look at a run, export its network and load it, with the run's own paths."""
     folder, source = str(run.folder.path), run.source
     # Code of one's own is only run by those who name it.
     own = source.name if source and not MODEL.has_name(source.name) else None
     arguments = ", ".join(repr(given) for given in (folder, own) if given)
     return [
+        _look(run),
         f"export it: {package_call('export', folder, *(['--model', own] if own else []))}",
         f"load it in Python: amc_env.load({arguments})",
     ]
+
+
+def _look(run: Run) -> str:
+    """How to look at the page about a run, or how to have one."""
+    if run.config.report:
+        return f"look at it: open {run.folder.page} in a browser"
+    parts = [run.folder.part(name).path for name in run.parts.budgets if name]
+    # After an interruption some budgets have none.
+    folders = [path for path in parts or [run.folder.path] if path.exists()]
+    return f"look at it: {package_call('report', *map(str, folders))}"
 
 
 def command_for(agent: str, overrides: Sequence[str]) -> str:
@@ -203,6 +218,20 @@ def _compared(env: ChannelPruningEnv, kept: Network, data: Dataset) -> list[Comp
         costs = (env.graph.cost(), env.graph.cost(kept.result.best.counts))
         return with_prediction(found, env.budget.table, costs, sample.device)
     return found
+
+
+def _by_layer(run: Run, env: ChannelPruningEnv, kept: Network, data: Dataset) -> list[LayerLatency]:
+    """The latencies of all layers of both networks, where a clock can be read between them."""
+    sample = first(data.test.inputs, 1)
+    if not run.config.latency or not isinstance(sample, Tensor) or sample.device.type != "cpu":
+        return []
+    weights = {layer.weight: layer.name for layer in env.graph.layers if layer.weight}
+    both = (env.graph.model, kept.result.compact)
+    try:
+        return layer_latencies(both, sample, weights, seconds=_LAYER_SECONDS)
+    except ValueError as error:
+        say(f"there are no latencies by layer, for {error}")
+        return []
 
 
 def _reward(env: ChannelPruningEnv, network: Network) -> float:

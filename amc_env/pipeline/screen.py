@@ -1,12 +1,12 @@
 """What a run shows in a terminal: progress while it works, a table at its end."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 
 from rich.console import Console
-from rich.status import Status
 from rich.table import Table
 from torch import nn
 
@@ -51,9 +51,13 @@ def say(line: str) -> None:
     CONSOLE.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def working(title: str) -> Status:
+def working(title: str) -> AbstractContextManager[object]:
     """A line that shows while its block runs; for work whose steps cannot be counted."""
-    return CONSOLE.status(f"{title} ...")
+    if CONSOLE.is_terminal:
+        return CONSOLE.status(f"{title} ...")
+    # A log shows what a run is doing while it takes long.
+    say(f"{title} ...")
+    return nullcontext()
 
 
 def show(

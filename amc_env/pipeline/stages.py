@@ -102,8 +102,9 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
     drawn = _drawn(run, data)
     finalists = f", finalists on {len(drawn.selection)} more" if drawn.selection else ""
     say(
-        f"calibrating on {len(drawn.calibration)} training samples, rewards on "
-        f"{len(drawn.validation)} others{finalists}"
+        f"calibrating on {len(drawn.calibration)} training samples; a search's rewards and "
+        f"{run.metric.name} are those of {len(drawn.validation)} others, before any "
+        f"fine-tuning{finalists}"
     )
     with (
         explained("calibrating", smaller="split.calibration or env.sampled_positions"),
@@ -118,6 +119,7 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
             task=run.parts.task,
             settings=run.parts.env,
             memory=run.journal,
+            store=run.config.preparation.store(run.folder.preparation, tell=say),
         )
     say(f"networks are evaluated in {env.evaluator.choice}")
     return env

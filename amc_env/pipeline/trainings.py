@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from amc_env.checksums import checksum
 from amc_env.memory import Compute, Memory
 from amc_env.pipeline.run import Run
 from amc_env.pipeline.screen import progress, say
 from amc_env.pipeline.sealed import PREVIOUS, read_sealed, write_sealed
-from amc_env.policy import checksum
 from amc_env.training import Training, expected_seconds
 
 

@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from amc_env.repair.least_squares import NormalEquations, Solver, make_solver
+from amc_env.repair.least_squares import NormalEquations, Problem, Solver, make_solver
 from amc_env.structure import ChannelGraph, Member
 
 
@@ -42,7 +42,7 @@ class LayerPlan:
 
     Args:
         layer: The layer in the original network.
-        grams: Gram matrices (parts, columns, columns) of its unfolded inputs.
+        problems: Of each part; those that are factored must be so for these orders.
         sides: The groups that the layer reads, and those that it makes.
         orders: Channels of every group from best to worst.
         ridge: Pull towards the original weights, relative to the mean square of an input.
@@ -51,35 +51,36 @@ class LayerPlan:
     def __init__(
         self,
         layer: nn.Module,
-        grams: Tensor,
+        problems: Sequence[Problem],
         sides: tuple[tuple[Side, ...], tuple[Side, ...]],
         *,
         orders: Mapping[str, Tensor],
         ridge: float,
     ) -> None:
-        weight = layer.weight
-        if not isinstance(weight, Tensor):
-            raise ValueError(f"{type(layer).__name__} has no weight")
+        weight = weight_of(layer)
         self.inputs, self._outputs = sides
         self._width = weight.shape[1]
         self._kernel = tuple(weight.shape[2:])
         self._ridge = ridge
         self._orders = orders
-        equations = [
-            NormalEquations.of_layer(gram, part.flatten(1).mT)
-            for gram, part in zip(
-                grams, weight.detach().to(grams.device).chunk(len(grams)), strict=True
-            )
-        ]
-        self._n_outputs = [part.anchor.shape[1] for part in equations]
-        self._energies = [float(part.target.sum()) for part in equations]
+        self._n_outputs = [len(problem.target) for problem in problems]
+        self._energies = [float(problem.target.sum()) for problem in problems]
         # A factor serves all sparsities of one order of columns. A layer that reads one group has
         # such an order, the group's. One that reads several, as behind a concatenation, has none:
         # any number of one group's channels may meet any number of another's. It keeps the
         # equations and solves them for the channels asked for.
         is_single = len(self.inputs) == 1
-        self._parts = self._solvers(self.inputs[0], equations) if is_single else []
-        self._equations = [] if is_single else equations
+        self._parts = self._solvers(self.inputs[0], problems) if is_single else []
+        self._equations = (
+            [] if is_single else [p for p in problems if isinstance(p, NormalEquations)]
+        )
+
+    @property
+    def problems(self) -> list[Problem]:
+        """The problems of each part, factored where they are."""
+        if self._parts:
+            return [part.solver.problem for part in self._parts]
+        return [*self._equations]
 
     def weights(self, kept: Mapping[str, Tensor]) -> Tensor:
         """The weight (outputs, inputs of a part, *kernel) with only the channels ``kept``."""
@@ -123,17 +124,17 @@ class LayerPlan:
         blocks = torch.cat([torch.arange(fixed), ranks + fixed])
         return solver.columns_of(blocks), solver.weights_of(blocks, outputs)
 
-    def _solvers(self, side: Side, equations: Sequence[NormalEquations]) -> list[_Part]:
+    def _solvers(self, side: Side, problems: Sequence[Problem]) -> list[_Part]:
         """A solver for each part, the blocks being one group's channels from best to worst."""
         parts = []
-        for number, part in enumerate(equations):
+        for number, problem in enumerate(problems):
             blocks = [self._columns(number, p) for p in side.positions[self._orders[side.group]]]
             # Inputs of other groups, or of none, stay whatever this group keeps. In front of all
             # others they are part of every leading block.
-            free = torch.ones(part.anchor.shape[0], dtype=torch.bool)
+            free = torch.ones(problem.anchor.shape[0], dtype=torch.bool)
             free[torch.cat(blocks)] = False
             always = [free.nonzero().flatten()] if free.any() else []
-            solver = make_solver(part, [*always, *blocks], ridge=self._ridge)
+            solver = make_solver(problem, [*always, *blocks], ridge=self._ridge)
             parts.append(_Part(solver=solver, fixed=len(always)))
         return parts
 
@@ -145,6 +146,30 @@ class LayerPlan:
         """Columns of part ``number`` that belong to the input channels at ``positions``."""
         inside = positions[positions // self._width == number] % self._width
         return (inside[:, None] * prod(self._kernel) + torch.arange(prod(self._kernel))).flatten()
+
+
+def stated(layer: nn.Module, grams: Tensor) -> list[NormalEquations]:
+    """The problems of each part of a layer, from the Gram matrices (parts, columns, columns)."""
+    parts = parted(layer, len(grams), device=grams.device)
+    return [NormalEquations.of_layer(gram, part) for gram, part in zip(grams, parts, strict=True)]
+
+
+def parted(layer: nn.Module, parts: int, *, device: torch.device) -> list[Tensor]:
+    """The original weights (columns, outputs) of each part of a layer."""
+    weight = weight_of(layer).detach().to(device)
+    return [part.flatten(1).mT for part in weight.chunk(parts)]
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """A layer's weight.
+
+    Raises:
+        ValueError: It has none.
+    """
+    weight = layer.weight
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"{type(layer).__name__} has no weight")
+    return weight
 
 
 def input_sides(graph: ChannelGraph, layer: str) -> tuple[Side, ...]:

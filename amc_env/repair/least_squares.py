@@ -93,22 +93,70 @@ class NormalEquations:
         return (self.target + fit).clamp_min(0)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Factors:
+    r"""All that a factored problem is solved from, with the columns in the order of their blocks.
+
+    The factor holds all that the Gram matrix does, so that matrix is not kept.
+
+    Attributes:
+        factor: ``L``, the Cholesky factor of :math:`G + \lambda I`, (columns, columns).
+        solved: :math:`T = L^{-1} (B + \lambda W_0)`, (columns, outputs).
+        anchor: The original weights ``W0``, (columns, outputs).
+        target: ``|Y|^2`` of each output, (outputs,).
+        penalty: ``lambda``.
+        is_own: Whether ``Y`` is the output of the original weights.
+        order: The columns of the problem in this order, (columns,).
+    """
+
+    factor: Tensor
+    solved: Tensor
+    anchor: Tensor
+    target: Tensor
+    penalty: float
+    is_own: bool
+    order: Tensor
+
+    @classmethod
+    def of(
+        cls, equations: NormalEquations, factor: Tensor, order: Tensor, *, ridge: float
+    ) -> "Factors":
+        """The factors of a problem whose Gram matrix, in this order of its columns, is factored."""
+        penalty, anchor = equations.penalty(ridge), equations.anchor[order]
+        wanted = equations.cross[order] + penalty * anchor
+        return cls(
+            factor=factor,
+            solved=torch.linalg.solve_triangular(factor, wanted, upper=False),
+            anchor=anchor,
+            target=equations.target,
+            penalty=penalty,
+            is_own=equations.is_own,
+            order=order,
+        )
+
+
+# A problem as it is stated, or as it is solved for all sparsities.
+Problem = NormalEquations | Factors
+
+
 class Solver(ABC):
     """Solves one problem for the first blocks of its columns, or for any blocks.
 
     Args:
-        equations: The problem with all columns.
+        problem: The problem with all columns.
         blocks: The column indices of each block, the blocks sorted from first to last to be kept.
         ridge: Pull towards the original weights, relative to the mean square of a column.
+
+    Attributes:
+        problem: The problem, as the solver reads it.
     """
 
-    def __init__(
-        self, equations: NormalEquations, blocks: Sequence[Tensor], *, ridge: float
-    ) -> None:
+    def __init__(self, problem: Problem, blocks: Sequence[Tensor], *, ridge: float) -> None:
+        self.problem = problem
         self._order = torch.cat(list(blocks))
         self._ends: list[int] = torch.tensor([len(block) for block in blocks]).cumsum(0).tolist()
         self._ridge = ridge
-        self._is_whole = equations.is_own and len(self._order) == len(equations.anchor)
+        self._is_whole = problem.is_own and len(self._order) == len(problem.anchor)
 
     @final
     def columns(self, count: int) -> Tensor:
@@ -147,21 +195,23 @@ class Solver(ABC):
         return self._ends[count - 1]
 
 
-def make_solver(equations: NormalEquations, blocks: Sequence[Tensor], *, ridge: float) -> Solver:
+def make_solver(problem: Problem, blocks: Sequence[Tensor], *, ridge: float) -> Solver:
     """A solver that holds one factor for all sparsities or, where there is none, solves directly.
 
     Without a ridge, dead or equal columns make the Gram matrix singular, and rounding may do so
-    with a tiny ridge.
+    with a tiny ridge. A problem that is factored already, for these blocks, is not factored again.
     """
+    if isinstance(problem, Factors):
+        return FactoredSolver(problem, blocks, ridge=ridge)
     order = torch.cat(list(blocks))
-    gram = equations.gram[order][:, order]
-    gram.diagonal().add_(equations.penalty(ridge))
+    gram = problem.gram[order][:, order]
+    gram.diagonal().add_(problem.penalty(ridge))
     factor = _factored(gram)
     # The reordered copy is as large as the factor, so it must not live beside it any longer.
     del gram
     if factor is None:
-        return DirectSolver(equations, blocks, ridge=ridge)
-    return FactoredSolver(equations, blocks, ridge=ridge, factor=factor)
+        return DirectSolver(problem, blocks, ridge=ridge)
+    return FactoredSolver(Factors.of(problem, factor, order, ridge=ridge), blocks, ridge=ridge)
 
 
 @final
@@ -194,27 +244,17 @@ class DirectSolver(Solver):
 class FactoredSolver(Solver):
     r"""Solves from one Cholesky factor of the problem with all columns.
 
-    With ``L`` the factor of :math:`G + \lambda I` and
-    :math:`T = L^{-1} (B + \lambda W_0)`, the weights of the first ``m`` columns are
-    :math:`W_m = L_m^{-T} T_m`, where ``L_m`` and ``T_m`` are leading blocks. The factor holds all
-    that the Gram matrix does, so that matrix is not kept.
+    The weights of the first ``m`` columns are :math:`W_m = L_m^{-T} T_m`, where ``L_m`` and ``T_m``
+    are leading blocks of the factor and of what it has solved; see :class:`Factors`.
     """
 
-    def __init__(
-        self,
-        equations: NormalEquations,
-        blocks: Sequence[Tensor],
-        *,
-        ridge: float,
-        factor: Tensor,
-    ) -> None:
-        super().__init__(equations, blocks, ridge=ridge)
-        self._factor = factor
-        self._penalty = equations.penalty(ridge)
-        self._anchor = equations.anchor[self._order]
-        self._target = equations.target
-        wanted = equations.cross[self._order] + self._penalty * self._anchor
-        self._solved = torch.linalg.solve_triangular(factor, wanted, upper=False)
+    def __init__(self, problem: Factors, blocks: Sequence[Tensor], *, ridge: float) -> None:
+        super().__init__(problem, blocks, ridge=ridge)
+        if not torch.equal(self._order, problem.order):
+            raise ValueError("the problem is factored for another order of its columns")
+        self._factor, self._solved = problem.factor, problem.solved
+        self._anchor, self._target = problem.anchor, problem.target
+        self._penalty = problem.penalty
 
     @override
     def weights(self, count: int, outputs: Tensor | None = None) -> Tensor:

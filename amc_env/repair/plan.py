@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from amc_env.calibration import Calibration
 from amc_env.calibration.rows import can_be_repaired
-from amc_env.repair.layer_plan import LayerPlan, input_sides, output_sides
+from amc_env.repair.layer_plan import LayerPlan, input_sides, output_sides, stated
+from amc_env.repair.least_squares import Problem
 from amc_env.structure import ChannelGraph, ChannelGroup
 
 DEFAULT_RIDGE = 1e-4
@@ -73,10 +74,12 @@ class Reconstruction:
         ridge: Pull towards the original weights, relative to the mean square of an input.
         takes_grams: Whether the Gram matrices are taken out of the calibration one after the other,
             so that they and their factors, which are as large, are not all held at once.
+        known: The problems of layers, by name, that need no Gram matrices, because they have been
+            factored before, for the same orders.
 
     Raises:
         ValueError: An order is no permutation of its group's channels, or a layer was not
-            calibrated.
+            calibrated, or was factored for another order.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Reconstruction:
         *,
         ridge: float = DEFAULT_RIDGE,
         takes_grams: bool = False,
+        known: Mapping[str, Sequence[Problem]] | None = None,
     ) -> None:
         if ridge < 0:
             raise ValueError(f"ridge is {ridge}; give 0 or more")
@@ -97,14 +101,22 @@ class Reconstruction:
         modules = dict(graph.model.named_modules())
         self._layers: dict[str, LayerPlan] = {}
         for name in repaired_layers(graph):
-            if name not in calibration.grams:
-                raise ValueError(f"layer {name!r} was not calibrated; pass it to calibrate()")
+            problems = (known or {}).get(name)
+            if problems is None:
+                grams = _grams(calibration, name, takes=takes_grams)
+                problems = stated(modules[name], grams)
+                # These names would keep a matrix that was taken out alive while the next is
+                # factored.
+                del grams
             sides = input_sides(graph, name), output_sides(graph, name)
-            grams = calibration.grams.pop(name) if takes_grams else calibration.grams[name]
-            layer = LayerPlan(modules[name], grams, sides, orders=self._orders, ridge=ridge)
-            # This name would keep a matrix that was taken out alive while the next is factored.
-            del grams
+            layer = LayerPlan(modules[name], problems, sides, orders=self._orders, ridge=ridge)
+            del problems
             self._layers[name] = layer
+
+    @property
+    def problems(self) -> dict[str, list[Problem]]:
+        """The problems of each part of a layer, factored where they are, by layer."""
+        return {name: layer.problems for name, layer in self._layers.items()}
 
     def kept(self, keep: Mapping[str, Keep]) -> dict[str, Tensor]:
         """As :func:`kept_channels`, by the orders of this plan."""
@@ -180,6 +192,12 @@ class Reconstruction:
         if not found:
             raise ValueError(f"no layer that reads group {group!r} is repaired")
         return found
+
+
+def _grams(calibration: Calibration, layer: str, *, takes: bool) -> Tensor:
+    if layer not in calibration.grams:
+        raise ValueError(f"layer {layer!r} was not calibrated; pass it to calibrate()")
+    return calibration.grams.pop(layer) if takes else calibration.grams[layer]
 
 
 def _readers(graph: ChannelGraph) -> tuple[str, ...]:

@@ -27,9 +27,11 @@ from amc_env.repair.plan import (
     kept_channels,
     repaired_layers,
 )
+from amc_env.repair.preparation import Preparation, is_known, preparation_key
 from amc_env.repair.sequential import SequentialRepair, SequentialSettings
 from amc_env.structure import ChannelGraph
 from amc_env.tasks import Classification, Task
+from amc_env.tensor_store import TensorStore
 
 Repair = Literal["none", "plain", "sequential"]
 
@@ -120,6 +122,8 @@ class Pruner:
         repair: How weights are repaired.
         norm_format: How networks are run to estimate the statistics of their norms again.
         task: What the network is trained for; some criteria read class labels and scores.
+        store: Keeps the scores and factors, and gives them back instead of computing them, where it
+            has those of the same network, samples and settings.
 
     Attributes:
         repair: How weights are repaired.
@@ -131,7 +135,7 @@ class Pruner:
             criterion reads classes that the samples do not have.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (a store is no setting)
         self,
         graph: ChannelGraph,
         samples: Split,
@@ -140,6 +144,7 @@ class Pruner:
         repair: RepairSettings | None = None,
         norm_format: Format | None = None,
         task: Task | None = None,
+        store: TensorStore | None = None,
     ) -> None:
         task = task or Classification()
         labels = checked_labels(criterion, samples, task)
@@ -156,7 +161,9 @@ class Pruner:
         self._norm_format = norm_format or Format()
         few = first(samples.inputs, self.repair.norm_samples)
         self._norm_samples = self._norm_format.arrange(few)
-        needs_grams = self.repair.is_on or criterion.needs_grams
+        key = self._key(samples, task, store) if store else None
+        known = Preparation.read(store, key, graph) if store and key else None
+        needs_grams = known is None and (self.repair.is_on or criterion.needs_grams)
         self.calibration: Calibration = calibrate(
             graph.model,
             in_parts(samples.inputs, self.repair.calibration_batch),
@@ -165,16 +172,14 @@ class Pruner:
             task=task,
             sampling=self._sampling,
         )
-        started = time.perf_counter()
-        self.scores = {
-            group.name: channel_scores(criterion, group, self.calibration) for group in graph.groups
-        }
-        self.ranking_seconds = time.perf_counter() - started
+        self.scores, self.ranking_seconds = self._ranked(known)
         self._orders = {name: ranking(scores) for name, scores in self.scores.items()}
         # Nothing reads the sums after the criterion.
         if self.repair.is_on:
-            self.plan = self._planned(self.calibration)
+            self.plan = self._planned(self.calibration, known)
         self.calibration.grams.clear()
+        if store and key and known is None:
+            self._preparation().keep(store, key)
 
     @cached_property
     def plan(self) -> Reconstruction:
@@ -281,10 +286,52 @@ class Pruner:
         )
         return SequentialRepair(self.graph, batches, settings=settings)
 
-    def _planned(self, calibration: Calibration) -> Reconstruction:
+    def _planned(
+        self, calibration: Calibration, known: Preparation | None = None
+    ) -> Reconstruction:
         # With the factors, the sums would be the most memory that a search holds.
         return Reconstruction(
-            self.graph, calibration, self._orders, ridge=self.repair.ridge, takes_grams=True
+            self.graph,
+            calibration,
+            self._orders,
+            ridge=self.repair.ridge,
+            takes_grams=True,
+            known=known.problems if known else None,
+        )
+
+    def _ranked(self, known: Preparation | None) -> tuple[dict[str, Tensor], float]:
+        """The scores of every group, and the seconds that they took."""
+        if known:
+            return known.scores, known.ranking_seconds
+        started = time.perf_counter()
+        scores = {
+            group.name: channel_scores(self.criterion, group, self.calibration)
+            for group in self.graph.groups
+        }
+        return scores, time.perf_counter() - started
+
+    def _key(self, samples: Split, task: Task, store: TensorStore) -> str | None:
+        """All that scores and factors depend on; None where that is not known."""
+        unknown = next((x for x in (self.criterion, task) if not is_known(x)), None)
+        if unknown is not None:
+            store.tell(
+                f"scores and factors are not kept, because {type(unknown).__name__} is no "
+                "dataclass of plain values, and what they depend on is not known"
+            )
+            return None
+        read = {
+            "is_on": self.repair.is_on,
+            "ridge": self.repair.ridge,
+            "batch": self.repair.calibration_batch,
+            "sampling": self._sampling,
+        }
+        return preparation_key(self.graph, samples, (self.criterion, task), read)
+
+    def _preparation(self) -> Preparation:
+        return Preparation(
+            scores=self.scores,
+            ranking_seconds=self.ranking_seconds,
+            problems=self.plan.problems if self.repair.is_on else {},
         )
 
     def _reestimate_norms_(self, compact: nn.Module, form: Format) -> None:

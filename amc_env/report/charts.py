@@ -12,10 +12,12 @@ from amc_env.report.reading import Episodes, FinishedRun, metric_of
 # The same thing has the same colour in every chart.
 BEFORE, AFTER, ACCENT = "#9aa5b1", "#2f7ed8", "#e07b39"
 _ORIGINAL = "original"
+# Pixels of a name beside a row, of the least height of all rows, and of what stands around them.
+_NAME, _LEAST_HEIGHT, _MARGINS = 16, 260, 130
 
 
 def episodes(found: Episodes, metric: Metric) -> go.Figure:
-    """Reward and metric of every episode, with the greatest reward until then."""
+    """Reward and metric of every episode, and both of the best until then."""
     numbers = list(range(1, len(found.rewards) + 1))
     dots = {"mode": "markers", "marker": {"size": 5, "color": BEFORE}}
     best = {"mode": "lines", "line": {"color": AFTER, "shape": "hv"}}
@@ -31,6 +33,8 @@ def episodes(found: Episodes, metric: Metric) -> go.Figure:
         col=1,
         **dots,
     )
+    of_best = f"{metric.name} of the best"
+    figure.add_scatter(x=numbers, y=found.of_best, name=of_best, row=2, col=1, **best)
     figure.update_layout(yaxis_title="reward", yaxis2_title=metric.name, xaxis2_title="episode")
     return figure.update_layout(yaxis2_tickformat=_ticks(metric))
 
@@ -57,6 +61,20 @@ def macs(details: Details) -> go.Figure:
     )
 
 
+def latencies(details: Details) -> go.Figure:
+    """Milliseconds of every layer before and after."""
+    found = details.latencies
+    figure = _bars(
+        [each.layer for each in found],
+        [each.before_ms for each in found],
+        [each.after_ms for each in found],
+        unit="milliseconds",
+        shown=".3f",
+    )
+    # A pruned layer can take longer, and would hide the original's.
+    return figure.update_layout(barmode="group")
+
+
 def policies(found: Episodes) -> go.Figure:
     """The sparsity of every group over the search."""
     figure = go.Figure(
@@ -71,7 +89,11 @@ def policies(found: Episodes) -> go.Figure:
             hovertemplate="episode %{x}, %{y}: sparsity %{z:.2f}<extra></extra>",
         )
     )
-    return figure.update_layout(xaxis_title="episode", yaxis={"autorange": "reversed"})
+    return figure.update_layout(
+        xaxis_title="episode",
+        yaxis={"autorange": "reversed", "dtick": 1},
+        height=_MARGINS + max(_LEAST_HEIGHT, _NAME * len(found.groups)),
+    )
 
 
 def errors(details: Details) -> go.Figure:
@@ -94,7 +116,10 @@ def errors(details: Details) -> go.Figure:
 
 
 def scores(details: Details) -> go.Figure:
-    """The scores of a group's channels, greatest first, with those that stay; a menu chooses it."""
+    """The scores of each group's channels, greatest first: those that stay, and those that go.
+
+    The two traces of the first group are visible; the page lets others be chosen.
+    """
     figure = go.Figure()
     for number, group in enumerate(details.groups):
         ordered = sorted(group.scores, reverse=True)
@@ -109,12 +134,7 @@ def scores(details: Details) -> go.Figure:
                 marker_color=AFTER if name == "stay" else BEFORE,
                 visible=number == 0,
             )
-    menu = [_choice(details.groups, number) for number in range(len(details.groups))]
-    return figure.update_layout(
-        updatemenus=[{"buttons": menu, "x": 0.0, "xanchor": "left", "y": 1.25}],
-        xaxis_title="channel, by its score",
-        yaxis_title="score",
-    )
+    return figure.update_layout(xaxis_title="channel, by its score", yaxis_title="score")
 
 
 def front(runs: Sequence[FinishedRun]) -> go.Figure:
@@ -186,25 +206,32 @@ def network_points(run: FinishedRun) -> list[tuple[float, float, str]]:
     ]
 
 
-def _bars(names: list[str], before: list[int], after: list[int], *, unit: str) -> go.Figure:
+def _bars(
+    names: list[str],
+    before: Sequence[float],
+    after: Sequence[float],
+    *,
+    unit: str,
+    shown: str = ",",
+) -> go.Figure:
     shares = [now / was if was else 1.0 for was, now in zip(before, after, strict=True)]
     figure = go.Figure(
         [
-            go.Bar(x=names, y=before, name=_ORIGINAL, marker_color=BEFORE),
+            go.Bar(
+                x=names,
+                y=before,
+                name=_ORIGINAL,
+                marker_color=BEFORE,
+                hovertemplate=f"%{{x}}: %{{y:{shown}}} {unit}<extra></extra>",
+            ),
             go.Bar(
                 x=names,
                 y=after,
                 name="pruned",
                 marker_color=AFTER,
                 customdata=shares,
-                hovertemplate=f"%{{x}}: %{{y:,}} {unit}, %{{customdata:.0%}}<extra></extra>",
+                hovertemplate=f"%{{x}}: %{{y:{shown}}} {unit}, %{{customdata:.0%}}<extra></extra>",
             ),
         ]
     )
     return figure.update_layout(barmode="overlay", yaxis_title=unit, xaxis_tickangle=-60)
-
-
-def _choice(groups: Sequence[GroupDetails], number: int) -> dict[str, object]:
-    """A menu's entry that shows the two traces of one group."""
-    shown = [index // 2 == number for index in range(2 * len(groups))]
-    return {"label": groups[number].name, "method": "update", "args": [{"visible": shown}]}

@@ -1,8 +1,11 @@
 """What a run knows of its layers and channels when it ends, in a file that a page is made of."""
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict
 
 from amc_env.env import ChannelPruningEnv
+from amc_env.latency.in_place import LayerLatency
 from amc_env.policy import Policy
 from amc_env.structure.changes import LayerChange, layer_changes
 
@@ -32,10 +35,17 @@ class GroupDetails(_Record):
 
 
 class Details(_Record):
-    """The layers in execution order, and the groups in the order in which they are decided."""
+    """What a page is made of.
+
+    Attributes:
+        layers: In execution order.
+        groups: In the order in which they are decided.
+        latencies: Of every layer, for one sample on one thread; empty where they are not measured.
+    """
 
     layers: tuple[LayerChange, ...]
     groups: tuple[GroupDetails, ...]
+    latencies: tuple[LayerLatency, ...] = ()
 
     @property
     def has_errors(self) -> bool:
@@ -43,8 +53,10 @@ class Details(_Record):
         return all(group.errors for group in self.groups)
 
 
-def details_of(env: ChannelPruningEnv, policy: Policy) -> Details:
-    """The details of the network of a policy."""
+def details_of(
+    env: ChannelPruningEnv, policy: Policy, latencies: Sequence[LayerLatency] = ()
+) -> Details:
+    """The details of the network of a policy, with what was measured of its layers."""
     pruner = env.pruner
     # Without a repair, nobody has summed up what its errors are computed from.
     is_repaired = pruner.repair.is_on
@@ -59,4 +71,4 @@ def details_of(env: ChannelPruningEnv, policy: Policy) -> Details:
         for group in env.graph.groups
     ]
     layers = layer_changes(env.graph, policy.kept)
-    return Details(layers=tuple(layers), groups=tuple(groups))
+    return Details(layers=tuple(layers), groups=tuple(groups), latencies=tuple(latencies))

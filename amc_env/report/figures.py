@@ -62,6 +62,7 @@ def _of_run(run: FinishedRun, out: Path) -> list[Path]:
         "episodes": _episodes,
         "channels": _channels,
         "cost": _cost,
+        **({"latency": _latency} if run.details.latencies else {}),
         "policies": _policies,
         "errors": _errors,
     }
@@ -69,7 +70,7 @@ def _of_run(run: FinishedRun, out: Path) -> list[Path]:
 
 
 def _episodes(run: FinishedRun) -> Figure:
-    """Reward and metric of every episode, with the greatest reward until then."""
+    """Reward and metric of every episode, and both of the best until then."""
     found = run.episodes
     numbers = range(1, len(found.rewards) + 1)
     figure = Figure(figsize=(_WIDTH, 1.4 * _HEIGHT), layout="constrained")
@@ -79,6 +80,7 @@ def _episodes(run: FinishedRun) -> Figure:
     above.set_ylabel("reward")
     above.legend()
     below.plot(numbers, found.accuracies, ".", color=BEFORE)
+    below.plot(numbers, found.of_best, color=AFTER, drawstyle="steps-post")
     below.set(xlabel="episode", ylabel=run.metric.name)
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     _label(below, run.metric)
@@ -104,6 +106,18 @@ def _cost(run: FinishedRun) -> Figure:
         [layer.macs_before for layer in layers],
         [layer.macs_after for layer in layers],
         unit="multiply-accumulates",
+    )
+
+
+def _latency(run: FinishedRun) -> Figure:
+    """Milliseconds of every layer before and after."""
+    found = run.details.latencies
+    return _bars(
+        [each.layer for each in found],
+        [each.before_ms for each in found],
+        [each.after_ms for each in found],
+        unit="milliseconds",
+        is_beside=True,
     )
 
 
@@ -157,15 +171,25 @@ def _front(runs: Sequence[FinishedRun]) -> Figure:
     return figure
 
 
-def _bars(names: list[str], before: list[int], after: list[int], *, unit: str) -> Figure:
+def _bars(
+    names: list[str],
+    before: Sequence[float],
+    after: Sequence[float],
+    *,
+    unit: str,
+    is_beside: bool = False,
+) -> Figure:
     width = max(_WIDTH, _NAME * len(names) + 1)
     figure = Figure(figsize=(width, _HEIGHT), layout="constrained")
     axes = figure.add_subplot(ylabel=unit)
     places = range(len(names))
-    axes.bar(places, before, color=BEFORE, label="original")
-    axes.bar(places, after, color=AFTER, label="pruned")
+    # What can be greater after than before would hide it.
+    wide, shift = (0.4, 0.2) if is_beside else (0.8, 0.0)
+    axes.bar([x - shift for x in places], before, width=wide, color=BEFORE, label="original")
+    axes.bar([x + shift for x in places], after, width=wide, color=AFTER, label="pruned")
     axes.set_xticks(places, names, rotation=90)
-    axes.yaxis.set_major_formatter(EngFormatter())
+    if not is_beside:
+        axes.yaxis.set_major_formatter(EngFormatter())
     axes.legend()
     return figure
 

@@ -10,16 +10,24 @@ from amc_env.files import write_text
 from amc_env.latency.comparison import Compared, cells
 from amc_env.report.reading import FinishedRun, metric_of
 
+_LAYER_LATENCY = (
+    "Milliseconds of every layer with what hangs on it, such as its norm, in the running network: "
+    "one sample, one thread, PyTorch, the least of several runs."
+)
 _SETTINGS = ("model", "data", "criterion", "reward_name", "agent", "seed", "episodes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Chart:
-    """A figure as the text of an object in JavaScript, with what it shows."""
+    """A figure as the text of an object in JavaScript, with what it shows.
+
+    Where there are choices, each has as many of the figure's traces as the others, in their order.
+    """
 
     title: str
     caption: str
     figure: str
+    choices: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +78,8 @@ def _together(runs: Sequence[FinishedRun]) -> Iterator[_Section]:
     from amc_env.report import charts
 
     rows = [[run.name, *_settings(run), *_result(run)] for run in runs]
-    header = ["run", *_SETTINGS, "stage", metric_of(runs).name, "MACs left", "parameters left"]
+    settings = [name.removesuffix("_name") for name in _SETTINGS]
+    header = ["run", *settings, "stage", metric_of(runs).name, "MACs left", "parameters left"]
     figure = charts.front(runs)
     caption = "Every network of the runs; the line joins those that no other beats."
     chart = _Chart(
@@ -101,6 +110,8 @@ def _charts(run: FinishedRun) -> Iterator[_Chart]:
         ("Channels", "Channels of every group in the original and in the pruned network.",
          charts.channels(run.details)),
         ("Cost", "Multiply-accumulates of every layer for one sample.", charts.macs(run.details)),
+        ("Latency of layers", _LAYER_LATENCY,
+         charts.latencies(run.details) if run.details.latencies else None),
         ("Policies", "The sparsity of every group in every episode.",
          charts.policies(run.episodes)),
         ("Error and sparsity", "What the plain repair leaves, with the chosen point of each group.",
@@ -111,7 +122,8 @@ def _charts(run: FinishedRun) -> Iterator[_Chart]:
     )  # fmt: skip
     for title, caption, figure in drawn:
         if figure is not None:
-            yield _Chart(title=title, caption=caption, figure=_text(figure))
+            choices = [group.name for group in run.details.groups] if title == "Scores" else []
+            yield _Chart(title=title, caption=caption, figure=_text(figure), choices=choices)
 
 
 def _networks(run: FinishedRun) -> _Table:
@@ -140,6 +152,7 @@ def _latencies(run: FinishedRun) -> Iterator[_Table]:
 
 
 def _layers(run: FinishedRun) -> _Table:
+    times = {each.layer: [f"{ms:.3f}" for ms in each[1:]] for each in run.details.latencies}
     rows = [
         [
             layer.layer,
@@ -147,10 +160,12 @@ def _layers(run: FinishedRun) -> _Table:
             f"{layer.macs_after:,}",
             f"{layer.params_before:,}",
             f"{layer.params_after:,}",
+            *(times.get(layer.layer, ["", ""]) if times else []),
         ]
         for layer in run.details.layers
     ]
     header = ["layer", "MACs", "MACs left", "parameters", "parameters left"]
+    header += ["ms", "ms left"] if times else []
     return _Table(title="Layers", header=header, rows=rows)
 
 

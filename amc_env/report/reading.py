@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,15 @@ class Episodes:
     @property
     def best(self) -> list[float]:
         """The greatest reward until each episode."""
-        return [max(self.rewards[: end + 1]) for end in range(len(self.rewards))]
+        return list(accumulate(self.rewards, max))
+
+    @property
+    def of_best(self) -> list[float]:
+        """The metric of the episode with the greatest reward until each."""
+        both = zip(self.rewards, self.accuracies, strict=True)
+        # Of equal rewards the first counts, as in a search.
+        best = accumulate(both, lambda one, other: other if other[0] > one[0] else one)
+        return [accuracy for _, accuracy in best]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """A compact network is an ordinary one: PyTorch compiles, quantises and distributes it."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,18 @@ def test_its_convolutions_are_quantised_after_training(tmp_path: Path) -> None:
         assert [w.dtype for w in _weights(quantised)] == [torch.qint8] * 5
         # Every layer rounds its outputs too.
         assert difference(quantised(x), compact(x)) < 0.15
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchao_quantises_its_linear_layers(compact: nn.Module, x: torch.Tensor) -> None:
+    torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
+    quantised = copy.deepcopy(compact)
+    # Compiled networks alone read the settings of the compiler.
+    torchao.quantize_(quantised, torchao.Int8WeightOnlyConfig(set_inductor_config=False))
+    linear = [m for m in quantised.modules() if isinstance(m, nn.Linear)]
+    assert [type(layer.weight).__name__ for layer in linear] == ["Int8Tensor"]
+    with torch.no_grad():
+        assert 0 < difference(quantised(x), compact(x)) < 0.05
 
 
 def _weights(model: nn.Module) -> list[torch.Tensor]:

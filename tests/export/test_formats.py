@@ -59,7 +59,7 @@ def test_exports_compute_the_same_in_a_process_without_the_package(
         with torch.no_grad():
             wanted = amc_env.load(runs / name)(torch.load(folder / "x.pt"))
         assert len(outputs) == 3
-        assert max(difference(output, wanted) for output in outputs) <= 1e-4
+        assert max(difference(output, wanted) for output in outputs.values()) <= 1e-4
 
 
 def test_an_exported_folder_is_loaded_as_the_run_is(exported: list[Path], runs: Path) -> None:

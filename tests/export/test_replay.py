@@ -8,6 +8,7 @@ from safetensors.torch import save_model
 
 import amc_env
 from amc_env.__main__ import main
+from amc_env.data.datasets import digits
 from amc_env.models import build_model
 from amc_env.policy import ModelSource
 
@@ -29,7 +30,7 @@ def test_a_policy_cuts_other_weights(
     weights = ["--weights", str(tmp_path / "other.safetensors")]
     assert main(["apply", str(run / "policy.json"), "digits_cnn", *weights, "--out", str(out)]) == 0
     told = capsys.readouterr().out
-    assert "they were only cut and are not repaired: fine-tune the network, or give it to" in told
+    assert "they were only cut and are not repaired: give --data with training images" in told
     x = torch.randn(SHAPE)
     loaded, policy = amc_env.load(out), amc_env.Policy.load(out / "policy.json")
     with torch.no_grad():
@@ -40,6 +41,29 @@ def test_a_policy_cuts_other_weights(
     assert policy.accuracy is None
     with safe_open(out / "pruned.safetensors", framework="pt") as file:
         assert "accuracy" not in file.metadata()
+
+
+def test_other_weights_are_repaired_on_training_images(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, out = build_model("digits_cnn", seed=5).eval(), tmp_path / "out"
+    save_model(other, str(tmp_path / "other.safetensors"))
+    given = [str(run), "digits_cnn", "--weights", str(tmp_path / "other.safetensors")]
+    assert main(["apply", *given, "--data", "digits", "--images", "100", "--out", str(out)]) == 0
+    assert "they were repaired on training images of digits" in capsys.readouterr().out
+    images = digits().test.inputs[:100]
+    with torch.no_grad():
+        wanted = other(images)
+        cut, repaired = (
+            (network(images) - wanted).square().sum()
+            for network in (
+                amc_env.Policy.load(run / "policy.json").apply(other),
+                amc_env.load(out),
+            )
+        )
+    assert repaired < 0.8 * cut
+    assert main(["apply", *given, "--data", "digit", "--out", str(tmp_path / "no")]) == 2
+    assert "'digit' does not exist; the nearest is 'digits'" in capsys.readouterr().err
 
 
 def test_a_folder_of_a_run_is_not_overwritten_and_other_networks_are_refused(

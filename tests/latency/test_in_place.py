@@ -3,7 +3,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from amc_env.latency.in_place import times_in_place
+from amc_env.latency.in_place import layer_latencies, times_in_place
 
 
 class Sleepy(nn.Module):
@@ -49,3 +49,30 @@ def test_a_layer_that_runs_twice_has_two_times() -> None:
     )
     assert [each.layer for each in found] == ["0", "1", "1"]
     assert all(each.least_ms > 0.0 and each.iqr_ms >= 0.0 for each in found)
+
+
+def test_both_networks_have_a_time_for_every_layer_and_one_that_runs_twice_has_their_sum() -> None:
+    again = nn.Conv2d(4, 4, 1)
+    original = nn.Sequential(nn.Conv2d(1, 4, 3), again, nn.ReLU(), again).eval()
+    found = layer_latencies(
+        (original, Slow().eval()),
+        torch.randn(2, 1, 8, 8),
+        {"0.weight": "0", "1.weight": "1"},
+        seconds=0.0,
+    )
+    assert [each.layer for each in found] == ["0", "1"]
+    assert all(0 < each.before_ms < 10 for each in found)
+    assert 10 <= found[0].after_ms < 20 <= found[1].after_ms
+
+
+class Slow(nn.Sequential):
+    """Sleeps 10 ms behind every convolution."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self[0], self[1], self[1]):
+            x = layer(x)
+            time.sleep(0.01)
+        return x

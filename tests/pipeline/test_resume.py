@@ -5,7 +5,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +17,14 @@ from safetensors.torch import load_file
 
 from amc_env import evaluation, training
 from amc_env.agents import Episode
+from amc_env.calibration import Calibration, calibrate
 from amc_env.data.datasets import digits
 from amc_env.pipeline import CONFIGS
 from amc_env.pipeline.command import INTERRUPTED, read_jobs, run_jobs
 from amc_env.pipeline.folder import RunFolder
 from amc_env.pipeline.main import main, run_job
 from amc_env.precision import Choice, Format
+from amc_env.repair import pruner
 
 QUICK = ["base.epochs=2", "search.episodes=10", "search.compare=[random]", "search.finalists=2",
          "agent.options.warmup_episodes=3", "adjust.epochs=2", "finetune.epochs=3",
@@ -303,6 +305,45 @@ def test_a_run_with_several_budgets_goes_on_at_the_one_it_was_killed_in(tmp_path
         assert result(folder / part) == result(tmp_path / "whole" / part)
 
 
+def test_a_resumed_run_calibrates_no_layer_again_and_a_finished_one_keeps_no_factors(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    interrupted(folder, monkeypatch)
+    kept = [*(folder / "resume" / "preparation").rglob("*.safetensors")]
+    assert len(kept) > 1
+    asked: list[Sequence[str]] = []
+
+    def calibrated(*given: Any, layers: Sequence[str], **settings: Any) -> Calibration:
+        asked.append(layers)
+        return calibrate(*given, layers=layers, **settings)
+
+    monkeypatch.setattr(pruner, "calibrate", calibrated)
+    assert go(f"resume={folder}") == 0
+    assert asked == [()]
+    assert result(folder) == result(whole)
+    assert not (folder / "resume" / "preparation").exists()
+
+
+def test_runs_share_scores_and_factors_in_a_folder_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = [*QUICK, *SHORT, "search.episodes=1", f"preparation.folder={tmp_path / 'shared'}"]
+    assert go(*shared, f"folder={tmp_path / 'a'}") == 0
+    monkeypatch.setattr(pruner, "channel_scores", None)
+    budget = ["budget.flops=0.7", "reward=accuracy"]
+    assert go(*shared, *budget, f"folder={tmp_path / 'b'}") == 0
+    assert len([*(tmp_path / "shared").glob("*/index.json")]) == 1
+
+
+def test_factors_that_are_too_large_are_told_of_and_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["search.episodes=1", "preparation.max_gib=1e-6", f"folder={tmp_path / 'run'}"]
+    assert go(*QUICK, *SHORT, *small) == 0
+    assert "so they will be computed again" in capsys.readouterr().out
+
+
 def damaged(content: bytes, draw: random.Random) -> bytes:
     """A file's content with some bits flipped, or cut off."""
     if draw.random() < 0.3:
@@ -321,7 +362,8 @@ def test_damaged_files_are_told_of_and_the_result_is_the_same(
 ) -> None:
     killed_at = tmp_path / "killed"
     killed(exists("finetune.pt.previous"), killed_at, *QUICK, f"folder={killed_at}")
-    files = [p for p in sorted((killed_at / "resume").iterdir()) if p.name != "lock"]
+    files = [p for p in sorted((killed_at / "resume").rglob("*")) if p.is_file()]
+    files = [p for p in files if p.name != "lock"]
     files.append(killed_at / "config.yaml")
     for case in cases:
         draw = random.Random(case)
@@ -333,9 +375,11 @@ def test_damaged_files_are_told_of_and_the_result_is_the_same(
         assert go(f"resume={folder}") == 0, chosen
         said = capsys.readouterr()
         # A copy or a previous version is not read while the file itself is whole.
-        is_read = not chosen.name.endswith(".previous") and chosen.parent.name != "resume"
-        if is_read or chosen.name == "journal" or chosen.suffix == ".pt":
-            (sentence,) = [line for line in said.out.splitlines() if str(chosen) in line]
+        is_read = chosen.parent == folder
+        is_factor = chosen.parent.parent.name == "preparation"
+        if is_factor or is_read or chosen.name == "journal" or chosen.suffix == ".pt":
+            named = str(chosen.parent if is_factor else chosen)
+            (sentence,) = [line for line in said.out.splitlines() if named in line]
             assert "damaged" in sentence or "cut off" in sentence
         assert said.err == ""
         assert result(folder) == result(whole)

@@ -147,13 +147,17 @@ def test_the_commands_at_the_end_name_the_folder_and_a_model_of_ones_own(begin: 
     run, _, _ = begin()
     folder = str(run.folder.path)
     assert report.next_steps(run) == [
+        f"look at it: open {folder}/report.html in a browser",
         f"export it: uv run python -m amc_env export {folder}",
         f"load it in Python: amc_env.load({folder!r})",
     ]
     run.source = ModelSource(name="my nets.py:small")
-    export, load = report.next_steps(run)
+    _, export, load = report.next_steps(run)
     assert shlex.split(export)[-3:] == [folder, "--model", "my nets.py:small"]
     assert load.endswith(f"amc_env.load({folder!r}, 'my nets.py:small')")
+    run.config = run.config.model_copy(update={"report": False})
+    look = report.next_steps(run)[0]
+    assert look == f"look at it: uv run python -m amc_env report {folder}"
 
 
 def test_a_repaired_network_is_adjusted_unless_that_gains_nothing(

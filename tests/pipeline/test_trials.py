@@ -1,7 +1,11 @@
 """Episodes as the trials of an Optuna study."""
 
+import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 
@@ -49,6 +53,37 @@ def test_every_episode_is_a_trial_once_however_often_the_run_goes_on(storage: st
     assert found[3].params == {"a": 0.25, "b": pytest.approx(0.4)}
     facts = {"accuracy": 0.4, "samples": 7, "flops_ratio": 0.5, "params_ratio": 0.6}
     assert facts.items() <= found[0].user_attrs.items()
+
+
+def answer(application: Any, path: str) -> Any:
+    """What a web server answers, as it does to a browser."""
+    environ: dict[str, Any] = {"PATH_INFO": path}
+    setup_testing_defaults(environ)
+    status: list[str] = []
+    body = b"".join(application(environ, lambda given, _: status.append(given)))
+    assert status[0].startswith("200"), status
+    return json.loads(body)
+
+
+# What the packages below the dashboard warn of is no matter of ours.
+@pytest.mark.filterwarnings("ignore")
+def test_optuna_dashboard_shows_the_history_and_which_groups_matter(storage: str) -> None:
+    from amc_env.pipeline.trials import _opened
+
+    dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
+    add = mirror(storage, "runs/one", GROUPS)
+    for number in range(1, 7):
+        add(replace(episode(number), sparsities=(0.1 * (number % 2), 0.1 * number)))
+    shown = dashboard.wsgi(_opened(storage))
+    (study,) = answer(shown, "/api/studies")["study_summaries"]
+    assert study["study_name"] == "runs/one"
+    place = f"/api/studies/{study['study_id']}"
+    values = [trial["values"] for trial in answer(shown, place)["trials"]]
+    assert values == [[episode(number).reward] for number in range(1, 7)]
+    ((first, second),) = answer(shown, f"{place}/param_importances")["param_importances"]
+    assert {first["name"], second["name"]} == {*GROUPS}
+    assert first["importance"] > second["importance"]
+    assert first["name"] == "b"
 
 
 def test_the_study_of_another_run_is_not_added_to(storage: str) -> None:

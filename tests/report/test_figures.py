@@ -22,7 +22,7 @@ EPISODES = """number,reward,accuracy,sparsity/first,sparsity/second & last
 2,0.4,0.5,0.0,0.9
 3,0.7,0.8,0.25,0.6
 """
-NAMES = ("channels", "cost", "episodes", "errors", "policies")
+NAMES = ("channels", "cost", "episodes", "errors", "latency", "policies")
 
 
 def leave(folder: Path) -> Path:
@@ -36,7 +36,8 @@ def leave(folder: Path) -> Path:
         layer="conv", group="first", channels=4, kept=3, sparsity=0.25,
         macs_before=1000, macs_after=500, params_before=9, params_after=4,
     )  # fmt: skip
-    (folder / DETAILS_FILE).write_text(Details(groups=groups, layers=[layer]).model_dump_json())
+    details = Details(groups=groups, layers=[layer], latencies=[("conv", 0.5, 0.25)])
+    (folder / DETAILS_FILE).write_text(details.model_dump_json())
     (folder / "metrics.json").write_text(json.dumps(METRICS))
     (folder / "config.yaml").write_text("seed: 0\n")
     (folder / "episodes.csv").write_text(EPISODES)
@@ -48,11 +49,11 @@ def words(svg: Path) -> set[str]:
     return {"".join(node.itertext()).strip() for node in ET.parse(svg).iter() if "text" in node.tag}
 
 
-def test_a_run_has_five_figures_in_both_formats(tmp_path: Path) -> None:
+def test_a_run_has_six_figures_in_both_formats(tmp_path: Path) -> None:
     written = write_figures([leave(tmp_path / "run")], tmp_path / "figures")
     stems = sorted({path.stem for path in written})
     assert tuple(stems) == NAMES
-    assert len(written) == 10
+    assert len(written) == 12
     for path in written:
         if path.suffix == ".png":
             with Image.open(path) as image:
@@ -63,6 +64,7 @@ def test_a_run_has_five_figures_in_both_formats(tmp_path: Path) -> None:
     for name in ("channels", "policies", "errors"):
         assert {*GROUPS} <= shown[name]
     assert {"conv", "multiply-accumulates", "original", "pruned"} <= shown["cost"]
+    assert {"conv", "milliseconds", "original", "pruned"} <= shown["latency"]
     assert {"reward", "best until then", "episode"} <= shown["episodes"]
 
 

@@ -64,6 +64,9 @@ def test_details_are_those_of_the_policy(runs: tuple[Path, Path]) -> None:
     kept = {group["name"]: len(group["kept"]) for group in policy["groups"]}
     assert {group.name: group.kept for group in run.details.groups} == kept
     assert sum(layer.macs_after for layer in run.details.layers) == run.metrics["flops"]
+    layers = [layer.layer for layer in run.details.layers]
+    assert [each.layer for each in run.details.latencies] == layers
+    assert all(min(each.before_ms, each.after_ms) > 0 for each in run.details.latencies)
     for group in run.details.groups:
         assert len(group.scores) == len(group.errors) == group.channels
         assert group.errors[-1] == pytest.approx(0.0, abs=1e-3)
@@ -80,6 +83,9 @@ def test_episodes_have_their_running_best(runs: tuple[Path, Path]) -> None:
     assert episodes.best[0] == episodes.rewards[0]
     assert episodes.best[-1] == max(episodes.rewards)
     assert episodes.best == sorted(episodes.best)
+    assert episodes.of_best[0] == episodes.accuracies[0]
+    at = episodes.rewards.index(max(episodes.rewards))
+    assert episodes.of_best[-1] == episodes.accuracies[at]
 
 
 def test_several_runs_are_compared(runs: tuple[Path, Path], tmp_path: Path) -> None:
@@ -146,6 +152,18 @@ def test_a_folder_that_is_no_finished_run_is_refused(
     assert not (tmp_path / "page.html").exists()
 
 
+def test_a_run_without_latencies_has_a_page(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(runs[1], tmp_path / "copy"))
+    details = json.loads((folder / DETAILS_FILE).read_text())
+    assert details.pop("latencies")
+    (folder / DETAILS_FILE).write_text(json.dumps(details))
+    for given, is_shown in ((runs[1], True), (folder, False)):
+        write_report([given], tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text()
+        assert ("Latency of layers" in page) == is_shown
+        assert ('<th scope="col">ms left</th>' in page) == is_shown
+
+
 def test_names_from_a_network_cannot_break_the_page(
     runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -194,8 +212,27 @@ def test_a_browser_draws_every_chart_without_an_error(
     page.write_text(page.read_text().replace("</body>", f"{HOVER}</body>"))
     drawn, complaints = opened(page, tmp_path / "profile")
     assert complaints == []
-    charts = 6 * count + (count > 1)
+    charts = 7 * count + (count > 1)
     assert len(re.findall(r'class="hoverlayer"><g class="hovertext"', drawn)) == charts
+
+
+CHOOSE = """<script>
+const select = document.querySelector("select");
+select.selectedIndex = 1;
+select.dispatchEvent(new Event("change"));
+const shown = select.closest("figure").querySelector(".chart").data;
+document.title = shown.map((trace, n) => (trace.visible ? n : "")).join(" ").trim();
+</script>"""
+
+
+@in_a_browser
+def test_the_scores_of_another_group_can_be_chosen(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    write_report(runs[:1], page)
+    page.write_text(page.read_text().replace("</body>", f"{CHOOSE}</body>"))
+    drawn, complaints = opened(page, tmp_path / "profile")
+    assert complaints == []
+    assert "<title>2 3</title>" in drawn
 
 
 @in_a_browser
