@@ -41,9 +41,12 @@ class Episodes:
     def of_best(self) -> list[float]:
         """The metric of the episode with the greatest reward until each."""
         both = zip(self.rewards, self.accuracies, strict=True)
-        # Of equal rewards the first counts, as in a search.
-        best = accumulate(both, lambda one, other: other if other[0] > one[0] else one)
-        return [accuracy for _, accuracy in best]
+        return [accuracy for _, accuracy in accumulate(both, _better)]
+
+
+def _better(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    """That with the greater reward, the first; of equal ones the earlier, as in a search."""
+    return other if other[0] > one[0] else one
 
 
 @dataclass(frozen=True, kw_only=True)
