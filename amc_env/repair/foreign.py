@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from amc_env.batches import Batch, count, first, in_parts, taken, tensors_in
 from amc_env.calibration.hooks import checked_batch, evaluating, run
-from amc_env.calibration.rows import RowSampling
+from amc_env.criteria import make_criterion
+from amc_env.data import Split
 from amc_env.repair.matching import kept_channels
-from amc_env.repair.pruner import RepairSettings
-from amc_env.repair.sequential import SequentialSettings, repair_sequentially_
+from amc_env.repair.pruner import Pruner, RepairSettings
 from amc_env.structure import ChannelGraph
 from amc_env.structure.graph import plain
 
@@ -35,7 +35,8 @@ def repair(
     ``small`` is ``original`` without some channels, cut by any tool: modules and parameters have
     the same names in both, and its weights are slices of the original's, perhaps fine-tuned a
     little. Which channels were kept is found by comparing weights. Then the layers are solved for
-    one after the other by least squares (``amc_env.repair.sequential``).
+    by least squares, all together and then one after the other, as those of the network that a
+    search keeps (``amc_env.repair.pruner``).
 
     One sample in five is held out of the solve. The repaired network is returned only if on these
     its outputs are nearer to the original's, in squares, than those of ``small``, and if no more
@@ -70,13 +71,9 @@ def repair(
     _copy_tensors_(small, compact)
     _check_equal(compact, small, first(samples, 2))
     is_held_out = torch.arange(count(samples)) % _JUDGES == min(_JUDGES, count(samples)) - 1
-    repair_sequentially_(
-        compact,
-        graph,
-        kept,
-        in_parts(taken(samples, ~is_held_out), settings.calibration_batch),
-        settings=_sequential(settings),
-    )
+    solved = Split(inputs=taken(samples, ~is_held_out))
+    # The criterion ranks channels, and here it is known which ones stay.
+    Pruner(graph, solved, make_criterion("l2"), repair=settings).repair_(compact, kept)
     batches = in_parts(taken(samples, is_held_out), settings.calibration_batch)
     return _better(small, compact, original, batches)
 
@@ -93,14 +90,6 @@ def _check_arguments(small: object, samples: object, settings: RepairSettings) -
             f"norm_samples is {settings.norm_samples}, but the repair is sequential, after which "
             "norms are not estimated again; give 0"
         )
-
-
-def _sequential(settings: RepairSettings) -> SequentialSettings:
-    return SequentialSettings(
-        sampling=RowSampling(positions=settings.sampled_positions, seed=settings.seed),
-        ridge=settings.ridge,
-        match_residual_sums=settings.match_residual_sums,
-    )
 
 
 @torch.no_grad()

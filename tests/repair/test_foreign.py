@@ -16,10 +16,12 @@ from zoo.architectures import build as build_architecture
 import amc_env
 import amc_env.repair.sequential
 from amc_env import ChannelGraph, RepairSettings, repair
-from amc_env.calibration.rows import RowSampling
+from amc_env.criteria import make_criterion
+from amc_env.data import Split
 from amc_env.repair import foreign
 from amc_env.repair.plan import Reconstruction
-from amc_env.repair.sequential import SequentialSettings, repair_sequentially_
+from amc_env.repair.pruner import Pruner
+from amc_env.repair.sequential import repair_sequentially_
 
 INPUTS = samples(40).inputs
 KEPT = {"stem": [0, 2, 3, 6], "wide": [1, 2, 3, 5, 8, 9, 11], "last": [0, 1, 2, 4, 7, 8]}
@@ -45,18 +47,13 @@ def test_outputs_come_nearer_to_the_originals_on_new_samples() -> None:
     }
 
 
-def test_it_is_the_sequential_repair_on_four_samples_of_five() -> None:
-    graph, small = ChannelGraph(tiny(), INPUTS[:2]), cut()
-    repaired = repair(
-        small, tiny(), INPUTS, settings=RepairSettings(calibration_batch=10, ridge=1e-3, seed=3)
-    )
-    solved = INPUTS[torch.arange(len(INPUTS)) % 5 != 4]
-    kept = graph.checked_kept(KEPT)
-    settings = SequentialSettings(
-        sampling=RowSampling(positions=16, seed=3), ridge=1e-3, match_residual_sums=True
-    )
-    repair_sequentially_(small, graph, kept, solved.split(10), settings=settings)
-    for name, value in small.state_dict().items():
+def test_it_is_the_repair_of_a_kept_network_on_four_samples_of_five() -> None:
+    settings = RepairSettings(calibration_batch=10, ridge=1e-3, seed=3)
+    repaired = repair(cut(), tiny(), INPUTS, settings=settings)
+    solved = Split(inputs=INPUTS[torch.arange(len(INPUTS)) % 5 != 4])
+    graph = ChannelGraph(tiny(), INPUTS[:2])
+    pruner = Pruner(graph, solved, make_criterion("l2"), repair=settings)
+    for name, value in pruner.prune_sequentially(KEPT).state_dict().items():
         assert torch.equal(repaired.state_dict()[name], value), name
 
 
