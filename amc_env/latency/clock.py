@@ -21,6 +21,8 @@ CLOCKS: Mapping[Clock, Callable[[], float]] = {
     "processor": time.process_time,
 }
 _MOST_TURNS = 200
+# Just below the largest block, 32 MiB, from whose size the C library of Linux learns.
+_LARGE = 31 * 2**20
 
 
 class Timing(NamedTuple):
@@ -50,6 +52,7 @@ def latencies_ms(models: Sequence[nn.Module], x: Batch, *, repeats: int = 15) ->
 
         return run
 
+    settle_allocator()
     times = list(
         _turns([run_of(model) for model in models], repeats + 1, device=first_tensor(x).device)
     )
@@ -73,6 +76,7 @@ def timings(
         clock: What is read before and after every run.
         at_least: Fewest turns that are counted.
     """
+    settle_allocator()
     turns = _turns(runs, 1 + _MOST_TURNS, device=device, clock=clock)
     # The first turn also allocates memory and picks kernels.
     next(turns)
@@ -81,6 +85,18 @@ def timings(
     while len(times) < at_least or (time.perf_counter() < end and len(times) < _MOST_TURNS):
         times.append(next(turns))
     return [Timing.of(mine) for mine in zip(*times, strict=True)]
+
+
+def settle_allocator() -> None:
+    """Let memory that a forward pass frees stay with the process for the next one.
+
+    The C library of Linux gives free memory back to the system when there is more of it than twice
+    the largest block that the process has freed, and the next pass takes it anew, a page fault for
+    every 4 KiB. Whether it does would depend on what the process did before: MobileNetV2 takes a
+    third more time in a fresh process (``benchmarks/page_faults.py``).
+    """
+    # It is freed at once.
+    torch.empty(_LARGE, dtype=torch.uint8)
 
 
 @contextmanager

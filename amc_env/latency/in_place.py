@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
-from amc_env.latency.clock import CLOCKS, Clock, Timing, threads_of_torch
+from amc_env.latency.clock import CLOCKS, Clock, Timing, settle_allocator, threads_of_torch
 from amc_env.latency.segments import layers_by_tensor
 
 _FEWEST_TURNS = 9
@@ -90,6 +90,7 @@ def times_in_place(
     marks = _Marks(layers_by_tensor(network, layers), CLOCKS[clock])
     turns: list[list[float]] = []
     end = time.perf_counter() + seconds
+    settle_allocator()
     # The first turn is not counted, because it allocates memory and picks kernels.
     marks.run(network, inputs)
     while len(turns) < _FEWEST_TURNS or (time.perf_counter() < end and len(turns) < _MOST_TURNS):

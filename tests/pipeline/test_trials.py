@@ -60,7 +60,7 @@ def answer(application: Any, path: str) -> Any:
     environ: dict[str, Any] = {"PATH_INFO": path}
     setup_testing_defaults(environ)
     status: list[str] = []
-    body = b"".join(application(environ, lambda given, _: status.append(given)))
+    body = b"".join(application(environ, lambda given, *_: status.append(given)))
     assert status[0].startswith("200"), status
     return json.loads(body)
 
@@ -72,14 +72,15 @@ def test_optuna_dashboard_shows_the_history_and_which_groups_matter(storage: str
 
     dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
     add = mirror(storage, "runs/one", GROUPS)
-    for number in range(1, 7):
-        add(replace(episode(number), sparsities=(0.1 * (number % 2), 0.1 * number)))
+    numbers = range(1, 41)
+    for number in numbers:
+        add(replace(episode(number), sparsities=(0.1 * (number % 2), number / 40)))
     shown = dashboard.wsgi(_opened(storage))
     (study,) = answer(shown, "/api/studies")["study_summaries"]
     assert study["study_name"] == "runs/one"
     place = f"/api/studies/{study['study_id']}"
     values = [trial["values"] for trial in answer(shown, place)["trials"]]
-    assert values == [[episode(number).reward] for number in range(1, 7)]
+    assert values == [[episode(number).reward] for number in numbers]
     ((first, second),) = answer(shown, f"{place}/param_importances")["param_importances"]
     assert {first["name"], second["name"]} == {*GROUPS}
     assert first["importance"] > second["importance"]

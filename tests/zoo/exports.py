@@ -6,6 +6,7 @@ row yet. Those that are given by name are done again.
 """
 
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -180,11 +181,9 @@ def _unknown(name: str, why: str) -> Row:
 def _write(rows: Mapping[str, Row]) -> None:
     names = [field.name for field in fields(Row)]
     lines = [names, *([str(x) for x in asdict(row).values()] for row in rows.values())]
-    ROWS.parent.mkdir(parents=True, exist_ok=True)
-    draft = ROWS.with_suffix(".tmp")
-    with draft.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)
-    draft.replace(ROWS)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    write_text(ROWS, text.getvalue())
     write_text(PAGE, page(rows, version=torch.__version__))
 
 
