@@ -144,24 +144,20 @@ def _varied(x: Tensor, dtype: torch.dtype) -> Tensor:
 def _uneven_copy(
     model: nn.Module, structure: Structure, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
-    """A copy in evaluation mode in which no cut parameter holds one value everywhere.
-
-    It shares all parameters that it does not change, and none of them is ever written to.
-    """
+    """A copy in evaluation mode in which no cut parameter holds one value everywhere."""
     # A branch that starts at zero, such as the last norm of a residual block, hides every
     # difference behind it; norms that start at one hide that a channel was taken for another.
     generator = torch.Generator().manual_seed(1)
     cut = {axis.tensor for axis in structure.axes}
     memo: dict[int, object] = {}
     for name, tensor in named_tensors(model):
-        values = tensor.detach().to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+        kind = dtype if tensor.is_floating_point() else tensor.dtype
+        # A forward may write into its parameters and buffers, which must not be the model's own.
+        values = tensor.detach().to(device, kind, copy=True)
         if name in cut and tensor.numel() > 1 and bool((values == values.flatten()[0]).all()):
             values = (0.25 + 0.5 * torch.rand(tensor.shape, generator=generator)).to(values)
         is_parameter = isinstance(tensor, nn.Parameter)
-        # A forward may keep count in its buffers, which must not be the model's own.
-        memo[id(tensor)] = (
-            nn.Parameter(values, requires_grad=False) if is_parameter else values.clone()
-        )
+        memo[id(tensor)] = nn.Parameter(values, requires_grad=False) if is_parameter else values
     return copy_module(model, memo).eval()
 
 
