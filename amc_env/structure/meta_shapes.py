@@ -32,18 +32,20 @@ def known_result(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     if name in _CONVOLUTIONS:
         shape = None if kwargs else _convolved(_CONVOLUTIONS[name], args)
         return None if shape is None else first.new_empty(shape)
-    if name in _KEEP_SHAPE or (name in _KEEP_SHAPE_OF_EQUALS and _are_alike(first, *args[1:2])):
+    if name in _KEEP_SHAPE or (name in _KEEP_SHAPE_OF_EQUALS and _are_alike(args)):
         return first.clone()
     return None
 
 
-def _are_alike(first: Tensor, second: object = None) -> bool:
+def _are_alike(args: tuple[Any, ...]) -> bool:
+    first, second = args[0], args[1] if len(args) > 1 else None
     return isinstance(second, Tensor) and (second.shape, second.dtype) == (first.shape, first.dtype)
 
 
 def _convolved(spatial: int, args: tuple[Any, ...]) -> tuple[int, ...] | None:
     """The shape of a convolution's result; None if torch would refuse it, or for padding words."""
-    x, weight, bias, stride, padding, dilation, groups = (*args, *_CONVOLUTION[len(args) :])
+    given: list[Any] = [*args, *_CONVOLUTION[len(args) :]]
+    x, weight, bias, stride, padding, dilation, groups = given
     if isinstance(padding, str) or not _fit(x, weight, bias, groups):
         return None
     settings = (_spread(value, spatial) for value in (stride, padding, dilation))
