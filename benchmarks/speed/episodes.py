@@ -88,15 +88,15 @@ class _Walk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 def update(size: Size) -> Iterator[Case]:
     """A gradient step of AMC's DDPG on a batch of 64, beside one of stable-baselines3's DDPG."""
     amc = AMCDDPG(_Walk(), settings=AMCSettings(warmup_episodes=1), seed=0, device="cpu")
-    learn_episodes(amc, episodes=8)
-    plain = DDPG("MlpPolicy", _Walk(), learning_starts=100, batch_size=64, seed=0, device="cpu")
-    plain.learn(8 * _Walk.steps)
-    each = amc.settings.gradient_steps
+    learn_episodes(amc, episodes=3)
+    plain = DDPG("MlpPolicy", _Walk(), learning_starts=70, batch_size=64, seed=0, device="cpu")
+    plain.learn(3 * _Walk.steps)
+    each, updates = amc.settings.gradient_steps, 5 if size.short else UPDATES
     ways = {
-        "amc_env s": partial(amc.train, UPDATES, 64),
-        "stable-baselines3 s": partial(plain.train, UPDATES * each, 64),
+        "amc_env s": partial(amc.train, updates, 64),
+        "stable-baselines3 s": partial(plain.train, updates * each, 64),
     }
-    taken = {way: s / (UPDATES * each) for way, s in medians(ways, size).items()}
+    taken = {way: s / (updates * each) for way, s in medians(ways, size).items()}
     taken["times stable-baselines3's"] = taken["amc_env s"] / taken["stable-baselines3 s"]
     yield Case(name="networks of AMC and of stable-baselines3", values=taken)
 
