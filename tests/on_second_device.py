@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from on_devices import TASKS, adjusted, measured, of_task, outcome, repaired, trained
+from on_devices import adjusted, outcome, repaired, trained
 from pruning import samples, tiny
 from second_device import DEVICE, MISSING, Elsewhere, Second
 from torch import Tensor
@@ -18,7 +18,6 @@ from amc_env.criteria import CRITERIA, make_criterion
 from amc_env.pipeline import report, stages
 from amc_env.pipeline.config import RunConfig
 from amc_env.rewards import REWARDS
-from amc_env.studies.main import main
 
 CONFIGS = Path(__file__).resolve().parent.parent / "amc_env" / "configs"
 
@@ -99,24 +98,6 @@ def test_rewards_on_a_device_without_float64(name: str) -> None:
 def test_training(parameters: Callable[[torch.device | str], list[Tensor]]) -> None:
     for mine, other in zip(parameters(DEVICE), parameters("cpu"), strict=True):
         assert torch.equal(mine, other)
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_tasks(name: str) -> None:
-    there, here = of_task(name, DEVICE), of_task(name, "cpu")
-    assert there == pytest.approx(here, rel=1e-6)
-
-
-def test_latencies_are_measured_where_the_model_is(tmp_path: Path) -> None:
-    table = measured(DEVICE, tmp_path / "table.json")
-    assert len(table.segments) == 5
-    assert table.conditions.device == str(DEVICE)
-
-
-def test_a_study(tmp_path: Path) -> None:
-    command = ["study=entropy_correlation", "scale=smoke", f"folder={tmp_path}"]
-    assert main([*command, f"device={DEVICE}"]) == 0
-    assert (tmp_path / "table.md").is_file()
 
 
 def test_a_run_up_to_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
