@@ -35,6 +35,8 @@ def forward_seconds(model: nn.Module, x: torch.Tensor) -> float:
         started = time.perf_counter()
         for batch in x.split(100):
             model(batch)
+        if x.is_cuda:
+            torch.cuda.synchronize()
         return time.perf_counter() - started
 
 

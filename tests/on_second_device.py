@@ -1,32 +1,23 @@
 """Everything once where the model is, and the same as on the CPU; ``test_devices.py`` runs it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from pruning import samples, tiny, tiny_data
+from on_devices import adjusted, outcome, repaired, trained
+from pruning import samples, tiny
 from second_device import DEVICE, MISSING, Elsewhere, Second
-from torch import Tensor, nn
+from torch import Tensor
 
-from amc_env import (
-    Budget,
-    ChannelGraph,
-    ChannelPruningEnv,
-    EnvSettings,
-    RepairSettings,
-    Split,
-)
+from amc_env import EnvSettings, RepairSettings
 from amc_env.calibration import calibrate
 from amc_env.criteria import CRITERIA, make_criterion
 from amc_env.pipeline import report, stages
 from amc_env.pipeline.config import RunConfig
-from amc_env.repair.pruner import Pruner
 from amc_env.rewards import REWARDS
-from amc_env.training import TrainingSettings, fit_
 
 CONFIGS = Path(__file__).resolve().parent.parent / "amc_env" / "configs"
 
@@ -41,20 +32,6 @@ def _device() -> Iterator[None]:
 def test_devices_that_meet_are_found() -> None:
     with pytest.raises(RuntimeError, match="two devices"):
         torch.ones(3, device=DEVICE) + torch.ones(3)
-
-
-def outcome(device: torch.device | str, **arguments: object) -> tuple[float, dict[str, list[int]]]:
-    """Reward and kept channels of an episode with the model on a device, the data on the CPU."""
-    arguments = {"settings": EnvSettings(precision="float32")} | arguments
-    env = ChannelPruningEnv(
-        model=tiny().to(device), data=tiny_data(), budget=Budget(flops=0.6), **arguments
-    )
-    env.reset()
-    for _ in env.graph.groups:
-        *_, reward, _, _, info = env.step(np.array([0.5], np.float32))
-    repaired = env.pruner.prune({"stem": torch.tensor([1, 3, 4, 5])}).model
-    assert {p.device.type for p in repaired.parameters()} == {torch.device(device).type}
-    return reward, {name: kept.tolist() for name, kept in info["policy"].kept.items()}
 
 
 def assert_same(**arguments: object) -> None:
@@ -88,16 +65,6 @@ def test_repairs(repair: RepairSettings) -> None:
     assert_same(**arguments)
 
 
-def repaired(device: torch.device | str) -> list[Tensor]:
-    """Weights after the plain and after the sequential repair."""
-    split = samples(24).to(device)
-    graph = ChannelGraph(tiny().to(device), split.inputs[:2])
-    pruner = Pruner(graph, split, make_criterion("reconstruction"))
-    keep = {"stem": 5, "wide": torch.tensor([0, 2, 3, 7])}
-    models = [pruner.prune(keep).model, pruner.prune_sequentially(keep)]
-    return [p for model in models for p in model.parameters()]
-
-
 def test_repair_on_a_device_without_float64() -> None:
     expected = repaired("cpu")
     MISSING.add(torch.float64)
@@ -127,15 +94,9 @@ def test_rewards_on_a_device_without_float64(name: str) -> None:
     assert reward == pytest.approx(expected, rel=1e-5)
 
 
-def trained(device: torch.device | str) -> list[Tensor]:
-    model: nn.Module = tiny().to(device)
-    data: Split = tiny_data().validation.to(device)
-    fit_(model, data, TrainingSettings(epochs=2, shift=1, flip=True, precision="float32"), seed=3)
-    return [p.detach().cpu() for p in model.parameters()]
-
-
-def test_training() -> None:
-    for mine, other in zip(trained(DEVICE), trained("cpu"), strict=True):
+@pytest.mark.parametrize("parameters", [trained, adjusted])
+def test_training(parameters: Callable[[torch.device | str], list[Tensor]]) -> None:
+    for mine, other in zip(parameters(DEVICE), parameters("cpu"), strict=True):
         assert torch.equal(mine, other)
 
 

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from amc_env.batches import tensors_in
-from amc_env.structure.cutting import named_tensors
+from amc_env.structure.naming import named_tensors
 
 
 @dataclass(frozen=True)

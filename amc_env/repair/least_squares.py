@@ -18,6 +18,7 @@ every smaller problem, and each ``m`` costs one triangular solve.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
@@ -74,8 +75,12 @@ class NormalEquations:
         """``lambda``: the ridge times the mean square of a column; 1 where all columns are zero."""
         if not ridge >= 0:
             raise ValueError(f"ridge is {ridge}; give 0 or more")
-        scale = float(self.gram.diagonal().mean())
-        return ridge * scale if scale > 0 else 1.0
+        return ridge * self._scale if self._scale > 0 else 1.0
+
+    @cached_property
+    def _scale(self) -> float:
+        # Asked of the device once: every question waits for all that a GPU still has to do.
+        return float(self.gram.diagonal().mean())
 
     def solve(self, columns: Tensor, *, ridge: float, outputs: Tensor | None = None) -> Tensor:
         """Weights (columns, outputs) of any set of columns; without a ridge those nearest to W0."""

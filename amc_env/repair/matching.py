@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from amc_env.repair.alignment import aligned, row_similarities
 from amc_env.structure import ChannelGraph
-from amc_env.structure.cutting import named_tensors
+from amc_env.structure.naming import named_tensors
 from amc_env.structure.records import CutAxis, Structure
 
 _UNKNOWN, _CUT, _KEPT = -1, 0, 1

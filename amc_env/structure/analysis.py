@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from amc_env.batches import Batch, call, count, first_tensor, moved, tensors_in
-from amc_env.structure.cutting import named_tensors
 from amc_env.structure.grouping import Rounding, structure_of
 from amc_env.structure.ledger import Discovery
 from amc_env.structure.module_copy import copy_module
+from amc_env.structure.naming import named_tensors
 from amc_env.structure.probing import HANDLERS, Prober, follow, training_flags
 from amc_env.structure.records import Structure
 from amc_env.structure.stored_sizes import mark_stored_sizes_
@@ -46,7 +46,8 @@ def _analyse(
 ) -> Structure:
     _LOG.info("running the network once to find its channels")
     twin, given, found = _first_run(model, inputs, ignored)
-    trained = _with_training_branches(_unused_copy(twin), given, found, ignored)
+    calls = tuple(found.calls)
+    trained = _with_training_branches(twin, given, found, ignored)
     runs = (False,) if trained is None else (False, True)
     found = trained or found
     refused: dict[int, str] = {}
@@ -55,7 +56,7 @@ def _analyse(
         # Values cost far more than shapes, so they are compared only for what passed the first
         # proof. A refusal changes the groups, and the new ones are proved from the beginning.
         new = Prober(twin, given, structure, runs).refusals() or _value_refusals(
-            model, inputs, structure
+            model, inputs, structure, calls
         )
         if not new:
             return structure
@@ -99,10 +100,12 @@ def _is_small(model: nn.Module, inputs: Batch) -> bool:
     )
 
 
-def _value_refusals(model: nn.Module, inputs: Batch, structure: Structure) -> dict[str, str]:
+def _value_refusals(
+    model: nn.Module, inputs: Batch, structure: Structure, calls: tuple[str, ...]
+) -> dict[str, str]:
     if not structure.groups:
         return {}
-    refused = value_refusals(_evaluation_copy(model, on_meta=False), inputs, structure)
+    refused = value_refusals(model, inputs, structure, calls=calls)
     if refused is None:
         # The shapes fitted, but with values the original may not run either.
         _check_runs(_evaluation_copy(model, on_meta=False), inputs)
@@ -126,7 +129,7 @@ def _evaluation_copy(model: nn.Module, *, on_meta: bool) -> nn.Module:
                 is_parameter = isinstance(tensor, nn.Parameter)
                 memo[id(tensor)] = nn.Parameter(shape) if is_parameter else shape
     try:
-        return copy.deepcopy(model, memo).eval()
+        return copy_module(model, memo).eval()
     except Exception as error:
         raise ValueError(
             f"the model ({type(model).__name__}) cannot be copied: {error}; remove what "
@@ -186,6 +189,7 @@ def _run(model: nn.Module, inputs: Batch, found: Discovery, ignored: frozenset[s
     tracer = Tracer(model, ledger=found, handlers=HANDLERS, batch=count(inputs), ignored=ignored)
     try:
         outputs = follow(tracer, model, inputs)
+        found.calls = tracer.calls
     except Exception as error:
         if _runs(model, inputs):
             raise ValueError(
@@ -205,7 +209,7 @@ def _with_training_branches(
     reached |= {tensor for tensor, _ in found.axes} | set(found.parameters)
     if all(name in reached or p.dim() < 2 for name, p in model.named_parameters()):
         return None
-    more = copy.deepcopy(found)
+    model, more = _unused_copy(model), copy.deepcopy(found)
     more.counts_uses = False
     try:
         with training_flags(model, on=True):

@@ -31,6 +31,9 @@ class ChannelClasses:
     def unite(self, first: Tensor, second: Tensor) -> None:
         """Declare the ids at the same place of two broadcastable tensors to be one channel."""
         first, second = narrow_repeats(first, second)
+        # Mostly the channels are known to be the same, which one comparison shows.
+        if torch.equal(first, second):
+            return
         differ = (first != second) & (first != NEUTRAL) & (second != NEUTRAL)
         if differ.any():
             # A pair packed into one integer: unique(dim=1) takes seconds on a million pairs.
@@ -70,11 +73,18 @@ def narrow_repeats(*ids: Tensor) -> list[Tensor]:
     An expanded dimension has stride 0, so a map of ids over a large image costs one pixel.
     """
     # torch.broadcast_shapes computes the same in Python, and slowly: this is called everywhere.
-    views: list[Tensor] = list(torch.broadcast_tensors(*ids)) if len(ids) > 1 else list(ids)
-    for dim, size in enumerate(views[0].shape):
-        if size > 1 and all(v.stride(dim) == 0 for v in views):
-            views = [v.narrow(dim, 0, 1) for v in views]
-    return views
+    views: list[Tensor] = list(ids)
+    if any(v.shape != ids[0].shape for v in ids[1:]):
+        views = list(torch.broadcast_tensors(*ids))
+    shape = views[0].shape
+    steps = [v.stride() for v in views]
+    sizes = [
+        1 if size > 1 and not any(own[dim] for own in steps) else size
+        for dim, size in enumerate(shape)
+    ]
+    if sizes == list(shape):
+        return views
+    return [v.as_strided(sizes, own) for v, own in zip(views, steps, strict=True)]
 
 
 def along(ids: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:

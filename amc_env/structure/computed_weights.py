@@ -6,7 +6,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from amc_env.structure.channel_ids import along
 from amc_env.structure.records import LayerUse
 from amc_env.structure.tracer import Call, Tracer
 
@@ -25,8 +24,8 @@ def follow_computed_filter(trace: Tracer, call: Call, use: LayerUse, channel_dim
     if is_depthwise and trace.settle(call, partial(_is_repeated_filter, trace, weight)):
         # One filter for all channels, as of a blur pool, which does to each what pooling does. Like
         # a pooling it is no layer that costs.
-        inputs = trace.axis_ids(trace.ids(call.subject), channel_dim)
-        trace.assign(call.out, along(inputs, tuple(call.out.shape), call.out.dim() + channel_dim))
+        inputs = trace.axis(call.subject, channel_dim)
+        trace.spread(call.out, inputs, channel_dim)
     else:
         keep_around_computed_weight(trace, call, use, channel_dim)
 
@@ -35,7 +34,7 @@ def keep_around_computed_weight(trace: Tracer, call: Call, use: LayerUse, channe
     """Count a layer whose weight no parameter is, and keep all channels around it."""
     trace.freeze_inputs(call, _COMPUTED_WEIGHT.format(where=trace.where(call)))
     # What a weight is computed from is not known, so all parameters of its module count as its own.
-    outputs = trace.axis_ids(trace.ids(call.out), channel_dim)
+    outputs = trace.axis(call.out, channel_dim)
     module = trace.modules[trace.current_module()[0]]
     owners = [
         module,

@@ -1,5 +1,6 @@
 """The cost of a network as arithmetic on the numbers of channels that its groups keep."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -7,7 +8,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from amc_env.structure.cutting import named_tensors
+from amc_env.structure.naming import named_tensors
 from amc_env.structure.records import Cost, LayerCost, LayerUse, Structure
 
 _T = TypeVar("_T")
@@ -201,19 +202,27 @@ def _shapes(model: nn.Module, structure: Structure) -> dict[str, _Shape]:
     group_of = {
         int(label): name for name, labels in structure.classes.items() for label in labels.tolist()
     }
-    sizes: dict[str, dict[int, _Size]] = {name: {} for name, _ in named_tensors(model)}
+    tensors = named_tensors(model)
+    sizes: dict[str, dict[int, _Size]] = {name: {} for name, _ in tensors}
+    known: dict[int, _Size | None] = {}
     for axis in structure.axes:
-        places: dict[str, int] = {}
-        for label in axis.labels.tolist():
-            if label in group_of:
-                places[group_of[label]] = places.get(group_of[label], 0) + 1
-        if places:
-            widths = {name: len(structure.classes[name]) for name in places}
-            sizes[axis.tensor][axis.dim] = _Size(
-                fixed=len(axis.labels) - sum(places.values()),
-                per_channel=tuple((name, count // widths[name]) for name, count in places.items()),
-            )
-    return {
-        name: _Shape(whole=tuple(tensor.shape), sizes=sizes[name])
-        for name, tensor in named_tensors(model)
-    }
+        # By identity: equal label vectors are one object (see grouping).
+        if id(axis.labels) not in known:
+            known[id(axis.labels)] = _size(axis.labels.tolist(), group_of, structure)
+        size = known[id(axis.labels)]
+        if size is not None:
+            sizes[axis.tensor][axis.dim] = size
+    return {name: _Shape(whole=tuple(tensor.shape), sizes=sizes[name]) for name, tensor in tensors}
+
+
+def _size(labels: list[int], group_of: Mapping[int, str], structure: Structure) -> _Size | None:
+    """The size of an axis with these labels; None if no group runs along it."""
+    places = Counter(group_of[label] for label in labels if label in group_of)
+    if not places:
+        return None
+    return _Size(
+        fixed=len(labels) - places.total(),
+        per_channel=tuple(
+            (name, count // len(structure.classes[name])) for name, count in places.items()
+        ),
+    )

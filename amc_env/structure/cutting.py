@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from amc_env.structure.module_copy import copy_module
+from amc_env.structure.naming import named_modules, named_tensors
 from amc_env.structure.records import CutAttribute, CutAxis, Structure
 
 
@@ -33,7 +34,7 @@ def cut_channels(model: nn.Module, structure: Structure, mask: Tensor) -> nn.Mod
     compact = copy_module(
         model, {id(tensors[name]): _selected(tensors[name], where) for name, where in cuts.items()}
     )
-    modules = dict(compact.named_modules())
+    modules = named_modules(compact)
     for count in structure.attributes:
         index = indices.of(count.labels)
         if index is not None:
@@ -70,14 +71,13 @@ class _Indices:
 
 
 def kept_labels(axes: tuple[CutAxis, ...], mask: Tensor) -> dict[tuple[str, int], Tensor]:
-    """The labels that remain on every axis."""
-    return {(axis.tensor, axis.dim): axis.labels[mask[axis.labels]] for axis in axes}
-
-
-def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers; one with several names goes by its first."""
-    # Buffers too, because running means and variances have channels as weights do.
-    return [*model.named_parameters(), *model.named_buffers()]
+    """The labels that remain on every axis; one vector for all axes with the same labels."""
+    known: dict[int, Tensor] = {}
+    for axis in axes:
+        # By identity, as above.
+        if id(axis.labels) not in known:
+            known[id(axis.labels)] = axis.labels[mask[axis.labels]]
+    return {(axis.tensor, axis.dim): known[id(axis.labels)] for axis in axes}
 
 
 def _selected(tensor: Tensor, where: list[tuple[int, Tensor]]) -> Tensor:

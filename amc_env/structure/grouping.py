@@ -69,30 +69,33 @@ def structure_of(
     vectors = _Vectors()
     reasons = _reasons(found, labels) | dict(refused)
     sides = _sides(found, axes, model)
-    # Where a class of channels lies, as counts by side. Classes are compared by this and not by
-    # name,
-    # because channels of one layer can part ways later, as the slices of a concatenation do.
+    # Where a class of channels lies, as counts by vector of labels. Classes are compared by this
+    # and not by name, because channels of one layer can part ways later, as the slices of a
+    # concatenation do.
     signatures: defaultdict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
-    for label, places in _places(sides).items():
+    same_labels = _sides_by_labels(sides)
+    for label, places in _places(list(same_labels)).items():
         if label not in reasons:
             signatures[tuple(places)].append(label)
     # Norms over channels are marked here, because cutting then differs from silencing by nature.
     normed = _mask(labels, found.normed)
     groups: list[ChannelGroup] = []
     classes: dict[str, Tensor] = {}
+    numbers = list(same_labels.values())
     for signature, members in signatures.items():
-        producers = [n for n, _ in signature if sides[n].role == "producer"]
+        own = [sides[n] for n in sorted(n for vector, _ in signature for n in numbers[vector])]
+        producers = [side for side in own if side.role == "producer"]
         # A group never loses its last channel, so a single one offers no choice.
         if len(members) < 2 or not producers:
             reasons.update(dict.fromkeys(members, _SINGLE if producers else _NO_PRODUCER))
             continue
-        name = _unused(sides[producers[0]].module, classes)
+        name = _unused(producers[0].module, classes)
         classes[name] = torch.tensor(members)
         groups.append(
             ChannelGroup(
                 name=name,
                 channels=len(members),
-                **_members([sides[n] for n, _ in signature], classes[name]),
+                **_members(own, classes[name]),
                 counts=rounding.counts(len(members)),
                 has_channel_norm=bool(normed[members].any()),
             )
@@ -206,11 +209,19 @@ def _kind(module: nn.Module) -> str:
     return next((kind for base, kind in _FOLLOWERS if isinstance(module, base)), "parameter")
 
 
-def _places(sides: list[_Side]) -> dict[int, list[tuple[int, int]]]:
-    """On which sides each label occurs and how often, labels in order of their first occurrence."""
-    places: dict[int, list[tuple[int, int]]] = {}
+def _sides_by_labels(sides: list[_Side]) -> dict[tuple[int, ...], list[int]]:
+    """The numbers of the sides with the same labels: a layer, its norm and what reads them."""
+    numbers: dict[tuple[int, ...], list[int]] = {}
     for number, side in enumerate(sides):
-        for label, count in Counter(side.labels.tolist()).items():
+        numbers.setdefault(tuple(side.labels.tolist()), []).append(number)
+    return numbers
+
+
+def _places(vectors: list[tuple[int, ...]]) -> dict[int, list[tuple[int, int]]]:
+    """In which vectors each label occurs and how often, labels in order of first occurrence."""
+    places: dict[int, list[tuple[int, int]]] = {}
+    for number, labels in enumerate(vectors):
+        for label, count in Counter(labels).items():
             places.setdefault(label, []).append((number, count))
     return places
 

@@ -41,10 +41,11 @@ def convolution(*, spatial: int, transposed: bool) -> Handler:
         if name is None:
             follow_computed_filter(trace, call, use, channel_dim)
             return
-        inputs = trace.axis_ids(trace.ids(x), channel_dim)
+        inputs = trace.axis(x, channel_dim)
         # A grouped convolution cut to one channel a group has the shape of a depthwise one.
-        if groups > 1 and groups == len(inputs) and not trace.ledger.knows_axis(name, 1):
-            outputs = inputs.repeat_interleave(width // len(inputs))
+        if groups > 1 and groups == inputs.numel() and not trace.ledger.knows_axis(name, 1):
+            each = width // len(inputs)
+            outputs = inputs if each == 1 else inputs.repeat_interleave(each)
             trace.ledger.consume(name, 0, inputs if transposed else outputs)
             use = replace(use, kind="depthwise")
         else:
@@ -56,7 +57,7 @@ def convolution(*, spatial: int, transposed: bool) -> Handler:
         store_counts(trace, name, _CONVOLUTIONS, counts)
         bias = _follow_vector(trace, call.arg(2, "bias"), outputs)
         trace.ledger.layer(replace(use, tensors=(name, *bias)), inputs, outputs)
-        trace.assign(out, along(outputs, tuple(out.shape), out.dim() + channel_dim))
+        trace.spread(out, outputs, channel_dim)
 
     return handle
 
@@ -130,7 +131,7 @@ class _Product:
 
 def _follow_matrix(trace: Tracer, call: Call, product: _Product, *, bias: object = None) -> None:
     out, name = call.out, product.weight
-    inputs = trace.axis_ids(trace.ids(product.source), product.source_dim)
+    inputs = trace.axis(product.source, product.source_dim)
     trace.ledger.consume(name, 1 - product.output_dim, inputs)
     width = out.shape[product.out_dim]
     outputs = trace.ledger.produce(name, product.output_dim, width)
@@ -147,7 +148,7 @@ def _follow_matrix(trace: Tracer, call: Call, product: _Product, *, bias: object
         uses=out.numel() // (width * trace.batch),
     )
     trace.ledger.layer(use, inputs, outputs)
-    trace.assign(out, along(outputs, tuple(out.shape), out.dim() + product.out_dim))
+    trace.spread(out, outputs, product.out_dim)
 
 
 def _matrix(trace: Tracer, tensor: object) -> tuple[str, bool] | None:
@@ -215,11 +216,11 @@ def norm(kinds: tuple[type[nn.Module], ...], attribute: str) -> Handler:
     def handle(trace: Tracer, call: Call) -> None:
         x = call.subject
         dim = 1 if x.dim() > 1 else 0
-        ids = trace.axis_ids(trace.ids(x), dim)
+        ids = trace.axis(x, dim)
         for tensor in call.tensors()[1:]:
             _follow_vector(trace, tensor, ids)
         store_counts(trace, None, kinds, {attribute: ids})
-        trace.assign(call.out, along(ids, tuple(x.shape), dim))
+        trace.spread(call.out, ids, dim)
 
     return handle
 
@@ -228,7 +229,7 @@ def group_norm(trace: Tracer, call: Call) -> None:
     """Follow a group norm: its groups must stay equally wide."""
     x = call.subject
     groups = int(call.arg(1, "num_groups"))
-    ids = trace.axis_ids(trace.ids(x), 1)
+    ids = trace.axis(x, 1)
     attributes = {"num_channels": ids}
     if groups == len(ids):
         attributes["num_groups"] = ids
@@ -237,11 +238,10 @@ def group_norm(trace: Tracer, call: Call) -> None:
         _tie_parts(trace, ids, groups)
     if groups != len(ids):
         trace.ledger.channel_norm(ids)
-    # Scale and shift lose the same channels as the map.
     for tensor in call.tensors()[1:]:
         _follow_vector(trace, tensor, ids)
     store_counts(trace, None, (nn.GroupNorm,), attributes)
-    trace.assign(call.out, along(ids, tuple(x.shape), 1))
+    trace.spread(call.out, ids, 1)
 
 
 def layer_norm(trace: Tracer, call: Call) -> None:
@@ -286,7 +286,7 @@ def _dense(
         trace.ledger.consume(name, 0, inputs)
         part = trace.ledger.produce(name, 1, width // groups)
         return part.repeat(groups)
-    trace.ledger.consume(name, 1, inputs[: len(inputs) // groups])
+    trace.ledger.consume(name, 1, inputs if groups == 1 else inputs[: len(inputs) // groups])
     outputs = trace.ledger.produce(name, 0, width)
     if groups > 1:
         _tie_parts(trace, outputs, groups)
@@ -302,7 +302,7 @@ def _follow_vector(trace: Tracer, tensor: object, ids: Tensor) -> tuple[str, ...
     name = trace.owner(tensor)
     if not isinstance(tensor, Tensor) or name is None:
         return ()
-    if tensor.dim() == 1 and tensor.numel() == len(ids):
+    if tensor.dim() == 1 and tensor.numel() == ids.numel():
         trace.ledger.consume(name, 0, ids)
     return (name,)
 
@@ -318,7 +318,7 @@ def store_counts(
     module = trace.modules[name]
     if isinstance(module, kinds):
         for attribute, ids in counts.items():
-            if getattr(module, attribute) in (len(ids), (len(ids),)):
+            if getattr(module, attribute) in (ids.numel(), (ids.numel(),)):
                 trace.ledger.attribute(name, attribute, ids)
 
 

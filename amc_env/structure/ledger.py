@@ -102,6 +102,7 @@ class Discovery(Ledger):
         self.frozen: list[tuple[Tensor, str]] = []
         self.facts: defaultdict[str, list[bool]] = defaultdict(list)
         self.normed: list[Tensor] = []
+        self.calls: list[str] = []
         self.counts_uses = True
 
     @override
@@ -186,6 +187,8 @@ class Discovery(Ledger):
         self.normed.append(ids)
 
     def _meet(self, known: Tensor, ids: Tensor, where: str) -> None:
+        if known is ids:
+            return
         self.unite(known, ids)
         # Places without channels, such as padding, cannot shrink with channels that stand there in
         # another use of the same weight.
@@ -224,13 +227,17 @@ class Verification(Ledger):
     @override
     def consume(self, tensor: str, dim: int, ids: Tensor) -> None:
         known = self._expected.get((tensor, dim))
-        if known is None:
+        # Axes with the same channels share one vector, and it comes back from the layer it went to.
+        if known is None or known is ids:
             return
         if known.shape != ids.shape:
             raise ChannelMismatchError(
                 f"{tensor} would be given {len(ids)} channels where it takes {len(known)}"
             )
-        if not ((known == ids) | ((ids == NEUTRAL) & self._fixed[known])).all():
+        if (
+            not torch.equal(known, ids)
+            and not ((known == ids) | ((ids == NEUTRAL) & self._fixed[known])).all()
+        ):
             raise ChannelMismatchError(f"{tensor} would be given other channels than its own")
 
     @override
@@ -247,6 +254,8 @@ class Verification(Ledger):
     @override
     def unite(self, first: Tensor, second: Tensor) -> None:
         first, second = narrow_repeats(first, second)
+        if torch.equal(first, second):
+            return
         if ((first != second) & (first != NEUTRAL) & (second != NEUTRAL)).any():
             raise ChannelMismatchError("different channels would meet in one operation")
 

@@ -11,20 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_IMMUTABLE = (
-    int,
-    float,
-    bool,
-    str,
-    bytes,
-    type(None),
-    type,
-    FunctionType,
-    BuiltinFunctionType,
-    torch.dtype,
-    torch.device,
+_IMMUTABLE = frozenset(
+    {
+        int,
+        float,
+        bool,
+        str,
+        bytes,
+        type(None),
+        type,
+        FunctionType,
+        BuiltinFunctionType,
+        torch.dtype,
+        torch.device,
+    }
 )
 _TABLES = ("_modules", "_parameters", "_buffers")
+# A dozen of hooks, nearly always empty; none of them is shared between modules.
+_OWN_TABLES = frozenset(name for name, value in vars(nn.Module()).items() if value == {})
 
 
 def copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -37,10 +41,16 @@ def copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         return copy.deepcopy(module, memo)
     twin = kind.__new__(kind)
     memo[id(module)] = twin
-    state = {
-        name: _copy_table(value, memo) if name in _TABLES else _copy_value(value, memo)
-        for name, value in module.__getstate__().items()
-    }
+    state = dict(module.__getstate__())
+    for name, value in state.items():
+        if type(value) in _IMMUTABLE:
+            continue
+        if name in _TABLES:
+            state[name] = _copy_table(value, memo)
+        elif not value and name in _OWN_TABLES:
+            state[name] = type(value)()
+        else:
+            state[name] = _copy_value(value, memo)
     # A module may fill in settings that an older pickle lacks; deepcopy calls this as well.
     twin.__setstate__(state)
     return twin
@@ -75,7 +85,7 @@ def _copy_tensor(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
     if type(tensor) not in (Tensor, nn.Parameter) or tensor.__dict__:
         return copy.deepcopy(tensor, memo)
     twin = tensor.detach().clone()
-    if isinstance(tensor, nn.Parameter):
+    if type(tensor) is nn.Parameter:
         twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
     memo[id(tensor)] = twin
     return twin
@@ -83,13 +93,15 @@ def _copy_tensor(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
 
 def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
-    if kind in _IMMUTABLE or isinstance(value, type):
+    if kind in _IMMUTABLE:
         return value
     if id(value) in memo:
         return memo[id(value)]
+    if isinstance(value, dict) and not value:
+        return memo.setdefault(id(value), kind())
     # Settings such as a kernel size are tuples of numbers, of which a network has thousands.
     if kind in (tuple, set) and all(type(item) in _IMMUTABLE for item in value):
         return memo.setdefault(id(value), kind(value))
-    if isinstance(value, dict) and not value:
-        return memo.setdefault(id(value), kind())
+    if isinstance(value, type):
+        return value
     return copy.deepcopy(value, memo)

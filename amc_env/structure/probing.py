@@ -14,6 +14,7 @@ from amc_env.structure.channel_statistics import STATISTICS_HANDLERS
 from amc_env.structure.cutting import cut_channels, keep_mask, kept_labels
 from amc_env.structure.layer_operations import BATCH_NORMS, INSTANCE_NORMS, LAYER_HANDLERS
 from amc_env.structure.ledger import Verification
+from amc_env.structure.naming import named_modules
 from amc_env.structure.records import Structure
 from amc_env.structure.search import Failure, failing_groups
 from amc_env.structure.sequence_operations import SEQUENCE_HANDLERS
@@ -43,7 +44,9 @@ _SAME_LAYERS_IN_TRAINING = (
 @contextmanager
 def training_flags(model: nn.Module, *, on: bool) -> Iterator[None]:
     """Set the training flag of the modules that decide which layers run."""
-    modules = [m for m in model.modules() if not isinstance(m, _SAME_LAYERS_IN_TRAINING)]
+    modules = [
+        m for m in named_modules(model).values() if not isinstance(m, _SAME_LAYERS_IN_TRAINING)
+    ]
     for module in modules:
         module.training = on
     try:
@@ -55,10 +58,10 @@ def training_flags(model: nn.Module, *, on: bool) -> Iterator[None]:
 
 def follow(tracer: Tracer, model: nn.Module, inputs: Batch) -> object:
     """Run the model with channel ids beside its tensors, and return what it returns."""
+    for x in tensors_in(inputs):
+        channels = tracer.ledger.constant((x.shape[1] if x.dim() > 1 else 1,), _NETWORK_INPUT)
+        tracer.assign(x, along(channels, tuple(x.shape), 1) if x.dim() > 1 else channels)
     with tracer.following():
-        for x in tensors_in(inputs):
-            channels = tracer.ledger.constant((x.shape[1] if x.dim() > 1 else 1,), _NETWORK_INPUT)
-            tracer.assign(x, along(channels, tuple(x.shape), 1) if x.dim() > 1 else channels)
         return call(model, inputs)
 
 

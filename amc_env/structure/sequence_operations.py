@@ -42,7 +42,7 @@ def recurrent(trace: Tracer, call: Call) -> None:
         trace.freeze_inputs(call, f"{where} is not known to keep channels apart")
         return
     x, states, weights = call.args[:3]
-    inputs = trace.axis_ids(trace.ids(x), -1)
+    inputs = trace.axis(x, -1)
     store_counts(trace, None, (nn.RNNBase,), {"input_size": inputs})
     for weight in weights:
         name = trace.owner(weight)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from amc_env.batches import tensors_in
-from amc_env.structure.channel_ids import NEUTRAL, along, narrow_repeats
+from amc_env.structure.channel_ids import NEUTRAL, narrow_repeats
 from amc_env.structure.stored_sizes import (
     store_narrow_bounds,
     store_shape,
@@ -22,7 +22,11 @@ _Handler = Callable[[Tracer, Call], None]
 
 def same(trace: Tracer, call: Call) -> None:
     """The result holds the subject's channels, element for element."""
-    trace.assign(call.out, trace.ids(call.subject))
+    only = trace.only_dim(call.subject)
+    if only is not None and call.out.shape == call.subject.shape:
+        trace.spread(call.out, trace.axis(call.subject, only), only)
+    else:
+        trace.assign(call.out, trace.ids(call.subject))
 
 
 def reshape(trace: Tracer, call: Call) -> None:
@@ -38,6 +42,17 @@ def move(trace: Tracer, call: Call) -> None:
     moved = call.func(*_as_ids(trace, call.args), **_as_ids(trace, dict(call.kwargs)))
     for out, ids in zip(call.outputs(), tensors_in(moved), strict=True):
         trace.assign(out, _respread(ids))
+
+
+def join(trace: Tracer, call: Call) -> None:
+    """Move, as the concatenation of parts."""
+    parts, dim = call.tensors(), call.arg(1, "dim", call.kwargs.get("axis", 0))
+    only = {trace.only_dim(part) for part in parts}
+    # To join the ids of every pixel of a dense block costs as much as to join the images.
+    if only == {dim % call.out.dim() - call.out.dim()}:
+        trace.spread(call.out, torch.cat([trace.axis(part, dim) for part in parts]), dim)
+    else:
+        move(trace, call)
 
 
 def split(trace: Tracer, call: Call) -> None:
@@ -106,8 +121,12 @@ def pool(*, spatial: int | None) -> _Handler:
     """
 
     def handle(trace: Tracer, call: Call) -> None:
-        x = call.subject
+        x, only = call.subject, trace.only_dim(call.subject)
         count = x.dim() - 2 if spatial is None else spatial
+        if only is not None and only < -count:
+            for out in call.outputs():
+                trace.spread(out, trace.axis(x, only), only)
+            return
         # Ids that differ within a map, as behind a reshape of channels into space, are mixed by the
         # pooling and so become one channel.
         ids = trace.collapse(trace.ids(x), list(range(x.dim() - count, x.dim())))
@@ -119,9 +138,7 @@ def pool(*, spatial: int | None) -> _Handler:
 
 def region_pool(trace: Tracer, call: Call) -> None:
     """Each region is pooled from the channels of the maps, whatever region it is."""
-    maps = call.subject
-    ids = trace.axis_ids(trace.ids(maps), 1)
-    trace.assign(call.out, along(ids, tuple(call.out.shape), 1))
+    trace.spread(call.out, trace.axis(call.subject, 1), 1)
 
 
 def reduce(trace: Tracer, call: Call) -> None:
@@ -182,19 +199,43 @@ def elementwise(trace: Tracer, call: Call) -> None:
     shape = call.out.shape
     # A number without a place in the model carries no channels and spreads over any.
     operands = [t for t in call.tensors() if t.numel() > 1 or trace.knows(t)]
-    spread = [_aligned(trace.ids(t), shape) for t in operands]
-    result = torch.zeros((), dtype=torch.long).expand(shape)
+    dim = _common_dim(trace, operands, shape)
+    if dim is not None:
+        # One id a channel says all that one for every pixel does.
+        spread = [trace.axis(t, dim) for t in operands]
+    else:
+        spread = [_aligned(trace.ids(t), shape) for t in operands]
+    result = None
     for number, ids in enumerate(spread):
         others = [other for k, other in enumerate(spread) if k != number]
         covers = partial(_is_spread_over_channels, trace, operands[number], shape, others)
-        if trace.settle(call, covers):
+        if trace.settle(call, (lambda: False) if dim is not None else covers):
             trace.ledger.freeze(ids, f"{trace.where(call)} spreads them over other channels")
             continue
-        trace.ledger.unite(result, ids)
-        known, new = narrow_repeats(result, ids)
-        # Neutral places, such as zero padding in a shortcut, take the id of what is added to them.
-        result = torch.where(known == NEUTRAL, new, known).expand(shape)
-    trace.assign(call.out, result)
+        result = ids if result is None else _united(trace, result, ids)
+    if result is None:
+        neutral(trace, call)
+    elif dim is None:
+        trace.assign(call.out, result)
+    else:
+        trace.spread(call.out, result, dim)
+
+
+def _common_dim(trace: Tracer, operands: list[Tensor], shape: torch.Size) -> int | None:
+    """The dimension, counted from the end, along which all operands' ids lie; None if none is."""
+    dims = {trace.only_dim(t) for t in operands}
+    dim = dims.pop() if len(dims) == 1 else None
+    if dim is None or any(t.shape[dim] != shape[dim] for t in operands):
+        return None
+    return dim
+
+
+def _united(trace: Tracer, known: Tensor, new: Tensor) -> Tensor:
+    trace.ledger.unite(known, new)
+    shape = known.shape
+    known, new = narrow_repeats(known, new)
+    # Neutral places, such as zero padding in a shortcut, take the id of what is added to them.
+    return torch.where(known == NEUTRAL, new, known).expand(shape)
 
 
 def neutral(trace: Tracer, call: Call) -> None:
@@ -236,13 +277,13 @@ def _varies(ids: Tensor, dim: int) -> bool:
 
 def _respread(ids: Tensor) -> Tensor:
     """The same ids, with equal neighbours along a dimension stored once."""
-    narrow = ids
+    (narrow,) = narrow_repeats(ids)
     for dim in range(ids.dim()):
         if narrow.shape[dim] > 1:
             # A copy of the ids of a large image would cost as much as the image; a stride of 0
             # costs nothing.
             first = narrow.narrow(dim, 0, 1)
-            if narrow.stride(dim) == 0 or bool((narrow == first).all()):
+            if bool((narrow == first).all()):
                 narrow = first
     return narrow.expand(ids.shape)
 
@@ -287,7 +328,7 @@ _SAME = (
 )
 _RESHAPE = "view reshape flatten unflatten squeeze unsqueeze view_as reshape_as ravel"
 _MOVE = (
-    "permute transpose swapaxes swapdims movedim moveaxis t adjoint cat concat concatenate "
+    "permute transpose swapaxes swapdims movedim moveaxis t adjoint "
     "stack hstack vstack unbind select expand expand_as broadcast_to repeat "
     "tile roll flip repeat_interleave index_select take_along_dim pixel_shuffle "
     "pixel_unshuffle channel_shuffle native_channel_shuffle meshgrid broadcast_tensors"
@@ -314,6 +355,7 @@ TENSOR_HANDLERS: dict[str, _Handler] = {
     **dict.fromkeys(_SAME.split(), same),
     **dict.fromkeys(_RESHAPE.split(), reshape),
     **dict.fromkeys(_MOVE.split(), move),
+    **dict.fromkeys(("cat", "concat", "concatenate"), join),
     **dict.fromkeys(_SPLIT.split(), split),
     **dict.fromkeys(_REDUCE.split(), reduce),
     **dict.fromkeys(_OVER_DIM.split(), over_dim),

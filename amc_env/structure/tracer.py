@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,10 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from amc_env.batches import tensors_in
-from amc_env.structure.channel_ids import narrow_repeats
+from amc_env.structure.channel_ids import along, narrow_repeats
 from amc_env.structure.ledger import ChannelMismatchError, Ledger
+from amc_env.structure.meta_shapes import known_result
+from amc_env.structure.naming import named_modules, named_tensors
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,11 @@ class Call:
 
     def tensors(self) -> list[Tensor]:
         """All tensors among the arguments, also those inside lists."""
-        return list(tensors_in([*self.args, *self.kwargs.values()]))
+        return self._tensors
+
+    @cached_property
+    def _tensors(self) -> list[Tensor]:
+        return list(tensors_in((*self.args, *self.kwargs.values())))
 
     def outputs(self) -> list[Tensor]:
         """All tensors that the call returned."""
@@ -56,6 +63,21 @@ class Call:
 
 
 Handler = Callable[["Tracer", Call], None]
+
+
+class _Carried(NamedTuple):
+    """The ids beside a tensor.
+
+    Attributes:
+        tensor: Kept beside its ids so that its id() is not given to another.
+        ids: One id for each place, or for each index along ``dim`` if that is not None.
+        dim: The only dimension along which ids lie, as they nearly always do; None if there may
+            be several.
+    """
+
+    tensor: Tensor
+    ids: Tensor
+    dim: int | None
 
 
 class Tracer(TorchFunctionMode):
@@ -67,6 +89,9 @@ class Tracer(TorchFunctionMode):
         handlers: What each operation does to channel ids, by name.
         batch: Number of samples that are run at once.
         ignored: Names of modules whose output channels stay.
+
+    Attributes:
+        calls: The names of the torch calls that the model made, in their order.
     """
 
     def __init__(
@@ -81,17 +106,18 @@ class Tracer(TorchFunctionMode):
         super().__init__()
         self.ledger = ledger
         self.batch = batch
-        self.modules = dict(model.named_modules())
+        self.modules = named_modules(model)
         self._handlers = handlers
         self._ignored = ignored
         self._names = {id(module): name for name, module in self.modules.items()}
-        self._owned = {id(t): name for name, t in _named_tensors(model)}
-        # The tensor is kept beside its ids so that its id() is not given to another.
-        self._ids: dict[int, tuple[Tensor, Tensor]] = {}
+        # A tensor with several names goes by its first, as in a state dict without duplicates.
+        self._owned = {id(t): name for name, t in reversed(named_tensors(model))}
+        self._carried: dict[int, _Carried] = {}
         self._stack: list[str] = []
         self.failed_on: list[Tensor] = []
         # Tensors that hold the magnitude of each channel, by id().
         self.magnitudes: set[int] = set()
+        self.calls: list[str] = []
 
     def owner(self, tensor: Any) -> str | None:
         """Name of a parameter or buffer in the model, None for any other object."""
@@ -113,34 +139,65 @@ class Tracer(TorchFunctionMode):
 
     def ids(self, tensor: Tensor) -> Tensor:
         """The channel ids of a tensor, of the tensor's shape."""
-        known = self._ids.get(id(tensor))
-        if known is not None:
-            return known[1]
+        known = self._known(tensor)
+        return known.ids if known.dim is None else along(known.ids, tuple(tensor.shape), known.dim)
+
+    def axis(self, tensor: Tensor, dim: int) -> Tensor:
+        """One id for every index of a tensor along ``dim``; what differs elsewhere is united."""
+        known = self._known(tensor)
+        if known.dim == dim % tensor.dim():
+            return known.ids
+        return self.axis_ids(self.ids(tensor), dim)
+
+    def only_dim(self, tensor: Tensor) -> int | None:
+        """The only dimension along which ids lie, counted from the end; None if not known."""
+        dim = self._known(tensor).dim
+        return None if dim is None else dim - tensor.dim()
+
+    def _known(self, tensor: Tensor) -> _Carried:
+        if id(tensor) not in self._carried:
+            self.assign(tensor, self._first_ids(tensor))
+        return self._carried[id(tensor)]
+
+    def _first_ids(self, tensor: Tensor) -> Tensor:
         name = self.owner(tensor)
         # A single number, such as a learned scale, holds no channel and may meet any.
         if tensor.numel() == 1:
-            ids = torch.zeros(tensor.shape, dtype=torch.long)
-        elif name is not None:
-            ids = self.ledger.parameter(name, tuple(tensor.shape))
-        else:
-            ids = self.ledger.constant(
-                tuple(tensor.shape), "it meets a tensor that is computed with a fixed size"
-            )
-        self.assign(tensor, ids)
-        return ids
+            return torch.zeros(tensor.shape, dtype=torch.long)
+        if name is not None:
+            return self.ledger.parameter(name, tuple(tensor.shape))
+        return self.ledger.constant(
+            tuple(tensor.shape), "it meets a tensor that is computed with a fixed size"
+        )
 
     def labels_at_failure(self) -> set[int]:
         """The ids that lay in the operands of the operation that failed."""
-        known = [self._ids[id(t)][1] for t in self.failed_on if id(t) in self._ids]
+        known = [self._carried[id(t)].ids for t in self.failed_on if id(t) in self._carried]
         return {label for ids in known for label in narrow_repeats(ids)[0].unique().tolist()}
 
     def knows(self, tensor: Tensor) -> bool:
         """Whether channels can lie in this tensor: it was traced, or it belongs to the model."""
-        return id(tensor) in self._ids or id(tensor) in self._owned
+        return id(tensor) in self._carried or id(tensor) in self._owned
 
     def assign(self, tensor: Tensor, ids: Tensor) -> None:
         """Carry ``ids`` beside ``tensor`` from now on."""
-        self._ids[id(tensor)] = (tensor, ids.expand(tensor.shape))
+        ids = ids.expand(tensor.shape)
+        steps = ids.stride()
+        varying = [dim for dim, size in enumerate(tensor.shape) if size > 1 and steps[dim]]
+        if len(varying) == 1:
+            (dim,) = varying
+            self.spread(
+                tensor, ids.as_strided((ids.shape[dim],), (steps[dim],), ids.storage_offset()), dim
+            )
+        else:
+            self._carried[id(tensor)] = _Carried(tensor, ids, None)
+
+    def spread(self, tensor: Tensor, vector: Tensor, dim: int) -> None:
+        """Carry one id for every index along ``dim`` beside ``tensor`` from now on."""
+        dim %= tensor.dim()
+        if vector.numel() != tensor.shape[dim]:
+            raise ValueError(f"{vector.numel()} channels for {tensor.shape[dim]} places")
+        self._carried[id(tensor)] = _Carried(tensor, vector, dim)
 
     def collapse(self, ids: Tensor, dims: list[int]) -> Tensor:
         """``ids`` with ``dims`` cut to 1; ids that differ along them become one channel."""
@@ -170,7 +227,7 @@ class Tracer(TorchFunctionMode):
     def freeze_inputs(self, call: Call, reason: str) -> None:
         """Keep every channel of the call's inputs, and of what it returns."""
         for tensor in call.tensors():
-            if id(tensor) in self._ids:
+            if id(tensor) in self._carried:
                 self.ledger.freeze(self.ids(tensor), reason)
             # A parameter that nothing was known of yet meets the operation first, and is frozen
             # with it.
@@ -199,8 +256,11 @@ class Tracer(TorchFunctionMode):
     def _leave(self, _module: nn.Module, _args: Any, out: Any) -> None:
         name = self._stack.pop()
         if name in self._ignored:
+            made = len(self.calls)
             for tensor in tensors_in(out):
                 self.ledger.freeze(self.ids(tensor), f"{name} is in ignore")
+            # What is done to ids here is no call of the model's.
+            del self.calls[made:]
 
     @override
     def __torch_function__(
@@ -221,12 +281,13 @@ class Tracer(TorchFunctionMode):
     def _call(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
-        name = _plain_name(func)
-        if "out" not in kwargs and _keeps_meta_shape(name, args):
-            in_place = func.__name__.endswith("_") or kwargs.get("inplace", False)
-            out = args[0] if in_place else torch.empty_like(args[0])
-        else:
+        name = plain_name(func)
+        self.calls.append(name)
+        out = None if "out" in kwargs else known_result(name, args, kwargs)
+        if out is None:
             out = func(*args, **kwargs)
+        elif func.__name__.endswith("_") or kwargs.get("inplace", False):
+            out = args[0]
         call = Call(name, func, args, kwargs, out)
         carries_values = any(t.is_floating_point() for t in call.tensors())
         if carries_values and (call.outputs() or call.name in _MUTATING):
@@ -251,31 +312,8 @@ _IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv",
 _SHORT_PROPERTIES = {"T", "mT", "H", "mH", "data", "real", "grad"}
 
 
-# What gives back the shape and the type of a floating-point tensor, of all other arguments
-# whatever. On the meta device torch takes these apart in slow Python, at 5 to 50 times the price
-# of an addition, and imports its compiler for it, only to find out the shape it got.
-_SHAPE_KEEPING = (
-    "batch_norm instance_norm relu relu6 leaky_relu elu selu celu gelu silu mish hardswish "
-    "hardsigmoid hardtanh sigmoid tanh softplus dropout dropout1d dropout2d dropout3d "
-    "alpha_dropout feature_alpha_dropout"
-)
-_KEEP_SHAPE = frozenset(_SHAPE_KEEPING.split())
-_KEEP_SHAPE_OF_EQUALS = frozenset({"add", "sub", "mul"})
-
-
-def _keeps_meta_shape(name: str, args: tuple[Any, ...]) -> bool:
-    if not args or not isinstance(args[0], Tensor):
-        return False
-    first = args[0]
-    if not first.is_meta or not first.is_floating_point():
-        return False
-    if name in _KEEP_SHAPE:
-        return True
-    second = args[1] if name in _KEEP_SHAPE_OF_EQUALS and len(args) > 1 else None
-    return isinstance(second, Tensor) and (second.shape, second.dtype) == (first.shape, first.dtype)
-
-
-def _plain_name(func: Callable[..., Any]) -> str:
+def plain_name(func: Callable[..., Any]) -> str:
+    """The name of a torch call without the marks of an in-place or reflected form."""
     name: str = getattr(func, "__name__", str(func))
     if name == "__get__":
         prop: str = getattr(getattr(func, "__self__", None), "__name__", "")
@@ -289,12 +327,3 @@ def _unknown(trace: Tracer, call: Call) -> None:
     if any(trace.knows(t) for t in call.tensors()):
         reason = f"{trace.where(call)} is not known to keep channels apart"
         trace.freeze_inputs(call, reason)
-
-
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    # A tensor with several names goes by its first, as in a state dict without duplicates.
-    seen: set[int] = set()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            yield name, tensor

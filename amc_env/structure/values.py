@@ -7,55 +7,59 @@ wherever a layer reads them, and must agree with the network from which they are
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from typing_extensions import override
 
 from amc_env.batches import Batch, call, count, first, first_tensor, mapped, moved, tensors_in
 from amc_env.devices import solving_device
-from amc_env.structure.cutting import cut_channels, keep_mask, named_tensors
+from amc_env.structure.cutting import cut_channels, keep_mask
+from amc_env.structure.module_copy import copy_module
+from amc_env.structure.naming import named_tensors
 from amc_env.structure.records import Structure
 from amc_env.structure.search import Failure, failing_groups
+from amc_env.structure.watching import Watch
 
 _LOG = logging.getLogger(__name__)
 _WHAT = "comparing the values of cut networks"
 # Two samples show what mixes samples, at a fraction of a large batch's price.
 _SAMPLES = 2
-# Positions of a layer's output that are compared; a wrong cut is seen at nearly all of them.
-_POSITIONS = 256
+# What an image is cropped to: larger ones show nothing more at tens of times the price.
+_PIXELS = 64
+_STRIDES = 32
+_IMAGE_DIMS = 4
 # Rounding differs between a cut and a silenced network because their sums have other orders.
 _TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-7}
 # For the rare network that only runs in single precision: a wrong cut differs by several percent.
 _COARSE = 1e-2
 
 
-def value_refusals(model: nn.Module, inputs: Batch, structure: Structure) -> dict[str, str] | None:
+def value_refusals(
+    model: nn.Module, inputs: Batch, structure: Structure, *, calls: Sequence[str]
+) -> dict[str, str] | None:
     """The reason for every group whose cut changes values, by name; None if it does not run.
 
     Norms over channels take other statistics without a channel, so their groups are not compared.
     A network that gives different values when it is run twice is not compared either.
 
     Args:
-        model: A copy of the network in evaluation mode that is used for nothing else.
+        model: The network, which is copied.
         inputs: Real inputs for it.
         structure: What was found in it, with the groups to compare.
+        calls: The names of the torch calls that it made on ``inputs``.
     """
     names = [group.name for group in structure.groups if not group.has_channel_norm]
     if not names or any(tensor.is_meta for _, tensor in named_tensors(model)):
         return {}
-    # Both precisions run in the same place, which on mps can only be the CPU.
-    device = solving_device(first_tensor(inputs).device)
-    model, inputs = model.to(device), moved(inputs, device)
+    setting = _Setting(model=model, inputs=inputs, structure=structure, calls=list(calls))
     with torch.no_grad():
         # Single precision is several times faster and nearly always enough to pass.
-        proof = _prepared(model, inputs, structure, torch.float32)
+        proof = setting.proof(torch.float32, names)
         if proof is None or proof.passes(names):
             return None if proof is None else {}
         if not proof.is_deterministic():
@@ -63,10 +67,7 @@ def value_refusals(model: nn.Module, inputs: Batch, structure: Structure) -> dic
             return {}
         # To refuse takes double precision, in which rounding cannot be mistaken for a wrong cut,
         # not even behind a top-k or a threshold that rounding tips over.
-        exact = _prepared(model, inputs, structure, torch.float64)
-        if exact is None:
-            model.float()
-            exact = replace(proof, tolerance=_COARSE)
+        exact = setting.proof(torch.float64, names) or replace(proof, tolerance=_COARSE)
         return exact.refusals(names)
 
 
@@ -78,22 +79,56 @@ def own_randomness(inputs: Batch) -> Iterator[None]:
         yield
 
 
-def _prepared(
-    model: nn.Module, inputs: Batch, structure: Structure, dtype: torch.dtype
-) -> "_Proof | None":
-    """A proof on few samples, or on all where few do not fit; None if the network cannot be run."""
-    varied = mapped(partial(_varied, dtype=dtype), inputs)
-    few = first(varied, _SAMPLES)
-    _to_uneven_(model.to(dtype), structure)
-    for given in (few, varied) if count(few) != count(varied) else (varied,):
-        proof = _Proof(model=model, inputs=given, structure=structure, tolerance=_TOLERANCES[dtype])
-        try:
-            proof.run(model)
-        except Exception as error:  # noqa: BLE001 (a user's forward may raise anything)
-            _LOG.info("values are not compared on %d samples: %s", count(given), error)
-            continue
-        return proof
-    return None
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Setting:
+    """What is compared, before a precision is chosen."""
+
+    model: nn.Module
+    inputs: Batch
+    structure: Structure
+    calls: list[str]
+
+    def proof(self, dtype: torch.dtype, names: Sequence[str]) -> "_Proof | None":
+        """A proof for groups on as small an input as will do; None if the network does not run."""
+        # Both precisions run in the same place, which on mps can only be the CPU.
+        device = solving_device(first_tensor(self.inputs).device)
+        model = _uneven_copy(self.model, self.structure, device, dtype)
+        for inputs in self._inputs():
+            varied = mapped(partial(_varied, dtype=dtype), moved(inputs, device))
+            proof = _Proof(
+                model=model,
+                inputs=varied,
+                structure=self.structure,
+                tolerance=_TOLERANCES[dtype],
+            )
+            try:
+                # What the proof begins with anyway shows as well whether it can be run.
+                seen = proof.silenced(proof.mask(names, _lower))
+            except Exception as error:  # noqa: BLE001 (a user's forward may raise anything)
+                _LOG.info("values are not compared on %d samples: %s", count(varied), error)
+                continue
+            # On images of another size a forward may take another way, which proves nothing.
+            if inputs is self.inputs or seen.calls == self.calls:
+                return replace(proof, lower=seen.values)
+        return None
+
+    def _inputs(self) -> Iterator[Batch]:
+        few = first(self.inputs, _SAMPLES)
+        if any(_cropped(x).numel() < x.numel() for x in tensors_in(few)):
+            yield mapped(_cropped, few)
+        if count(few) != count(self.inputs):
+            yield few
+        yield self.inputs
+
+
+def _cropped(x: Tensor) -> Tensor:
+    """The middle of images: some 64 pixels, with the same remainders as the whole at any stride."""
+    if x.dim() < _IMAGE_DIMS:
+        return x
+    for dim in (-2, -1):
+        size = min(x.shape[dim], _PIXELS + x.shape[dim] % _STRIDES)
+        x = x.narrow(dim, (x.shape[dim] - size) // 2, size)
+    return x
 
 
 def _varied(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -106,20 +141,34 @@ def _varied(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype)
 
 
-def _to_uneven_(model: nn.Module, structure: Structure) -> None:
-    """Give parameters that hold one value everywhere uneven values, on axes that are cut."""
+def _uneven_copy(
+    model: nn.Module, structure: Structure, device: torch.device, dtype: torch.dtype
+) -> nn.Module:
+    """A copy in evaluation mode in which no cut parameter holds one value everywhere."""
     # A branch that starts at zero, such as the last norm of a residual block, hides every
     # difference behind it; norms that start at one hide that a channel was taken for another.
     generator = torch.Generator().manual_seed(1)
-    tensors = dict(named_tensors(model))
-    for name in dict.fromkeys(axis.tensor for axis in structure.axes):
-        tensor = tensors[name]
-        if tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
-            values = 0.25 + 0.5 * torch.rand(tensor.shape, generator=generator)
-            tensor.copy_(values)
+    cut = {axis.tensor for axis in structure.axes}
+    memo: dict[int, object] = {}
+    for name, tensor in named_tensors(model):
+        kind = dtype if tensor.is_floating_point() else tensor.dtype
+        # A forward may write into its parameters and buffers, which must not be the model's own.
+        values = tensor.detach().to(device, kind, copy=True)
+        if name in cut and tensor.numel() > 1 and bool((values == values.flatten()[0]).all()):
+            values = (0.25 + 0.5 * torch.rand(tensor.shape, generator=generator)).to(values)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(values, requires_grad=False) if is_parameter else values
+    return copy_module(model, memo).eval()
 
 
-@dataclass(frozen=True, kw_only=True)
+class _Seen(NamedTuple):
+    """The values of every layer and output by the name of the weight, and all torch calls."""
+
+    values: list[tuple[str, Tensor]]
+    calls: list[str]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Proof:
     """Compares cut networks with silenced ones, layer by layer.
 
@@ -131,23 +180,39 @@ class _Proof:
     inputs: Batch
     structure: Structure
     tolerance: float
+    lower: list[tuple[str, Tensor]] | None = None
 
-    def run(self, model: nn.Module, silenced: Tensor | None = None) -> list[tuple[str, Tensor]]:
-        """The values of every layer in the order of execution, then those of the outputs."""
-        watch = _Watch(model, self.structure, silenced)
-        silence = nullcontext() if silenced is None else _silence(model, self.structure, silenced)
-        with silence, watch:
+    def run(self, model: nn.Module, mask: Tensor | None = None) -> "_Seen":
+        """The values of every layer in the order of execution, then those of the outputs.
+
+        Channels that a mask over labels leaves out are silenced and so not compared.
+        """
+        watch = Watch(model, self.structure, mask)
+        with watch:
             outputs = call(model, self.inputs)
         rest = [("", out.detach().flatten()[None]) for out in tensors_in(outputs)]
-        return [*watch.seen, *rest]
+        return _Seen([*watch.seen, *rest], watch.calls)
+
+    def silenced(self, mask: Tensor) -> "_Seen":
+        """What the original does without the channels that a mask over labels leaves out."""
+        return self.run(_silenced(self.model, self.structure, mask), mask)
+
+    def mask(self, names: Collection[str], half: "_Half") -> Tensor:
+        """A mask over labels that keeps half the channels of some groups."""
+        kept = {g.name: half(g.channels) for g in self.structure.groups if g.name in names}
+        return keep_mask(self.structure, kept)
 
     def passes(self, names: Sequence[str]) -> bool:
         """Whether all groups together can be cut, at either end."""
-        return all(self.failure(names, half=half) is None for half in _HALVES)
+        return (
+            self.failure(names, half=_lower, expected=self.lower) is None
+            and self.failure(names, half=_upper) is None
+        )
 
     def is_deterministic(self) -> bool:
         """Whether the original gives the same values twice."""
-        return self._difference(self.run(self.model), self.run(self.model)) is None
+        once, again = self.run(self.model), self.run(self.model)
+        return self._difference(once.values, again.values) is None
 
     def refusals(self, names: Sequence[str]) -> dict[str, str]:
         """The reason for every group that has to stay whole."""
@@ -158,17 +223,26 @@ class _Proof:
             refused |= failing_groups(left, trial, what=_WHAT)
         return refused
 
-    def failure(self, names: Sequence[str], *, half: "_Half") -> Failure | None:
-        """Where the network without half the channels of these groups differs; None if nowhere."""
+    def failure(
+        self,
+        names: Sequence[str],
+        *,
+        half: "_Half",
+        expected: list[tuple[str, Tensor]] | None = None,
+    ) -> Failure | None:
+        """Where the network without half the channels of some groups differs; None if nowhere.
+
+        Args:
+            names: The groups.
+            half: Which half of their channels stays.
+            expected: The values that the network must have, where they are known already.
+        """
         _LOG.info("%s: %d groups are cut together", _WHAT, len(names))
         chosen = set(names)
-        mask = keep_mask(
-            self.structure,
-            {g.name: half(g.channels) for g in self.structure.groups if g.name in chosen},
-        )
+        mask = self.mask(chosen, half)
         try:
-            expected = self.run(self.model, silenced=mask)
-            got = self.run(cut_channels(self.model, self.structure, mask))
+            expected = expected or self.silenced(mask).values
+            got = self.run(cut_channels(self.model, self.structure, mask)).values
         except Exception as error:  # noqa: BLE001 (a user's forward may raise anything)
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return Failure(reason=f"a cut network fails on real values: {lines[0]}")
@@ -227,86 +301,25 @@ def _is_close(expected: Tensor, got: Tensor, tolerance: float) -> bool:
     return bool((one - other).norm() <= tolerance * one.norm())
 
 
-@contextmanager
-def _silence(model: nn.Module, structure: Structure, kept: Tensor) -> Iterator[None]:
-    """Zero the weights that read channels outside the mask over labels, and restore them."""
+def _shared(model: nn.Module) -> dict[int, object]:
+    """What a copy that shares all parameters starts from."""
+    return {id(parameter): parameter for parameter in model.parameters()}
+
+
+def _silenced(model: nn.Module, structure: Structure, kept: Tensor) -> nn.Module:
+    """A copy with zero weights wherever a layer reads channels outside the mask over labels."""
     tensors = dict(named_tensors(model))
     labels = {(axis.tensor, axis.dim): axis.labels for axis in structure.axes}
     # A depthwise convolution has no axis of inputs: it passes each channel on, for others to read.
     read = {(x.weight, 1 - x.output_dim) for x in structure.layers if x.weight is not None}
-    saved: list[tuple[Tensor, Tensor]] = []
-    try:
-        for name, dim in sorted(read & labels.keys()):
-            gone = (~kept[labels[name, dim]]).nonzero().flatten()
-            if len(gone):
-                saved.append((tensors[name], tensors[name].clone()))
-                tensors[name].index_fill_(dim, gone.to(tensors[name].device), 0.0)
-        yield
-    finally:
-        for weight, values in saved:
-            weight.copy_(values)
-
-
-_LAYERS = frozenset(
-    {"linear", *(f"conv{d}d" for d in (1, 2, 3)), *(f"conv_transpose{d}d" for d in (1, 2, 3))}
-)
-
-
-class _Watch(TorchFunctionMode):
-    """Notes the output of every conv and linear layer.
-
-    Args:
-        silenced: Mask over labels, false for channels that are silenced and so not compared; None
-            for a network that is run as it is.
-    """
-
-    def __init__(self, model: nn.Module, structure: Structure, silenced: Tensor | None) -> None:
-        super().__init__()
-        self.seen: list[tuple[str, Tensor]] = []
-        self._names = {id(tensor): name for name, tensor in reversed(named_tensors(model))}
-        self._labels: Mapping[tuple[str, int], Tensor] = {
-            (axis.tensor, axis.dim): axis.labels for axis in structure.axes
-        }
-        self._mask = silenced
-
-    @override
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = kwargs or {}
-        out = func(*args, **given)
-        called = getattr(func, "__name__", "")
-        weight = args[1] if len(args) > 1 else given.get("weight")
-        name = self._names.get(id(weight)) if called in _LAYERS else None
-        if name is None or not isinstance(weight, Tensor):
-            return out
-        transposed = "transpose" in called
-        # A linear layer's channels lie along the last dimension, and so do those of a weight of
-        # two dimensions in general; a convolution's lie before the dimensions of its kernel.
-        rows = out.movedim(1 - weight.dim(), 0).flatten(1)
-        self.seen.append((name, self._kept_rows(name, _sampled(rows), transposed=transposed)))
-        return out
-
-    def _kept_rows(self, name: str, rows: Tensor, *, transposed: bool) -> Tensor:
-        """The rows of channels that stay, of a network in which nothing is cut."""
-        dense = (name, 1) in self._labels
-        labels = self._labels.get((name, 1 if transposed and dense else 0))
-        if self._mask is None or labels is None:
-            return rows
-        times = len(rows) // len(labels)
-        # The parts of a grouped transposed convolution share the axis of its outputs.
-        spread = labels.repeat(times) if dense else labels.repeat_interleave(times)
-        return rows[self._mask[spread].to(rows.device)]
-
-
-def _sampled(rows: Tensor) -> Tensor:
-    """Evenly spaced positions, so that no layer of a large image is held whole."""
-    count = rows.shape[1]
-    if count <= _POSITIONS:
-        return rows.clone()
-    where = torch.linspace(0, count - 1, _POSITIONS, device="cpu").long()
-    return rows[:, where.to(rows.device)]
+    changed: dict[str, Tensor] = {}
+    for name, dim in sorted(read & labels.keys()):
+        gone = (~kept[labels[name, dim]]).nonzero().flatten()
+        if len(gone):
+            weight = changed.get(name, tensors[name].detach())
+            changed[name] = weight.index_fill(dim, gone.to(weight.device), 0.0)
+    memo = _shared(model)
+    for name, weight in changed.items():
+        is_parameter = isinstance(tensors[name], nn.Parameter)
+        memo[id(tensors[name])] = nn.Parameter(weight) if is_parameter else weight
+    return copy_module(model, memo)

@@ -449,7 +449,7 @@ def test_learning_curves_are_written_where_the_search_says(name: str, tmp_path: 
     assert list((tmp_path / "curves").rglob("events*"))
 
 
-@pytest.mark.gpu
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_random_numbers_of_cuda_go_on_as_if_nothing_had_been() -> None:
     torch.cuda.manual_seed_all(7)

@@ -145,3 +145,25 @@ def test_a_large_input_takes_the_way_without_values_to_the_same_groups() -> None
     model, _ = build(NETWORKS, "residual")
     small, large = (ChannelGraph(model, torch.zeros(2, 3, size, size)) for size in (8, 128))
     assert [g.name for g in small.groups] == [g.name for g in large.groups]
+
+
+def on_large_images_only(net: nn.Module, x: Tensor) -> Tensor:
+    return half_through_a_relu(net, x) if x.shape[-1] > 100 else net.out(net.mid(x))
+
+
+@pytest.mark.parametrize("middle", [half_through_a_relu, on_large_images_only])
+def test_cropped_images_hide_no_wrong_cut(middle: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    graph = ChannelGraph(network(middle), torch.randn(1, 3, 128, 128))
+    assert [group.name for group in graph.groups] == ["stem", "out"]
+
+
+def clamped(net: nn.Module, x: Tensor) -> Tensor:
+    net.out.weight.data.clamp_(-0.01, 0.01)
+    return net.out(net.mid(x))
+
+
+def test_a_forward_that_writes_into_its_parameters_leaves_the_model_as_it_was() -> None:
+    model = network(clamped)
+    before = model.out.weight.detach().clone()
+    ChannelGraph(model, torch.randn(2, 3, 8, 8))
+    assert torch.equal(model.out.weight, before)

@@ -1,0 +1,1 @@
+"""The rows of the benchmark that ``python -m benchmarks`` runs."""
