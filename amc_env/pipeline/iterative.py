@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from amc_env import ChannelGraph, ChannelGroup, ChannelPruningEnv, Policy
-from amc_env.batches import first
 from amc_env.calibration import Calibration
 from amc_env.criteria import Criterion
 from amc_env.data.datasets import Dataset
@@ -131,7 +130,7 @@ class _Rounds:
         return Pruner(
             ChannelGraph(
                 stand.network,
-                first(env.data.calibration.inputs, 2),
+                env.data.calibration.first(2),
                 ignore=settings.ignore,
                 round_to=env.graph.round_to,
             ),

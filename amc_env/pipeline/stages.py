@@ -12,8 +12,7 @@ from amc_env import ChannelGraph, ChannelPruningEnv, Policy, PruningData
 from amc_env.agents import Episode, SearchResult
 from amc_env.agents.episodes import Listener
 from amc_env.agents.progress import following
-from amc_env.batches import first, first_tensor
-from amc_env.data import Split
+from amc_env.data import Source
 from amc_env.data.datasets import DATASET, Dataset
 from amc_env.data.holding_out import hold_out
 from amc_env.env.budget import BudgetKeeper
@@ -235,7 +234,7 @@ def finetune(
     return [*networks[:-1], *measured]
 
 
-def fine_tuning_split(run: Run, data: Dataset) -> tuple[Split, Split]:
+def fine_tuning_split(run: Run, data: Dataset) -> tuple[Source, Source]:
     """Training images to fine-tune on, and others to compare networks on."""
     split = run.config.split
     return hold_out(
@@ -316,7 +315,7 @@ def _adjusted(
 
 
 def finetune_(
-    run: Run, network: nn.Module, teacher: nn.Module, fitted: Split, *, name: str = "finetune"
+    run: Run, network: nn.Module, teacher: nn.Module, fitted: Source, *, name: str = "finetune"
 ) -> bool:
     """Train a network as the run fine-tunes; whether at least one epoch was finished.
 
@@ -390,8 +389,7 @@ def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
         )
     # All budgets of a run have the same table.
     multiple = settings.multiple(next(iter(run.parts.budgets.values())))
-    few = first(samples.inputs, 2)
-    graph = ChannelGraph(model, few, ignore=settings.ignore, round_to=multiple)
+    graph = ChannelGraph(model, samples.first(2), ignore=settings.ignore, round_to=multiple)
     for budget in run.parts.budgets.values():
         keeper = BudgetKeeper(graph, budget, min_keep=settings.min_keep, max_keep=settings.max_keep)
         if tried:
@@ -399,7 +397,8 @@ def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
     task = run.parts.task
     task.check_labels(samples.labels, samples=len(samples))
     checked_labels(run.parts.criterion, samples, task)
-    Evaluator(samples, precision="float32", task=task).outputs(model)
+    # Whether there is a score for every class, the sample with the greatest label tells alone.
+    Evaluator(samples.with_greatest_label(), precision="float32", task=task).outputs(model)
 
 
 def _source(config: RunConfig, data: Dataset, task: Task) -> ModelSource:
@@ -414,7 +413,7 @@ def _source(config: RunConfig, data: Dataset, task: Task) -> ModelSource:
             "sample; give a network of its own by model._target_, or the number of outputs as "
             "model.options.num_classes"
         )
-    channels = first_tensor(data.train.inputs).shape[1]
+    channels = data.train.shapes[0][0]
     fitting = {"num_classes": data.classes, "in_channels": channels}
     return ModelSource(name=name, options={**fitting, **section.options})
 
