@@ -64,7 +64,7 @@ class Reading:
         collate: Makes a batch of a list of samples.
     """
 
-    workers: int | None = None
+    workers: int | None = 0
     hold_mib: int = 2048
     collate: Callable[[list[Any]], Any] = default_collate
 

@@ -18,20 +18,18 @@ from amc_env.data.holding_out import hold_out
 from amc_env.env.budget import BudgetKeeper
 from amc_env.env.realise import adjustment, nearer
 from amc_env.evaluation import Evaluator
-from amc_env.models import MODELS, load_checkpoint_
-from amc_env.models.lookup import MODEL
+from amc_env.models import load_checkpoint_
 from amc_env.pipeline import history
 from amc_env.pipeline.config import RunConfig
 from amc_env.pipeline.failures import explained
 from amc_env.pipeline.folder import RunFolder
 from amc_env.pipeline.journal import Journal
+from amc_env.pipeline.networks import network_of, source_of
 from amc_env.pipeline.run import Network, Run, Stage, choose, write_network
 from amc_env.pipeline.screen import progress, say, working
 from amc_env.pipeline.trainings import memory_for, train_
 from amc_env.pipeline.trials import check_storage, mirror
-from amc_env.policy import ModelSource
 from amc_env.repair.pruner import checked_labels
-from amc_env.tasks import Task
 from amc_env.training import DivergedError, Training
 from amc_env.trust import spread_policies
 
@@ -64,8 +62,8 @@ def base_model(run: Run) -> tuple[nn.Module, Dataset]:
     """
     config = run.config
     data = config.data.make(DATASET).to(config.device)
-    run.source = _source(config, data, run.parts.task)
-    model = _network(config, run.source).to(config.device).eval()
+    run.source = source_of(config, data, run.parts.task)
+    model = network_of(config, run.source).to(config.device).eval()
     if config.model.checkpoint:
         load_checkpoint_(model, Path(config.model.checkpoint))
     with working("analysing the network"):
@@ -399,27 +397,3 @@ def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
     checked_labels(run.parts.criterion, samples, task)
     # Whether there is a score for every class, the sample with the greatest label tells alone.
     Evaluator(samples.with_greatest_label(), precision="float32", task=task).outputs(model)
-
-
-def _source(config: RunConfig, data: Dataset, task: Task) -> ModelSource:
-    """What builds the network; a network of this package is made to fit the data."""
-    section = config.model
-    name = section.target or section.name or ""
-    if section.target or name not in MODELS:
-        return ModelSource(name=name, options=section.options)
-    if not task.has_classes and "num_classes" not in section.options:
-        raise ValueError(
-            f"the model {name} gives class scores, but the task {task.name} has no class for each "
-            "sample; give a network of its own by model._target_, or the number of outputs as "
-            "model.options.num_classes"
-        )
-    channels = data.train.shapes[0][0]
-    fitting = {"num_classes": data.classes, "in_channels": channels}
-    return ModelSource(name=name, options={**fitting, **section.options})
-
-
-def _network(config: RunConfig, source: ModelSource) -> nn.Module:
-    """The network, with fresh weights where it is one of this package's."""
-    if config.model.target or source.name not in MODELS:
-        return config.model.make(MODEL)
-    return MODEL.make(source.name, {"seed": config.seed, **source.options})

@@ -25,10 +25,16 @@ def mean_over_processes(values: Tensor) -> Tensor:
 
 
 def own_generator(generator: torch.Generator) -> torch.Generator:
-    """A generator of this process alone; the given one moves on alike in all processes."""
+    """A generator of this process alone, if there are several.
+
+    The given one does not move on, so that all processes, and a training in a single one, draw the
+    same orders.
+    """
     if not _are_several():
         return generator
-    seed = int(torch.randint(2**31, (), generator=generator))
+    twin = torch.Generator()
+    twin.set_state(generator.get_state())
+    seed = int(torch.randint(2**31, (), generator=twin))
     return torch.Generator().manual_seed(seed + rank())
 
 

@@ -1,5 +1,6 @@
 """The steps of a training: batches, loss, gradients, and the schedule of the learning rate."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -12,11 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR
 
 from amc_env.augmentation import augmented
-from amc_env.batches import Batch, call, count, first_tensor, mapped
+from amc_env.batches import Batch, call, count, first_tensor, mapped, tensors_in
 from amc_env.calibration.hooks import evaluating
 from amc_env.data import Source
 from amc_env.folding import folded, folds_of
-from amc_env.precision import Format
+from amc_env.precision import Format, own_randomness
 from amc_env.tasks import Task
 from amc_env.training.processes import own_generator, processes, rank
 from amc_env.training.settings import TrainingSettings
@@ -61,12 +62,15 @@ class Trainer:
         total = max(1, settings.epochs * steps)
         self._schedules = _schedules(self._optimizer, settings, steps=total)
 
-    def join_(self) -> None:
-        """Take all further steps together with the other processes, where there are any."""
+    def join_(self, few: Batch) -> None:
+        """Take all further steps together with the other processes, where there are any.
+
+        Args:
+            few: Samples that show which parameters are used.
+        """
         if processes() > 1:
-            # Some networks have parameters that a run does not use, such as those of heads that
-            # only training reads.
-            self._network = DistributedDataParallel(self._model, find_unused_parameters=True)
+            is_partial = _has_unused_parameters(self._model, self._task, few)
+            self._network = DistributedDataParallel(self._model, find_unused_parameters=is_partial)
 
     def step_(self, batches: Iterator[LabelledBatch], *, samples: int) -> float:
         """Take a step on so many samples, of which this process has its batches; their loss."""
@@ -123,6 +127,15 @@ class Trainer:
 
     def _outputs(self, model: nn.Module, inputs: Batch) -> Batch:
         return mapped(Tensor.float, self._task.tensors(call(model, inputs)))
+
+
+def _has_unused_parameters(model: nn.Module, task: Task, few: Batch) -> bool:
+    """Whether outputs that count do not depend on all parameters, as with auxiliary heads."""
+    twin = copy.deepcopy(model).train()
+    with own_randomness(first_tensor(few).device):
+        outputs = tensors_in(task.tensors(call(twin, few)))
+        torch.stack([x.float().sum() for x in outputs]).sum().backward()
+    return any(p.grad is None for p in twin.parameters() if p.requires_grad)
 
 
 def _check_fits(task: Task, settings: TrainingSettings, split: Source) -> None:

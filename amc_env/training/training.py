@@ -110,7 +110,7 @@ class Training:
         Raises:
             DivergedError: The loss is not a number.
         """
-        self._trainer.join_()
+        self._trainer.join_(self.split.first(2))
         try:
             while not self.is_finished:
                 loss = self._epoch_()
