@@ -19,8 +19,7 @@ from amc_env.tasks import Classification, Task
 class Evaluator:
     """Computes the outputs of networks on one split.
 
-    The split is held in memory, unless it is a stream that does not fit into its bound: that is
-    read again for every network.
+    A stream is read again for every network; what its ``resident`` returns is held where it fits.
 
     Args:
         split: The samples.
@@ -55,7 +54,7 @@ class Evaluator:
             raise ValueError(
                 f"precision {precision!r} does not exist; choose {', '.join(get_args(Precision))}"
             )
-        self.split = split = split.resident()
+        self.split = split
         self.task = task or Classification()
         self.choice = precision if isinstance(precision, Choice) else fixed(precision)
         self._folds = folds

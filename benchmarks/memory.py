@@ -102,7 +102,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text()) if path.exists() else []
 
 
-def search(train: Source, images: int, marks: Marks) -> None:
+def search(network: str, train: Source, images: int, marks: Marks) -> None:
     """Analyse, calibrate, factor and play some episodes."""
 
     def note(what: str, compute: Compute) -> Any:
@@ -112,10 +112,10 @@ def search(train: Source, images: int, marks: Marks) -> None:
         return compute()
 
     env = ChannelPruningEnv(
-        model=resnet50(),
+        model=built(network),
         data=PruningData(
-            calibration=train.take(slice(images)),
-            validation=train.take(slice(max(IMAGES), max(IMAGES) + VALIDATION)),
+            calibration=train.take(slice(VALIDATION, VALIDATION + images)),
+            validation=train.take(slice(VALIDATION)),
         ),
         criterion=Marking(marks),
         budget=Budget(flops=0.5),
@@ -130,30 +130,30 @@ def search(train: Source, images: int, marks: Marks) -> None:
     marks.end(PLAYED)
 
 
-def evaluation(train: Source, images: int, marks: Marks) -> None:
+def evaluation(network: str, train: Source, images: int, marks: Marks) -> None:
     """Run the network once on images that are read meanwhile."""
     split = train.take(slice(images))
-    Evaluator(split, precision="float32").outputs(resnet50())
+    Evaluator(split, precision="float32").outputs(built(network))
     marks.end(EVALUATION)
 
 
-def resnet50() -> torch.nn.Module:
-    """torchvision's ResNet-50 with random weights."""
+def built(network: str) -> torch.nn.Module:
+    """A network of torchvision with random weights."""
     torch.manual_seed(0)
-    return torchvision.models.resnet50(weights=None).eval()
+    return torchvision.models.get_model(network, weights=None).eval()
 
 
-def measure(what: str, folder: Path, images: int) -> None:
+def measure(what: str, folder: Path, images: int, *, network: str, size: int) -> None:
     """Measure parts in this process, which is to be fresh."""
     torch.set_num_threads(1)
-    options = {"path": f"{folder}", "workers": 0, "hold_mib": 0}
+    options = {"path": f"{folder}", "size": size, "workers": 0, "hold_mib": 0}
     train = load_dataset("folder", options).train
     marks = Marks(folder / "parts.json", images)
     if what == EVALUATION:
-        evaluation(train, images, marks)
+        evaluation(network, train, images, marks)
     else:
         marks.end(BEFORE)
-        search(train, images, marks)
+        search(network, train, images, marks)
 
 
 def measure_all(folder: Path) -> None:
@@ -234,9 +234,12 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only write the page")
     parser.add_argument("--part", choices=["search", EVALUATION], help="measure one here")
     parser.add_argument("--images", type=int, default=IMAGES[0], help="images of that one")
+    parser.add_argument("--network", default="resnet50", help="of that one")
+    parser.add_argument("--size", type=int, default=224, help="pixels of that one")
     options = parser.parse_args()
     if options.part:
-        measure(options.part, options.folder, options.images)
+        given = {"network": options.network, "size": options.size}
+        measure(options.part, options.folder, options.images, **given)
         return
     if not options.table:
         measure_all(options.folder)

@@ -114,6 +114,11 @@ class Split(Source):
         """
         if isinstance(samples, Split):
             return samples
+        if isinstance(samples, Source):
+            raise ValueError(
+                f"samples are a {type(samples).__name__}, which is no split in memory; give what "
+                "its held() returns"
+            )
         alone = pair_of(samples)
         pairs = [alone] if alone else [pair_of(batch) for batch in samples]
         known = [pair for pair in pairs if pair]

@@ -167,7 +167,11 @@ class Stream(Source):
     @override
     def to(self, device: torch.device | str) -> "Stream":
         there = torch.device(device)
-        return self if there == self.device else self._with(_device=there)
+        if there == self.device:
+            return self
+        # They do not depend on the device, and may have taken a while.
+        known = {"digests": self.digests} if "digests" in vars(self) else {}
+        return self._with(_device=there, **known)
 
     @override
     def first(self, samples: int) -> Batch:
@@ -191,13 +195,14 @@ class Stream(Source):
         seed = int(torch.randint(2**31, (), generator=generator))
         chunks = [self._index[index.cpu()] for index in chosen]
         read = self._pairs(chunks, self._training, seed=seed)
+        known = None if self._given is None else self.labels
         for index, (inputs, labels) in zip(chosen, read, strict=True):
-            known = None if self._given is None else taken(self.labels, index.to(self.device))
-            yield inputs, labels if known is None else known
+            own = labels if known is None else taken(known, index.to(self.device))
+            yield inputs, own
 
     @override
     def resident(self) -> Source:
-        return self._resident or self
+        return self if self._resident is None else self._resident
 
     @override
     def identity(self) -> Mapping[str, Tensor]:
@@ -233,7 +238,8 @@ class Stream(Source):
         return other
 
     def _in_order(self, size: int) -> Sequence[Tensor]:
-        return self._index.split(size)
+        chunks: Sequence[Tensor] = self._index.split(size)
+        return chunks
 
     def _pairs(
         self,

@@ -472,7 +472,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
 
     def _evaluator(self, split: Source) -> Evaluator:
         return Evaluator(
-            split,
+            split.resident(),
             batch=self.settings.evaluation_batch,
             precision=self._choice,
             folds=self._folds,

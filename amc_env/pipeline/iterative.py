@@ -98,7 +98,7 @@ class _Rounds:
     def __init__(self, run: Run, env: ChannelPruningEnv, found: Network, data: Dataset) -> None:
         self._run, self._env, self._found = run, env, found
         self._fitted, held_out = stages.fine_tuning_split(run, data)
-        self._judge = Evaluator(held_out, precision="float32", task=env.task)
+        self._judge = Evaluator(held_out.resident(), precision="float32", task=env.task)
         self._iterations: list[Iteration] = []
 
     def run_(self) -> Network:

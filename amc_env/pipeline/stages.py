@@ -219,7 +219,8 @@ def finetune(
     if not finetune_(run, tuned, env.graph.model, fitted):
         return [*networks]
     both = [last, replace(last, stage="finetuned", result=replace(last.result, compact=tuned))]
-    judge, metric = Evaluator(held_out, precision="float32", task=run.parts.task), run.metric
+    judge = Evaluator(held_out.resident(), precision="float32", task=run.parts.task)
+    metric = run.metric
     measured = [
         replace(network, held_out_accuracy=judge.evaluate(network.result.compact))
         for network in both

@@ -102,9 +102,8 @@ def test_splits_that_fit_into_their_bound_are_held_and_others_read_again() -> No
     outputs = {}
     for mib in (0, 1):
         data.read = []
-        evaluator = Evaluator(
-            Stream(data, reading=Reading(workers=0, hold_mib=mib)), batch=10, precision="float32"
-        )
+        stream = Stream(data, reading=Reading(workers=0, hold_mib=mib))
+        evaluator = Evaluator(stream.resident(), batch=10, precision="float32")
         outputs[mib] = [evaluator.outputs(model) for _ in range(3)]
         # The first sample also tells the shape.
         assert data.read.count(5) == (3 if mib == 0 else 1)
@@ -274,6 +273,9 @@ def test_wrong_folders_and_data_sets_are_refused(
     (tmp_path / "val" / "class9").mkdir()
     with pytest.raises(ValueError, match="at least one image in each"):
         images()
+
+    with pytest.raises(ValueError, match=r"samples are a Stream, .* what its held\(\) returns"):
+        Split.of(Stream(Counted()))
 
     class Endless(IterableDataset[Tensor]):
         def __iter__(self) -> Iterator[Tensor]:
