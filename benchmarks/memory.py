@@ -46,7 +46,7 @@ VALIDATION = 256
 EPISODES = 5
 LIMIT_GIB = 8
 SETUP = (
-    f"Calibration on 256 and on 2,048 images; the episodes repair on 128 of them and are evaluated "
+    f"Calibration on 256 and on 2,048 images; the episodes repair on 64 of them and are evaluated "
     f"on {VALIDATION} others, which every evaluation reads again. Evaluation is one run of the "
     "network on as many images. MiB:"
 )
