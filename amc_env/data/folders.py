@@ -136,8 +136,8 @@ class FolderImages(TorchDataset[tuple[Tensor, int]]):
         return hashlib.blake2b(self._files[index].read_bytes(), digest_size=16).digest()
 
     def identity(self) -> bytes:
-        """A checksum of the names and sizes of all files."""
-        seen = hashlib.blake2b(digest_size=16)
+        """A checksum of the names and sizes of all files, and of the transform."""
+        seen = hashlib.blake2b(repr(self._transform).encode(), digest_size=16)
         for path in self._files:
             seen.update(f"{path.relative_to(self._root)} {path.stat().st_size}\n".encode())
         return seen.digest()

@@ -69,7 +69,12 @@ class Source(ABC):
 
     @abstractmethod
     def identity(self) -> Mapping[str, Tensor]:
-        """Tensors that tell these samples from others, for a checksum."""
+        """Tensors that tell these samples from others, as far as no stream is read for it."""
+
+    def content(self) -> Mapping[str, Tensor]:
+        """Tensors that only the same samples share; all samples of a stream are read for it."""
+        every = torch.frombuffer(bytearray(b"".join(self.digests)), dtype=torch.uint8)
+        return {**self.identity(), "digests": every}
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

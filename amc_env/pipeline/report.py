@@ -221,7 +221,7 @@ def _compared(env: ChannelPruningEnv, kept: Network, data: Dataset) -> list[Comp
 
 def _by_layer(run: Run, env: ChannelPruningEnv, kept: Network, data: Dataset) -> list[LayerLatency]:
     """The latencies of all layers of both networks, where a clock can be read between them."""
-    sample = first(data.test.inputs, 1)
+    sample = data.test.first(1)
     if not run.config.latency or not isinstance(sample, Tensor) or sample.device.type != "cpu":
         return []
     weights = {layer.weight: layer.name for layer in env.graph.layers if layer.weight}

@@ -314,7 +314,7 @@ class Pruner:
         }
         return scores, time.perf_counter() - started
 
-    def _key(self, samples: Split, task: Task, store: TensorStore) -> str | None:
+    def _key(self, samples: Source, task: Task, store: TensorStore) -> str | None:
         """All that scores and factors depend on; None where that is not known."""
         unknown = next((x for x in (self.criterion, task) if not is_known(x)), None)
         if unknown is not None:
