@@ -13,14 +13,16 @@ from amc_env.pipeline.together import launched
 from amc_env.studies.main import main as command
 
 ROOT = Path(__file__).resolve().parents[2]
-# LeNet-5 has no batch norm, whose statistics would be of a process's own images.
+# LeNet-5 has no batch norm, whose statistics would be of a process's own images. More steps for few
+# images would be another number: every process is left 8 images of a step.
 GIVEN = [
     "model=lenet5", "data=synthetic", "data.options.channels=1", "data.options.size=28",
     "data.options.classes=4", "data.options.train=120", "data.options.test=20",
     "agent=uniform", "search.episodes=1", "search.compare=[]", "split.calibration=40",
     "split.validation=30", "split.selection=20", "base.epochs=1", "adjust.epochs=1",
     "finetune.epochs=1", "env.precision=float32", "base.precision=float32",
-    "finetune.precision=float32", "latency=false", "report=false",
+    "finetune.precision=float32", "adjust.min_steps=1", "finetune.min_steps=1", "latency=false",
+    "report=false",
 ]  # fmt: skip
 
 
