@@ -5,10 +5,11 @@ with the parts of a tuple or list one by one, and with those of a mapping by the
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 Batch: TypeAlias = Tensor | Sequence["Batch"] | Mapping[str, "Batch"]
 B = TypeVar("B", bound=Batch)
@@ -128,3 +129,47 @@ def by_name(batch: Batch, prefix: str) -> dict[str, Tensor]:
         for key, part in parts
         for name, tensor in by_name(part, f"{prefix}.{key}").items()
     }
+
+
+class ReadBatches(Sequence[Batch]):
+    """Batches that are read whenever they are asked for, and held by whoever asks alone.
+
+    Args:
+        sizes: The number of samples of every batch.
+        read: Yields the batches of these numbers, one after the other.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], read: Callable[[Sequence[int]], Iterator[Batch]]
+    ) -> None:
+        self.sizes = list(sizes)
+        self._read = read
+
+    @override
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @override
+    def __iter__(self) -> Iterator[Batch]:
+        return self._read(range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "ReadBatches": ...
+
+    @override
+    def __getitem__(self, index: int | slice) -> "Batch | ReadBatches":
+        numbers = range(len(self))[index]
+        if isinstance(numbers, int):
+            return next(self._read([numbers]))
+        read, sizes = self._read, [self.sizes[number] for number in numbers]
+        return ReadBatches(sizes, lambda chosen: read([numbers[each] for each in chosen]))
+
+
+def sizes(batches: Sequence[Batch]) -> list[int]:
+    """The number of samples of every batch, for which none is read."""
+    if isinstance(batches, ReadBatches):
+        return batches.sizes
+    return [count(batch) for batch in batches]

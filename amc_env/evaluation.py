@@ -1,5 +1,6 @@
 """Outputs and the metric of networks on a fixed split: fast for rewards, exact for reports."""
 
+from collections.abc import Iterable
 from functools import partial
 from math import ceil
 from typing import get_args
@@ -7,16 +8,18 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from amc_env.batches import Batch, call, first, in_parts, joined, mapped, taken, tensors_in
+from amc_env.batches import Batch, call, in_parts, joined, mapped, taken, tensors_in
 from amc_env.calibration.hooks import evaluating
-from amc_env.data import Split
+from amc_env.data import Source, Split
 from amc_env.folding import Fold, folded
 from amc_env.precision import Choice, Format, Precision, fixed, measure
 from amc_env.tasks import Classification, Task
 
 
 class Evaluator:
-    """Computes the outputs of networks on one split, which is held in memory.
+    """Computes the outputs of networks on one split.
+
+    A stream is read again for every network; what its ``resident`` returns is held where it fits.
 
     Args:
         split: The samples.
@@ -38,7 +41,7 @@ class Evaluator:
 
     def __init__(
         self,
-        split: Split,
+        split: Source,
         *,
         batch: int = 100,
         precision: Precision | Choice = "auto",
@@ -56,7 +59,8 @@ class Evaluator:
         self.choice = precision if isinstance(precision, Choice) else fixed(precision)
         self._folds = folds
         self._batch = batch
-        self._inputs = (self.choice.format if self.choice else Format()).arrange(split.inputs)
+        self._inputs = split.inputs if isinstance(split, Split) else None
+        self._arrange_(self.choice.format if self.choice else Format())
 
     def whole_batches(self, samples: int) -> int:
         """The least number of first samples that is whole batches and at least ``samples``.
@@ -74,10 +78,14 @@ class Evaluator:
         Where both are whole batches, its batches are some of this one's, so the outputs are the
         same to the last bit.
         """
-        chosen = slice(start, stop)
-        labels = None if self.split.labels is None else taken(self.split.labels, chosen)
+        chosen, labels = slice(start, stop), self.split.labels
+        if self._inputs is None:
+            part = self.split.take(chosen)
+        else:
+            known = None if labels is None else taken(labels, chosen)
+            part = Split(inputs=taken(self._inputs, chosen), labels=known)
         return Evaluator(
-            Split(inputs=taken(self._inputs, chosen), labels=labels),
+            part,
             batch=self._batch,
             precision=self.choice or "auto",
             folds=self._folds,
@@ -94,8 +102,9 @@ class Evaluator:
             by_scores = not self.task.has_classes
             with evaluating(model):
                 run = partial(self._as_one, model)
-                self.choice = measure(run, first(self._inputs, self._batch), by_scores=by_scores)
-            self._inputs = self.choice.format.arrange(self._inputs)
+                few = self._arranged(self.split.first(self._batch))
+                self.choice = measure(run, few, by_scores=by_scores)
+            self._arrange_(self.choice.format)
         return self.choice
 
     def outputs(self, model: nn.Module) -> Batch:
@@ -108,7 +117,7 @@ class Evaluator:
         with evaluating(model):
             network = folded(model, self._folds)
         with evaluating(network), computing:
-            parts = [self._run(network, x) for x in in_parts(self._inputs, self._batch)]
+            parts = [self._run(network, x) for x in self._parts()]
         outputs = mapped(Tensor.float, joined(parts))
         self.task.check(outputs, self.split.labels)
         return outputs
@@ -116,6 +125,19 @@ class Evaluator:
     def evaluate(self, model: nn.Module) -> float:
         """The task's metric: of a classification, the share of samples of the right class."""
         return self.task.evaluate(self.outputs(model), self.split.labels)
+
+    def _parts(self) -> Iterable[Batch]:
+        """The inputs in batches, in the layout of the format."""
+        if self._inputs is not None:
+            return in_parts(self._inputs, self._batch)
+        return map(self._arranged, self.split.parts(self._batch))
+
+    def _arranged(self, batch: Batch) -> Batch:
+        return (self.choice.format if self.choice else Format()).arrange(batch)
+
+    def _arrange_(self, form: Format) -> None:
+        if self._inputs is not None:
+            self._inputs = form.arrange(self._inputs)
 
     def _run(self, model: nn.Module, batch: Batch) -> Batch:
         return self.task.tensors(call(model, batch))

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from torch import nn
 
-from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, Split
+from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData
 from amc_env.agents.episodes import Listener, SearchResult
 from amc_env.agents.progress import following
 from amc_env.agents.progress import progress as shown_progress
@@ -15,6 +15,7 @@ from amc_env.agents.searcher import Searcher
 from amc_env.agents.table import make_agent
 from amc_env.criteria import Criterion
 from amc_env.data import Samples
+from amc_env.data.splits import as_source
 from amc_env.metric import Metric
 from amc_env.rewards import Reward
 from amc_env.tasks import Task
@@ -76,10 +77,10 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
     if finalists < 1:
         raise ValueError(f"finalists is {finalists}; give at least 1")
     data = PruningData(
-        calibration=Split.of(calibration),
-        validation=Split.of(validation),
-        selection=Split.of(selection) if selection is not None else None,
-        test=Split.of(test) if test is not None else None,
+        calibration=as_source(calibration),
+        validation=as_source(validation),
+        selection=as_source(selection) if selection is not None else None,
+        test=as_source(test) if test is not None else None,
     )
     env = ChannelPruningEnv(
         model=model,

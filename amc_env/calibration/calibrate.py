@@ -4,8 +4,10 @@ For every layer that reads prunable channels the Gram matrix of its unfolded inp
 in float64, batch by batch, on the layer's device or, where that has no float64, on the CPU. No
 activation outlives its batch. The memory is therefore that of the matrices, 8 bytes times (inputs
 of a kernel) squared for each layer and convolution group, about half a gigabyte for unfolded rows,
-and what a run of one batch takes. The samples themselves are kept by reference. Feature maps are
-computed again, for one layer at a time, when a criterion asks for them.
+and what a run of one batch takes, however many samples there are. The samples themselves are kept
+by reference, or read again where they are a stream. Feature maps are computed again when a
+criterion asks for them, and are all that grows with the samples: those of one layer on all samples
+are held.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amc_env.batches import Batch, count, first_tensor
+from amc_env.batches import Batch, first_tensor, sizes
 from amc_env.calibration.feature_maps import feature_maps, map_gradients
 from amc_env.calibration.hooks import checked_batch, evaluating, listening, run
 from amc_env.calibration.rows import (
@@ -48,7 +50,7 @@ class Calibration:
     """
 
     model: nn.Module
-    batches: tuple[Batch, ...] = ()
+    batches: Sequence[Batch] = ()
     labels: Tensor | None = None
     task: Task = field(default_factory=Classification)
     grams: dict[str, Tensor] = field(default_factory=dict)
@@ -61,7 +63,7 @@ class Calibration:
     @property
     def samples(self) -> int:
         """How many samples there are."""
-        return sum(count(batch) for batch in self.batches)
+        return sum(sizes(self.batches))
 
     def known_labels(self) -> Tensor:
         """The classes of the samples.
@@ -97,7 +99,7 @@ class Calibration:
         Raises:
             ValueError: There are no samples or labels.
         """
-        labels = self.known_labels().split([count(batch) for batch in self.batches])
+        labels = self.known_labels().split(sizes(self.batches))
         for x, y in zip(self.batches, labels, strict=True):
             with evaluating(self.model), torch.enable_grad():
                 loss = partial(_cross_entropy, self.task, labels=y)
@@ -157,20 +159,21 @@ def calibrate(
         raise ValueError(f"{unknown[0]!r} is no convolution or linear layer of the model")
     sampling = sampling or RowSampling()
     sums = _Sums(sampling)
-    seen: list[Batch] = []
+    # Batches that can be read again are not held.
+    samples: Sequence[Batch] = batches if isinstance(batches, Sequence) else tuple(batches)
+    if not samples:
+        raise ValueError("there are no calibration samples; give at least one batch")
     with evaluating(model), listening({name: modules[name] for name in layers}, before=sums.add):
-        for batch in batches:
-            seen.append(checked_batch(batch))
+        for batch in samples:
+            checked_batch(batch)
             if layers:
                 run(model, batch)
-    if not seen:
-        raise ValueError("there are no calibration samples; give at least one batch")
     silent = [name for name in layers if name not in sums.grams]
     if silent:
         raise ValueError(f"layer {silent[0]!r} did not run on the calibration samples")
     return Calibration(
         model=model,
-        batches=tuple(seen),
+        batches=samples,
         labels=labels,
         task=task or Classification(),
         grams=sums.grams,

@@ -1,4 +1,4 @@
-"""Data sets of labelled images by name, normalised and held in memory.
+"""Data sets of labelled images by name, normalised; all but ``folder`` are held in memory.
 
 torchvision and scikit-learn take seconds to import. They are therefore imported inside the
 functions that read them, so that a run on other data does not wait for them.
@@ -15,7 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from amc_env.data.folders import Preparation, folder_streams
+from amc_env.data.sources import Source
 from amc_env.data.splits import Split, stratified_order
+from amc_env.data.streams import Reading
 from amc_env.data.yolo import read_yolo
 from amc_env.names import Kind
 
@@ -40,8 +43,8 @@ class Dataset:
             are reported as well; None if all are alike.
     """
 
-    train: Split
-    test: Split
+    train: Source
+    test: Source
     name: str = ""
     test_originals: Tensor | None = None
 
@@ -187,6 +190,51 @@ def image_folder(
     return Dataset(train=splits[0], test=splits[1])
 
 
+def folder(  # noqa: PLR0913 (options of a data set, all but one with defaults)
+    *,
+    path: str,
+    train: str = "train",
+    test: str = "val",
+    weights: str | None = None,
+    size: int = 224,
+    resize: int = 256,
+    mean: tuple[float, ...] = CIFAR_MEAN,
+    deviation: tuple[float, ...] = CIFAR_DEVIATION,
+    smallest_crop: float | None = 0.08,
+    workers: int | None = None,
+    hold_mib: int = Reading.hold_mib,
+) -> Dataset:
+    """The images of two folders in ``path``, each with a folder per class, read when needed.
+
+    Args:
+        path: The folder that holds both.
+        train: The folder of the training images.
+        test: The folder of the test images, which only the final report reads.
+        weights: As ``Preparation`` has it, and so on to ``smallest_crop``.
+        size: Height and width of what is read of an image.
+        resize: The length of the shorter side before that.
+        mean: Of each colour.
+        deviation: Of each colour.
+        smallest_crop: The least share of an image's area that a training reads.
+        workers: As ``Reading`` has it, as the next.
+        hold_mib: The most that a split held in memory takes.
+
+    Raises:
+        ValueError: A folder is missing, the two have different classes, or a number is wrong.
+    """
+    preparation = Preparation(
+        weights=weights,
+        size=size,
+        resize=resize,
+        mean=mean,
+        deviation=deviation,
+        smallest_crop=smallest_crop,
+    )
+    reading = Reading(workers=workers, hold_mib=hold_mib)
+    streams = folder_streams(Path(path), (train, test), preparation, reading)
+    return Dataset(train=streams[0], test=streams[1])
+
+
 def synthetic(
     *,
     classes: int = 20,
@@ -254,6 +302,7 @@ DATASETS: Mapping[str, Callable[..., Dataset]] = {
     "fashion_mnist": fashion_mnist,
     "arrays": arrays,
     "image_folder": image_folder,
+    "folder": folder,
     "synthetic": synthetic,
     "yolo": yolo,
 }

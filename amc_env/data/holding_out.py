@@ -2,15 +2,16 @@
 
 import torch
 
-from amc_env.data.splits import Split, draw
+from amc_env.data.sources import Source
+from amc_env.data.splits import draw
 
 # Images held out of fine-tuning: a tenth, but of few images at least so many, or a quarter.
 _HELD_OUT_AT_LEAST = 250
 
 
 def hold_out(
-    train: Split, *, calibration: int, validation: int, selection: int, seed: int
-) -> tuple[Split, Split]:
+    train: Source, *, calibration: int, validation: int, selection: int, seed: int
+) -> tuple[Source, Source]:
     """Training data in two parts: images to fine-tune on, and held-out images to judge by.
 
     The held-out images are those that ``PruningData.of_training`` draws with the same arguments for

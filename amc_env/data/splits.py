@@ -1,28 +1,31 @@
 """The samples that a search reads, and the test samples that it must never read."""
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from amc_env.batches import (
     Batch,
+    by_name,
     count,
+    first,
     first_tensor,
-    is_batch,
+    in_parts,
     joined,
     moved,
     taken,
     tensors_in,
 )
+from amc_env.data.sources import Source, check_inputs, digests_of, pair_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Split:
+class Split(Source):
     """Samples with their labels, held in memory.
 
     Attributes:
@@ -37,7 +40,7 @@ class Split:
     labels: Batch | None = None
 
     def __post_init__(self) -> None:
-        _check_inputs(self.inputs)
+        check_inputs(self.inputs)
         for labels in tensors_in(self.labels):
             if labels.dim() == 0 or len(labels) != len(self):
                 raise ValueError(
@@ -45,48 +48,57 @@ class Split:
                     f"{len(self)} samples"
                 )
 
+    @override
     def __len__(self) -> int:
         return count(self.inputs)
 
     @property
+    @override
     def device(self) -> torch.device:
-        """Where the samples are."""
         return first_tensor(self.inputs).device
 
-    @property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes of one sample's inputs."""
-        return tuple(tuple(x.shape[1:]) for x in tensors_in(self.inputs))
-
-    @property
-    def strata(self) -> Tensor:
-        """The class of each sample, (samples,), where labels are classes; 0 for all elsewhere."""
-        labels = self.labels
-        if isinstance(labels, Tensor) and labels.dim() == 1 and not _is_real(labels):
-            return labels
-        return torch.zeros(len(self), dtype=torch.long, device=self.device)
-
     @cached_property
+    @override
     def digests(self) -> tuple[bytes, ...]:
-        """A checksum of each sample's inputs, which only equal samples share."""
-        each = [x.detach().cpu().float() for x in tensors_in(self.inputs)]
-        rows = [x.reshape(len(self), -1).contiguous().numpy() for x in each]
-        return tuple(
-            hashlib.blake2b(b"".join(row.tobytes() for row in own), digest_size=16).digest()
-            for own in zip(*rows, strict=True)
-        )
+        return digests_of(self.inputs)
 
+    @override
     def take(self, index: Tensor | slice) -> "Split":
-        """Some of the samples."""
         labels = None if self.labels is None else taken(self.labels, index)
         return Split(inputs=taken(self.inputs, index), labels=labels)
 
+    @override
     def to(self, device: torch.device | str) -> "Split":
-        """The samples on a device; this split itself if they are on it already."""
         inputs = moved(self.inputs, device)
         labels = None if self.labels is None else moved(self.labels, device)
         is_there = inputs is self.inputs and labels is self.labels
         return self if is_there else Split(inputs=inputs, labels=labels)
+
+    @override
+    def first(self, samples: int) -> Batch:
+        return first(self.inputs, samples)
+
+    @override
+    def parts(self, size: int) -> Sequence[Batch]:
+        return in_parts(self.inputs, size)
+
+    @override
+    def batches(
+        self, chosen: Sequence[Tensor], generator: torch.Generator
+    ) -> Iterator[tuple[Batch, Batch | None]]:
+        for index in chosen:
+            there = index.to(self.device)
+            labels = None if self.labels is None else taken(self.labels, there)
+            yield taken(self.inputs, there), labels
+
+    @override
+    def resident(self) -> "Split":
+        return self
+
+    @override
+    def identity(self) -> Mapping[str, Tensor]:
+        labels = {} if self.labels is None else by_name(self.labels, "labels")
+        return {**by_name(self.inputs, "inputs"), **labels}
 
     @classmethod
     def of(cls, samples: "Samples") -> "Split":
@@ -102,8 +114,13 @@ class Split:
         """
         if isinstance(samples, Split):
             return samples
-        alone = _pair(samples)
-        pairs = [alone] if alone else [_pair(batch) for batch in samples]
+        if isinstance(samples, Source):
+            raise ValueError(
+                f"samples are a {type(samples).__name__}, which is no split in memory; give what "
+                "its held() returns"
+            )
+        alone = pair_of(samples)
+        pairs = [alone] if alone else [pair_of(batch) for batch in samples]
         known = [pair for pair in pairs if pair]
         labels = [labels for _, labels in known if labels is not None]
         if not known or len(known) < len(pairs) or len(labels) not in (0, len(pairs)):
@@ -116,7 +133,16 @@ class Split:
         )
 
 
-Samples = Split | Batch | tuple[Batch, Batch] | Iterable[Any]
+def as_source(samples: "Samples") -> Source:
+    """The samples of a search: a split or a stream as it is, others as ``Split.of`` takes them.
+
+    Raises:
+        ValueError: They are nothing of this.
+    """
+    return samples if isinstance(samples, Source) else Split.of(samples)
+
+
+Samples = Source | Batch | tuple[Batch, Batch] | Iterable[Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,11 +162,11 @@ class PruningData:
             compared with the other splits, so that shared samples are refused.
     """
 
-    calibration: Split
-    validation: Split
-    selection: Split | None = None
-    adjustment: Split | None = None
-    test: Split | None = None
+    calibration: Source
+    validation: Source
+    selection: Source | None = None
+    adjustment: Source | None = None
+    test: Source | None = None
 
     def __post_init__(self) -> None:
         splits = self._splits()
@@ -165,9 +191,9 @@ class PruningData:
     @classmethod
     def of_training(  # noqa: PLR0913 (every split has a size, and all have defaults)
         cls,
-        train: Split,
+        train: Source,
         *,
-        test: Split | None = None,
+        test: Source | None = None,
         calibration: int = 300,
         validation: int = 5000,
         selection: int = 1000,
@@ -199,12 +225,12 @@ class PruningData:
         return cls(**splits, test=test)
 
     @property
-    def judging(self) -> Split:
+    def judging(self) -> Source:
         """The samples on which the best policies are compared: selection, or else validation."""
         return self.validation if self.selection is None else self.selection
 
     @property
-    def adjusting(self) -> Split:
+    def adjusting(self) -> Source:
         """The samples that the network that is kept is adjusted on: adjustment, or calibration."""
         return self.calibration if self.adjustment is None else self.adjustment
 
@@ -214,7 +240,7 @@ class PruningData:
         moved = {name: split.to(device) for name, split in own.items()}
         return self if moved == own else PruningData(**moved)
 
-    def _splits(self) -> dict[str, Split]:
+    def _splits(self) -> dict[str, Source]:
         named = {
             "calibration": self.calibration,
             "validation": self.validation,
@@ -275,12 +301,12 @@ def stratified_order(labels: Tensor, *, seed: int) -> Tensor:
     return places.argsort(stable=True)
 
 
-def _shared(first: Split | None, second: Split) -> int:
+def _shared(first: Source | None, second: Source) -> int:
     """How many different samples are in both splits."""
     return len({*first.digests} & {*second.digests}) if first is not None else 0
 
 
-def _without(split: Split, digests: set[bytes]) -> Split:
+def _without(split: Source, digests: set[bytes]) -> Source:
     """The samples of a split whose checksums are not among these."""
     own = [index for index, digest in enumerate(split.digests) if digest not in digests]
     if not own:
@@ -289,53 +315,3 @@ def _without(split: Split, digests: set[bytes]) -> Split:
             "validation sample; give training data without copies, or ask for no selection samples"
         )
     return split.take(torch.tensor(own)) if len(own) < len(split) else split
-
-
-def _is_real(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _check_inputs(inputs: object) -> None:
-    """Refuse inputs that are no samples, or hold values that are no numbers."""
-    if not is_batch(inputs):
-        raise ValueError(
-            f"inputs are a {type(inputs).__name__}; give a tensor (samples, ...), or a tuple or "
-            "mapping of such tensors"
-        )
-    each = list(tensors_in(inputs))
-    # A further input may be a number for each sample, or whole numbers.
-    for x in each:
-        is_alone = len(each) == 1 and (x.dim() < 2 or not _is_real(x))
-        if is_alone or x.dim() == 0 or x.numel() == 0:
-            raise ValueError(
-                f"inputs have the shape {tuple(x.shape)} and type {x.dtype}; "
-                "give floating point (samples, ...) with at least one sample"
-            )
-    if len({len(x) for x in each}) > 1:
-        raise ValueError(
-            f"inputs are of {' and '.join(str(len(x)) for x in each)} samples; give all for the "
-            "same samples"
-        )
-    for x in each:
-        bad = ~x.flatten(1).isfinite().all(1) if x.dim() > 1 else ~x.isfinite()
-        if bad.any():
-            raise ValueError(
-                f"sample {int(bad.nonzero()[0])} holds NaN or infinite values; leave it out"
-            )
-
-
-def _pair(value: object) -> tuple[Batch, Batch | None] | None:
-    """The inputs and labels of a batch of samples; None if it is none."""
-    if isinstance(value, Tensor):
-        return value, None
-    if isinstance(value, Mapping) and is_batch(value):
-        inputs = {name: part for name, part in value.items() if name != "labels"}
-        return inputs, value.get("labels")
-    if isinstance(value, tuple | list) and len(value) == 2 and all(map(is_batch, value)):
-        inputs, labels = value
-        # Two batches of a loader, each a pair or a mapping of the same names, are no pair.
-        is_second = isinstance(labels, Mapping) and isinstance(inputs, Mapping)
-        if isinstance(labels, tuple | list) or (is_second and labels.keys() == inputs.keys()):
-            return None
-        return inputs, labels
-    return None

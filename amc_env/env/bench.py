@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from amc_env.batches import Batch, count, first
-from amc_env.data import Split
+from amc_env.data import Source
 from amc_env.evaluation import Evaluator
 from amc_env.rewards import NetworkLayers, RewardContext
 from amc_env.structure import ChannelGraph
@@ -28,7 +28,7 @@ class Bench:
         evaluator: Evaluator,
         *,
         layers: NetworkLayers,
-        mapped: Split,
+        mapped: Source,
         seed: int,
     ) -> None:
         self.evaluator = evaluator

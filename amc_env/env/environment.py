@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
-from amc_env.batches import Batch, first
+from amc_env.batches import Batch
 from amc_env.criteria import Criterion, make_criterion
-from amc_env.data import PruningData, Split
+from amc_env.data import PruningData, Source
 from amc_env.env.bench import Bench
 from amc_env.env.budget import Budget, BudgetKeeper
 from amc_env.env.observation import Observer, feature_names, macs_by_layer
@@ -108,7 +108,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         # The graph refuses a model without parameters.
         self.data = data = data.to(next((p.device for p in model.parameters()), "cpu"))
         self._check_labels(ranks)
-        example = first(data.calibration.inputs, 2)
+        example = data.calibration.first(2)
         self.graph = ChannelGraph(
             model,
             example,
@@ -122,7 +122,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         # A run over a whole split takes long. The sample with the greatest label is enough to find
         # out whether the network runs and has a score for every class.
         for split in (data.validation, data.judging):
-            one = split.take(_greatest_label(split))
+            one = split.with_greatest_label()
             Evaluator(one, precision="float32", task=self.task).outputs(model)
         self._folds = folds_of(model, example)
         self._choice = self._chosen(model)
@@ -470,16 +470,16 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             self._memory("format of evaluations", lambda: asdict(evaluator.choose(model)))
         )
 
-    def _evaluator(self, split: Split) -> Evaluator:
+    def _evaluator(self, split: Source) -> Evaluator:
         return Evaluator(
-            split,
+            split.resident(),
             batch=self.settings.evaluation_batch,
             precision=self._choice,
             folds=self._folds,
             task=self.task,
         )
 
-    def _bench(self, evaluator: Evaluator, *, mapped: Split) -> Bench:
+    def _bench(self, evaluator: Evaluator, *, mapped: Source) -> Bench:
         seed = self.settings.seed
         return Bench(self.graph, evaluator, layers=self._layers, mapped=mapped, seed=seed)
 
@@ -512,11 +512,3 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         """The greatest reward that the samples without outputs still leave possible."""
         whole = self.context(compact, counts)
         return upper_bound(self._reward, whole, outputs)
-
-
-def _greatest_label(split: Split) -> slice:
-    """The sample with the greatest label, or the first where labels are no single tensor."""
-    labels, at = split.labels, 0
-    if isinstance(labels, Tensor):
-        at = int(labels.reshape(len(labels), -1).amax(1).argmax())
-    return slice(at, at + 1)

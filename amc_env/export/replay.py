@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from amc_env.batches import Batch, count, taken
+from amc_env.batches import Batch
 from amc_env.data.datasets import Dataset, arrays, image_folder, load_dataset
 from amc_env.export.loading import original_network, source_of
 from amc_env.models import load_checkpoint_
@@ -22,9 +22,9 @@ def images_of(data: str, number: int) -> Batch:
     Raises:
         ValueError: The data does not exist or cannot be read.
     """
-    inputs = _dataset(data).train.inputs
-    order = torch.randperm(count(inputs), generator=torch.Generator().manual_seed(0))
-    return taken(inputs, order[:number])
+    train = _dataset(data).train
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    return train.take(order[:number]).first(number)
 
 
 def replay(

@@ -38,7 +38,7 @@ class Examiner:
     """Runs networks on the test data, in full precision."""
 
     def __init__(self, data: Dataset, task: Task) -> None:
-        self._evaluator = Evaluator(data.test, precision="float32", task=task)
+        self._evaluator = Evaluator(data.test.resident(), precision="float32", task=task)
         self._originals = data.test_originals
         self._labels = self._evaluator.split.labels
 

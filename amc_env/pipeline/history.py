@@ -6,9 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import Tensor, nn
 
-from amc_env.batches import by_name
 from amc_env.checksums import checksum
-from amc_env.data import Split
+from amc_env.data import Source
 from amc_env.pipeline.run import Run
 from amc_env.pipeline.screen import say
 
@@ -32,15 +31,14 @@ def note_start_(run: Run) -> None:
         )
 
 
-def check_same(run: Run, model: nn.Module, train: Split) -> None:
+def check_same(run: Run, model: nn.Module, train: Source) -> None:
     """Refuse to go on with another network or other data than the run began with.
 
     Raises:
         ValueError: They are others.
     """
     weights = {name: x for name, x in model.state_dict().items() if isinstance(x, Tensor)}
-    labels = {} if train.labels is None else by_name(train.labels, "labels")
-    now = checksum({}, {**by_name(train.inputs, "inputs"), **labels, **weights})
+    now = checksum({}, {**train.identity(), **weights})
     if run.journal("network and training data", lambda: now) != now:
         raise ValueError(
             f"the network or the training data is not the one that the run in {run.folder.path} "

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from amc_env import ChannelGraph, ChannelGroup, ChannelPruningEnv, Policy
-from amc_env.batches import first
 from amc_env.calibration import Calibration
 from amc_env.criteria import Criterion
 from amc_env.data.datasets import Dataset
@@ -99,7 +98,7 @@ class _Rounds:
     def __init__(self, run: Run, env: ChannelPruningEnv, found: Network, data: Dataset) -> None:
         self._run, self._env, self._found = run, env, found
         self._fitted, held_out = stages.fine_tuning_split(run, data)
-        self._judge = Evaluator(held_out, precision="float32", task=env.task)
+        self._judge = Evaluator(held_out.resident(), precision="float32", task=env.task)
         self._iterations: list[Iteration] = []
 
     def run_(self) -> Network:
@@ -131,7 +130,7 @@ class _Rounds:
         return Pruner(
             ChannelGraph(
                 stand.network,
-                first(env.data.calibration.inputs, 2),
+                env.data.calibration.first(2),
                 ignore=settings.ignore,
                 round_to=env.graph.round_to,
             ),

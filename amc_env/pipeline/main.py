@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from amc_env.pipeline import CONFIGS
+from amc_env.pipeline import CONFIGS, together
 from amc_env.pipeline.command import INTERRUPTED, Job, read_jobs, refuse, run_jobs
 from amc_env.pipeline.help_text import help_text
 
@@ -13,11 +13,18 @@ def main(arguments: list[str]) -> int:
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write(help_text(CONFIGS))
         return 0
+    if together.is_follower():
+        return together.follow()
     try:
         jobs = read_jobs(arguments, CONFIGS)
     except ValueError as error:
         return refuse(str(error))
-    return run_jobs(jobs, run_job)
+    together.begin()
+    status = run_jobs(jobs, run_job)
+    # After a failure in the middle of a training the others still wait in it; torchrun ends them.
+    if not status:
+        together.dismiss()
+    return status
 
 
 def run_job(job: Job) -> int:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from amc_env import ChannelPruningEnv
 from amc_env.agents import SearchResult
-from amc_env.batches import first
 from amc_env.data.datasets import Dataset
 from amc_env.latency import latencies_ms
 from amc_env.latency.comparison import Compared, cells, compare, runtimes_for, with_prediction
@@ -80,7 +79,7 @@ def finish(
         others = [_row(env, exact, network) for network in rivals]
         rows = [base, *own, *others, *(_masked_row(exact, network) for network in masked)]
         models = [row.model for row in rows]
-        latencies = latencies_ms(models, first(data.test.inputs, _LATENCY_BATCH))
+        latencies = latencies_ms(models, data.test.first(_LATENCY_BATCH))
         compared = _compared(env, kept, data) if run.config.latency else []
     exported = next(row for row in own if row.is_kept)
     write_network(
@@ -204,7 +203,7 @@ def command_for(agent: str, overrides: Sequence[str]) -> str:
 
 def _compared(env: ChannelPruningEnv, kept: Network, data: Dataset) -> list[Compared]:
     """The latencies of the original and the exported network under several conditions."""
-    networks, sample = [env.graph.model, kept.result.compact], first(data.test.inputs, 1)
+    networks, sample = [env.graph.model, kept.result.compact], data.test.first(1)
     found: list[Compared] = []
     if not isinstance(sample, Tensor):
         say("latencies are not compared, because the network takes several inputs")
@@ -222,7 +221,7 @@ def _compared(env: ChannelPruningEnv, kept: Network, data: Dataset) -> list[Comp
 
 def _by_layer(run: Run, env: ChannelPruningEnv, kept: Network, data: Dataset) -> list[LayerLatency]:
     """The latencies of all layers of both networks, where a clock can be read between them."""
-    sample = first(data.test.inputs, 1)
+    sample = data.test.first(1)
     if not run.config.latency or not isinstance(sample, Tensor) or sample.device.type != "cpu":
         return []
     weights = {layer.weight: layer.name for layer in env.graph.layers if layer.weight}

@@ -12,27 +12,24 @@ from amc_env import ChannelGraph, ChannelPruningEnv, Policy, PruningData
 from amc_env.agents import Episode, SearchResult
 from amc_env.agents.episodes import Listener
 from amc_env.agents.progress import following
-from amc_env.batches import first, first_tensor
-from amc_env.data import Split
+from amc_env.data import Source
 from amc_env.data.datasets import DATASET, Dataset
 from amc_env.data.holding_out import hold_out
 from amc_env.env.budget import BudgetKeeper
 from amc_env.env.realise import adjustment, nearer
 from amc_env.evaluation import Evaluator
-from amc_env.models import MODELS, load_checkpoint_
-from amc_env.models.lookup import MODEL
+from amc_env.models import load_checkpoint_
 from amc_env.pipeline import history
 from amc_env.pipeline.config import RunConfig
 from amc_env.pipeline.failures import explained
 from amc_env.pipeline.folder import RunFolder
 from amc_env.pipeline.journal import Journal
+from amc_env.pipeline.networks import network_of, source_of
 from amc_env.pipeline.run import Network, Run, Stage, choose, write_network
 from amc_env.pipeline.screen import progress, say, working
 from amc_env.pipeline.trainings import memory_for, train_
 from amc_env.pipeline.trials import check_storage, mirror
-from amc_env.policy import ModelSource
 from amc_env.repair.pruner import checked_labels
-from amc_env.tasks import Task
 from amc_env.training import DivergedError, Training
 from amc_env.trust import spread_policies
 
@@ -65,8 +62,8 @@ def base_model(run: Run) -> tuple[nn.Module, Dataset]:
     """
     config = run.config
     data = config.data.make(DATASET).to(config.device)
-    run.source = _source(config, data, run.parts.task)
-    model = _network(config, run.source).to(config.device).eval()
+    run.source = source_of(config, data, run.parts.task)
+    model = network_of(config, run.source).to(config.device).eval()
     if config.model.checkpoint:
         load_checkpoint_(model, Path(config.model.checkpoint))
     with working("analysing the network"):
@@ -222,7 +219,8 @@ def finetune(
     if not finetune_(run, tuned, env.graph.model, fitted):
         return [*networks]
     both = [last, replace(last, stage="finetuned", result=replace(last.result, compact=tuned))]
-    judge, metric = Evaluator(held_out, precision="float32", task=run.parts.task), run.metric
+    judge = Evaluator(held_out.resident(), precision="float32", task=run.parts.task)
+    metric = run.metric
     measured = [
         replace(network, held_out_accuracy=judge.evaluate(network.result.compact))
         for network in both
@@ -235,7 +233,7 @@ def finetune(
     return [*networks[:-1], *measured]
 
 
-def fine_tuning_split(run: Run, data: Dataset) -> tuple[Split, Split]:
+def fine_tuning_split(run: Run, data: Dataset) -> tuple[Source, Source]:
     """Training images to fine-tune on, and others to compare networks on."""
     split = run.config.split
     return hold_out(
@@ -316,7 +314,7 @@ def _adjusted(
 
 
 def finetune_(
-    run: Run, network: nn.Module, teacher: nn.Module, fitted: Split, *, name: str = "finetune"
+    run: Run, network: nn.Module, teacher: nn.Module, fitted: Source, *, name: str = "finetune"
 ) -> bool:
     """Train a network as the run fine-tunes; whether at least one epoch was finished.
 
@@ -390,8 +388,7 @@ def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
         )
     # All budgets of a run have the same table.
     multiple = settings.multiple(next(iter(run.parts.budgets.values())))
-    few = first(samples.inputs, 2)
-    graph = ChannelGraph(model, few, ignore=settings.ignore, round_to=multiple)
+    graph = ChannelGraph(model, samples.first(2), ignore=settings.ignore, round_to=multiple)
     for budget in run.parts.budgets.values():
         keeper = BudgetKeeper(graph, budget, min_keep=settings.min_keep, max_keep=settings.max_keep)
         if tried:
@@ -399,28 +396,5 @@ def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
     task = run.parts.task
     task.check_labels(samples.labels, samples=len(samples))
     checked_labels(run.parts.criterion, samples, task)
-    Evaluator(samples, precision="float32", task=task).outputs(model)
-
-
-def _source(config: RunConfig, data: Dataset, task: Task) -> ModelSource:
-    """What builds the network; a network of this package is made to fit the data."""
-    section = config.model
-    name = section.target or section.name or ""
-    if section.target or name not in MODELS:
-        return ModelSource(name=name, options=section.options)
-    if not task.has_classes and "num_classes" not in section.options:
-        raise ValueError(
-            f"the model {name} gives class scores, but the task {task.name} has no class for each "
-            "sample; give a network of its own by model._target_, or the number of outputs as "
-            "model.options.num_classes"
-        )
-    channels = first_tensor(data.train.inputs).shape[1]
-    fitting = {"num_classes": data.classes, "in_channels": channels}
-    return ModelSource(name=name, options={**fitting, **section.options})
-
-
-def _network(config: RunConfig, source: ModelSource) -> nn.Module:
-    """The network, with fresh weights where it is one of this package's."""
-    if config.model.target or source.name not in MODELS:
-        return config.model.make(MODEL)
-    return MODEL.make(source.name, {"seed": config.seed, **source.options})
+    # Whether there is a score for every class, the sample with the greatest label tells alone.
+    Evaluator(samples.with_greatest_label(), precision="float32", task=task).outputs(model)

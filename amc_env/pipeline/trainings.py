@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from amc_env.checksums import checksum
 from amc_env.memory import Compute, Memory
+from amc_env.pipeline import together
 from amc_env.pipeline.run import Run
 from amc_env.pipeline.screen import progress, say
 from amc_env.pipeline.sealed import PREVIOUS, read_sealed, write_sealed
@@ -54,6 +55,7 @@ def train_(run: Run, name: str, training: Training, *, title: str) -> None:
             _write(training, path, start)
             advance(f"loss {loss:.4f}")
 
+        together.share(training)
         training.run_(tell)
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amc_env.batches import by_name, call, first, tensors_in
+from amc_env.batches import call, tensors_in
 from amc_env.calibration.hooks import evaluating
 from amc_env.checksums import checksum
-from amc_env.data import Split
+from amc_env.data import Source
 from amc_env.devices import solving_device
 from amc_env.repair.layer_plan import parted
 from amc_env.repair.least_squares import Factors, NormalEquations, Problem
@@ -90,7 +90,7 @@ def is_known(part: object) -> bool:
 
 
 def preparation_key(
-    graph: ChannelGraph, samples: Split, parts: Sequence[Any], settings: Mapping[str, object]
+    graph: ChannelGraph, samples: Source, parts: Sequence[Any], settings: Mapping[str, object]
 ) -> str:
     """What a preparation depends on, as a checksum.
 
@@ -102,14 +102,12 @@ def preparation_key(
     """
     model = graph.model
     weights = {n: x for n, x in model.state_dict().items() if isinstance(x, Tensor)}
-    labels = samples.labels if isinstance(samples.labels, Tensor) else None
     # Two networks of the same weights may still differ in their code, which their outputs tell.
     with evaluating(model):
-        few = call(model, first(samples.inputs, _FEW))
+        few = call(model, samples.first(_FEW))
     tensors = {
         **weights,
-        **by_name(samples.inputs, "inputs"),
-        **({} if labels is None else {"labels": labels}),
+        **samples.content(),
         **{f"output {number}": x for number, x in enumerate(tensors_in(few))},
     }
     groups = [(g.name, g.channels, [m.module for m in g.consumers]) for g in graph.groups]

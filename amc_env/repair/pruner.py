@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from amc_env.batches import Batch, first, first_tensor, in_parts, joined
+from amc_env.batches import Batch, first_tensor, in_parts
 from amc_env.calibration import Calibration, calibrate
 from amc_env.calibration.rows import RowSampling
 from amc_env.criteria import Criterion, channel_scores
 from amc_env.criteria.ranking import ranking
-from amc_env.data import Split
+from amc_env.data import Source
 from amc_env.names import check_name
 from amc_env.precision import Format
 from amc_env.repair.norms import has_running_norms, reestimate_norms_
@@ -138,7 +138,7 @@ class Pruner:
     def __init__(  # noqa: PLR0913 (a store is no setting)
         self,
         graph: ChannelGraph,
-        samples: Split,
+        samples: Source,
         criterion: Criterion,
         *,
         repair: RepairSettings | None = None,
@@ -159,14 +159,15 @@ class Pruner:
             )
         self._sampling = RowSampling(positions=self.repair.sampled_positions, seed=self.repair.seed)
         self._norm_format = norm_format or Format()
-        few = first(samples.inputs, self.repair.norm_samples)
+        self._samples = samples
+        few = samples.first(self.repair.norm_samples)
         self._norm_samples = self._norm_format.arrange(few)
         key = self._key(samples, task, store) if store else None
         known = Preparation.read(store, key, graph) if store and key else None
         needs_grams = known is None and (self.repair.is_on or criterion.needs_grams)
         self.calibration: Calibration = calibrate(
             graph.model,
-            in_parts(samples.inputs, self.repair.calibration_batch),
+            samples.parts(self.repair.calibration_batch),
             layers=repaired_layers(graph) if needs_grams else (),
             labels=labels,
             task=task,
@@ -273,9 +274,9 @@ class Pruner:
         if count is None or count >= self.calibration.samples:
             return self._final_repair
         batch = self.repair.calibration_batch
-        return self._sequential_repair(
-            in_parts(first(joined(self.calibration.batches), count), batch), only_readers=True
-        )
+        # Of a stream too: they are run in every episode.
+        few = in_parts(self._samples.first(count), batch)
+        return self._sequential_repair(few, only_readers=True)
 
     def _sequential_repair(
         self, batches: Sequence[Batch], *, only_readers: bool = False
@@ -313,7 +314,7 @@ class Pruner:
         }
         return scores, time.perf_counter() - started
 
-    def _key(self, samples: Split, task: Task, store: TensorStore) -> str | None:
+    def _key(self, samples: Source, task: Task, store: TensorStore) -> str | None:
         """All that scores and factors depend on; None where that is not known."""
         unknown = next((x for x in (self.criterion, task) if not is_known(x)), None)
         if unknown is not None:
@@ -346,7 +347,7 @@ class Pruner:
             reestimate_norms_(compact, [samples])
 
 
-def checked_labels(criterion: Criterion, samples: Split, task: Task) -> Tensor | None:
+def checked_labels(criterion: Criterion, samples: Source, task: Task) -> Tensor | None:
     """The classes of calibration samples; None where they have none and the criterion needs none.
 
     Raises:

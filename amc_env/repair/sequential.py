@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from amc_env.batches import Batch, call, count, joined
+from amc_env.batches import Batch, call, joined, sizes
 from amc_env.calibration.hooks import EnoughError, evaluating, listening, run_until_enough
 from amc_env.calibration.rows import RowSampling, kernel_first, rows_at, samples_at_once
 from amc_env.devices import solving_device
@@ -170,7 +170,7 @@ class _Run:
         layers = {name: job.layer for name, job in self._jobs.items()}
         self._follower = Follower(layers, self._end)
         with listening(layers, before=self._arrive, after=self._leave), self._follower:
-            together = joined(self._batches[: self._targets.together])
+            together = joined([*self._batches[: self._targets.together]])
             call(self._compact, Format().arrange(together))
             # Outputs of the network itself are read by no function.
             self._follower.end()
@@ -230,10 +230,10 @@ class _Run:
 
     def _split(self, maps: Tensor) -> list[Tensor]:
         """Maps of the run of the held samples, as if their batches had run by turns."""
-        sizes = [count(batch) for batch in self._batches[: self._targets.together]]
+        counts = sizes(self._batches[: self._targets.together])
         # A model may have split each sample into several.
-        each = len(maps) // sum(sizes)
-        return list(maps.split([each * size for size in sizes]))
+        each = len(maps) // sum(counts)
+        return list(maps.split([each * number for number in counts]))
 
     def _add(
         self,

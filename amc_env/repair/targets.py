@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from amc_env.batches import Batch, count
+from amc_env.batches import Batch, sizes
 from amc_env.calibration.hooks import EnoughError, listening, run_until_enough
 from amc_env.precision import Format
 from amc_env.repair.shortcuts import shortcuts
@@ -60,7 +60,7 @@ class Targets:
         each = 2 if match_sums else 1
         numbers = {name: each * survey.numbers(name, places[0][name]) for name in survey.solvable()}
         self.together = _fitting(batches, max([survey.largest, *numbers.values()]))
-        samples = sum(count(batch) for batch in batches[: self.together])
+        samples = sum(sizes(batches[: self.together]))
         self._rounds = list(_rounds({name: n * samples for name, n in numbers.items()}))
         self._held: dict[str, list[Target]] = {}
 
@@ -119,8 +119,8 @@ def map_rows(layer: nn.Module, maps: Tensor, positions: Tensor | None) -> Tensor
 def _fitting(batches: Sequence[Batch], numbers: int) -> int:
     """How many batches from the first on fit into the limit, at so many numbers for one sample."""
     held = total = 0
-    for batch in batches:
-        total += numbers * count(batch)
+    for size in sizes(batches):
+        total += numbers * size
         if held and total > _LIMIT:
             break
         held += 1

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from amc_env.batches import Batch, first
+from amc_env.batches import Batch
 from amc_env.calibration.feature_maps import feature_maps
 from amc_env.calibration.hooks import evaluating
-from amc_env.data import Split
+from amc_env.data import Source
 from amc_env.devices import with_float64
 from amc_env.evaluation import Evaluator
 from amc_env.rewards.layers import LayerChoice, NetworkLayers
@@ -45,7 +45,7 @@ class RewardContext:
     original: nn.Module
     evaluator: Evaluator
     original_outputs: Batch
-    calibration: Split
+    calibration: Source
     layers: NetworkLayers
     counts: Mapping[str, int]
     cost: Cost
@@ -97,7 +97,7 @@ class RewardContext:
             maps = feature_maps(
                 self.compact,
                 self.layers.chosen(layers),
-                first(self.calibration.inputs, samples),
+                self.calibration.first(samples),
                 before_activation=before_activation,
             )
         return [with_float64(x) for x in maps.values()]

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Sequence
 
 from amc_env.pipeline import main as runs
+from amc_env.pipeline import together
 from amc_env.pipeline.command import refuse
 from amc_env.pipeline.resume import folder_to_resume
 from amc_env.studies import PLAN_FILE
@@ -13,6 +14,8 @@ def main(arguments: list[str]) -> int:
     """Run what the arguments ask for; the exit status."""
     if not is_study(arguments):
         return runs.main(arguments)
+    if together.launched() > 1:
+        return refuse("torchrun trains single runs together, and no studies; start it without")
     # What only studies need is imported here, and PyTorch, which takes seconds, after the check.
     from amc_env.studies.plan import read_plan
 

@@ -37,7 +37,8 @@ def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="data set 'arrays' needs the option path"):
         load_dataset("arrays")
     downloaded = {"cifar10", "cifar100", "mnist", "fashion_mnist"}
-    assert set(DATASETS) == {"digits", "arrays", "image_folder", "synthetic", "yolo", *downloaded}
+    folders = {"image_folder", "folder", "yolo"}
+    assert set(DATASETS) == {"digits", "arrays", "synthetic", *folders, *downloaded}
 
 
 def write_image(path: Path, colour: tuple[int, int, int], size: tuple[int, int]) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc_env.batches import first
 from amc_env.calibration.feature_maps import feature_maps
 from amc_env.calibration.hooks import evaluating
 from amc_env.criteria.maps import hrank
@@ -105,7 +104,7 @@ def _weight(model: nn.Module, name: str) -> Tensor:
 
 @torch.no_grad()
 def _measured(bench: Bench, name: str, samples: int) -> dict[str, list[float]]:
-    model, batch = bench.env.graph.model, first(bench.env.data.calibration.inputs, samples)
+    model, batch = bench.env.graph.model, bench.env.data.calibration.first(samples)
     with evaluating(model):
         maps = with_float64(feature_maps(model, [name], batch)[name])
     measured = {

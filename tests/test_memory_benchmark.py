@@ -1,0 +1,43 @@
+"""The memory of a search on a folder does not grow with its images, as the benchmark shows it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.images import write_folder
+from benchmarks.memory import CALIBRATION, EVALUATION, PLAYED, page, read
+
+ROOT = Path(__file__).resolve().parent.parent
+FEW, MANY = 64, 1024
+# What so many images of 64 pixels take, of which a quarter must not be seen.
+HELD_MIB = (MANY - FEW) * 3 * 64**2 * 4 / 2**20
+
+
+@pytest.mark.slow
+def test_peaks_do_not_grow_with_the_images(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"train": 256 + MANY, "val": 4}, classes=4, size=(80, 80))
+    for part in ("search", EVALUATION):
+        for images in (FEW, MANY):
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.memory", "--part", part, "--folder", tmp_path,
+                 "--images", str(images), "--network", "mobilenet_v2", "--size", "64"],
+                cwd=ROOT, check=True,
+            )  # fmt: skip
+    peaks = {(row["part"], row["images"]): row["peak_mib"] for row in read(tmp_path / "parts.json")}
+    assert HELD_MIB > 40
+    for part in (CALIBRATION, EVALUATION, PLAYED):
+        assert peaks[part, MANY] - peaks[part, FEW] < 0.25 * HELD_MIB, part
+
+
+def test_the_page_says_what_is_not_measured_and_what_has_grown() -> None:
+    rows = [
+        {"part": EVALUATION, "images": images, "peak_mib": 1024.0 * peak, "after_mib": 512.0}
+        for images, peak in ((256, 2.0), (2048, 2.1))
+    ]
+    text = page(rows)
+    assert "| evaluation | 2,048 | 512 | 2,150 | 512 |" in text
+    assert "| graph | not measured | not measured | not measured | not measured |" in text
+    assert "The greatest peak is 2.10 GiB; the line is 8 GiB." in text
+    assert "Peak on 2,048 images against 256: evaluation 1.050." in text
