@@ -1,6 +1,6 @@
 """What is asked for results that are expensive or depend on a clock, before they are computed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 Compute = Callable[[], Any]
@@ -13,3 +13,8 @@ Memory = Callable[[str, Compute], Any]
 def forgetful(_: str, compute: Compute) -> Any:
     """A memory without a past: every result is computed."""
     return compute()
+
+
+def has(memory: object, what: str) -> bool:
+    """Whether a memory has a result already; one that cannot tell says no."""
+    return isinstance(memory, Container) and what in memory

@@ -28,6 +28,8 @@ T = TypeVar("T")
 # More names than this are not listed in a message: nobody reads the names of 1,500 models.
 _MOST_LISTED = 60
 _PACKAGE = str(Path(__file__).parent)
+# The modules that were run from files of a user's own, by the names that they were given.
+_FILES: dict[str, ModuleType] = {}
 _LIBRARIES = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
 
 
@@ -339,13 +341,18 @@ def _run_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[name] = _FILES[name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        del sys.modules[name], _FILES[name]
         raise
     return module
+
+
+def modules_of_files() -> tuple[ModuleType, ...]:
+    """The modules that were run from files of a user's own, which no other process can import."""
+    return tuple(_FILES.values())
 
 
 def _located(error: Exception) -> str:

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from stable_baselines3 import DDPG
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import (
     GymEnv,
@@ -79,9 +80,10 @@ class AMCDDPG(DDPG):
 
     The environment has one action in [0, 1] and a float32 observation in [0, 1]; it may report the
     action that it really executed as ``info["executed"]``. Training proceeds by whole episodes:
-    after each episode, ``gradient_steps`` gradient steps are done for each of its steps. The final
-    reward of an episode is credited to all its steps, and the critic learns, as in the published
-    code of AMC,
+    after each episode, ``gradient_steps`` gradient steps are done for each of its steps; with
+    ``episodes_per_update``, after so many episodes for the steps of all of them. The final reward
+    of an episode is credited to all its steps, and the critic learns, as in the published code of
+    AMC,
 
     .. math:: Q(s_t, a_t) \leftarrow R - b + \gamma Q'(s_{t+1}, \mu'(s_{t+1}))
 
@@ -168,6 +170,40 @@ class AMCDDPG(DDPG):
             raise TypeError(f"the replay buffer is a {kind}; AMCDDPG needs an EpisodeBuffer")
         return self.replay_buffer
 
+    @property
+    def episodes_of_rollout(self) -> int:
+        """How many episodes are played before the agent learns again."""
+        if self.episode < self.settings.warmup_episodes:
+            return 1
+        return self._within_limit(self.settings.episodes_per_update)
+
+    @property
+    def independent_episodes(self) -> int:
+        """How many of the next episodes do not depend on each other's rewards."""
+        warmup = self.settings.warmup_episodes - self.episode
+        return self._within_limit(warmup) if warmup > 0 else self.episodes_of_rollout
+
+    def explore(
+        self, seen: Any, *, episode: int, policy: BasePolicy, rng: np.random.Generator
+    ) -> float:
+        """Draw an action at an observation: uniform in the warm-up, then truncated normal.
+
+        Args:
+            seen: The observation (1, features).
+            episode: The number of the episode, counted from 0.
+            policy: Acts.
+            rng: Draws.
+        """
+        is_warming_up = episode < self.settings.warmup_episodes
+        if is_warming_up and not self.settings.warmup_around_actor:
+            return float(rng.random())
+        mean, _ = policy.predict(seen, deterministic=True)
+        share = self.settings.explored_share
+        if share < 1.0 and rng.random() >= share:
+            return float(mean.item())
+        sigma = self.settings.sigma_of_episode(episode)
+        return sample_truncated_normal(rng, mean=float(mean.item()), sigma=sigma)
+
     def imitate_(
         self,
         observations: npt.NDArray[np.float32],
@@ -182,7 +218,7 @@ class AMCDDPG(DDPG):
         the target actor becomes a copy of the actor.
         """
         seen = torch.as_tensor(observations, device=self.device)
-        self._observe_(seen)
+        observe_(self.policy, seen)
         wanted = 2 * torch.as_tensor(actions, device=self.device)[:, None] - 1
         optimizer = torch.optim.Adam(self.actor.mu.parameters(), lr=learning_rate)
         self._approach_(seen, wanted, optimizer=optimizer, steps=steps)
@@ -223,14 +259,15 @@ class AMCDDPG(DDPG):
         rollout = super().collect_rollouts(
             env,
             callback,
-            train_freq,
+            TrainFreq(self.episodes_of_rollout, train_freq.unit),
             replay_buffer,
             action_noise=action_noise,
             learning_starts=learning_starts,
             log_interval=log_interval,
         )
         if rollout.n_episodes:
-            self._observe_last_episode_()
+            for seen in self.episodes.last_observations(rollout.n_episodes):
+                observe_(self.policy, torch.as_tensor(seen, device=self.device))
         return rollout
 
     @override
@@ -274,26 +311,22 @@ class AMCDDPG(DDPG):
         action_noise: ActionNoise | None = None,
         n_envs: int = 1,
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        action = np.array([[self._explore()]], dtype=np.float32)
+        if self.rng is None or self._last_obs is None:
+            raise RuntimeError("there is no observation to act on; call learn()")
+        seen = np.asarray(self._last_obs)
+        drawn = self.explore(seen, episode=self.episode, policy=self.policy, rng=self.rng)
+        action = np.array([[drawn]], dtype=np.float32)
         return action, self.policy.scale_action(action)
 
     @override
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "episode_limit"]
 
-    def _explore(self) -> float:
-        """Draw the action of this step: uniform in the warm-up, then truncated normal."""
-        if self.rng is None or self._last_obs is None:
-            raise RuntimeError("there is no observation to act on; call learn()")
-        is_warming_up = self.episode < self.settings.warmup_episodes
-        if is_warming_up and not self.settings.warmup_around_actor:
-            return float(self.rng.random())
-        mean, _ = self.predict(self._last_obs, deterministic=True)
-        share = self.settings.explored_share
-        if share < 1.0 and self.rng.random() >= share:
-            return float(mean.item())
-        sigma = self.settings.sigma_of_episode(self.episode)
-        return sample_truncated_normal(self.rng, mean=float(mean.item()), sigma=sigma)
+    def _within_limit(self, episodes: int) -> int:
+        """So many episodes, or those that are left until training ends."""
+        if self.episode_limit is None:
+            return episodes
+        return min(episodes, self.episode_limit - self.episode)
 
     def _approach_(
         self, seen: Tensor, wanted: Tensor, *, optimizer: torch.optim.Optimizer, steps: int
@@ -306,14 +339,12 @@ class AMCDDPG(DDPG):
             optimizer.step()
         self.actor.set_training_mode(False)
 
-    def _observe_last_episode_(self) -> None:
-        """Add the last episode to the observation statistics of all networks."""
-        self._observe_(torch.as_tensor(self.episodes.last_observations(), device=self.device))
 
-    def _observe_(self, observations: Tensor) -> None:
-        for module in self.policy.modules():
-            if isinstance(module, RunningNormaliser):
-                module.observe_(observations)
+def observe_(policy: BasePolicy, observations: Tensor) -> None:
+    """Add observations (n, features) to the statistics of all networks of a policy."""
+    for module in policy.modules():
+        if isinstance(module, RunningNormaliser):
+            module.observe_(observations)
 
 
 def learn_episodes(model: AMCDDPG, *, episodes: int, callback: MaybeCallback = None) -> None:

@@ -27,6 +27,7 @@ _RULES: Mapping[str, Rule] = {
     "scale_rewards": YES_OR_NO,
     "explored_share": SHARE,
     "imitated_episodes": whole(0),
+    "episodes_per_update": whole(1),
 }
 
 
@@ -58,6 +59,8 @@ class AMCSettings:
             reward.
         imitated_episodes: After every gradient step, the actor also takes one towards the actions
             of so many best episodes held (self-imitation, Oh et al. 2018); 0 for none.
+        episodes_per_update: Episodes after the warm-up that one actor plays before it learns from
+            all of them; they can be evaluated side by side.
 
     Raises:
         ValueError: A value has the wrong type or is out of its range.
@@ -80,6 +83,7 @@ class AMCSettings:
     scale_rewards: bool = False
     explored_share: float = 1.0
     imitated_episodes: int = 0
+    episodes_per_update: int = 1
 
     def __post_init__(self) -> None:
         if isinstance(self.hidden_sizes, list):

@@ -115,15 +115,15 @@ class EpisodeBuffer(ReplayBuffer):
         """Discard the steps of the episode that has not ended."""
         self.unfinished: list[Steps] = []
 
-    def last_observations(self) -> Array:
-        """Observations (steps, ...) of the last finished episode.
+    def last_observations(self, count: int = 1) -> list[Array]:
+        """Observations (steps, ...) of each of the last finished episodes, in their order.
 
         Raises:
             ValueError: No episode has ended.
         """
         if not self.episodes:
             raise ValueError("the buffer holds no finished episode; at least 1 is needed")
-        return self.episodes[-1].observations[:, 0]
+        return [episode.observations[:, 0] for episode in [*self.episodes][-count:]]
 
     def demonstrate_(self, observations: Array, executed: Array, *, reward: float) -> None:
         """Add a finished episode that another player played.

@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +16,8 @@ from amc_env import ChannelPruningEnv, Policy
 from amc_env.env.environment import Action, Observation
 from amc_env.env.realise import realise
 from amc_env.metric import ACCURACY, Metric
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +133,10 @@ class SearchResult:
 # An episode whose numbers of channels are planned, and are not to be scaled.
 EXACTLY: Mapping[str, Any] = {"budgeting": "clip"}
 
+# So many candidates are rehearsed at once: workers have the next ones before they are done with
+# these, and the first ones need not wait until all are rehearsed.
+_EXPECTED = 16
+
 Listener = Callable[[Episode], None]
 
 
@@ -194,6 +201,21 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
         options = {**EXACTLY} | ({} if floor is None else {"floor": floor})
         return self._play(self.actions_for(counts), options)
 
+    def play_all(
+        self, candidates: Sequence[Sequence[float]], *, floor: float | None = None
+    ) -> list[Episode]:
+        """Play an episode for each list of actions, in their order; workers evaluate side by side.
+
+        Without workers it is one ``play`` after the other, with the same result.
+        """
+        return self._play_ahead(
+            candidates, self._rehearsed, partial(self.play, floor=floor), floor=floor
+        )
+
+    def play_all_counts(self, candidates: Sequence[Mapping[str, int]]) -> list[Episode]:
+        """As ``play_all``, for the numbers of channels to keep."""
+        return self._play_ahead(candidates, self._rehearsed_counts, self.play_counts)
+
     def best(self) -> Episode | None:
         """The episode of the greatest reward, of equal rewards the first; None before any."""
         return max(self.episodes, key=lambda episode: episode.reward, default=None)
@@ -230,6 +252,36 @@ class Recorder(gym.Wrapper[Observation, Action, Observation, Action]):
             is_complete=is_complete,
             metric=self.pruning.task.metric,
         )
+
+    def _play_ahead(
+        self,
+        candidates: Sequence[T],
+        rehearse: Callable[[T], Mapping[str, int]],
+        play: Callable[[T], Episode],
+        *,
+        floor: float | None = None,
+    ) -> list[Episode]:
+        """Play candidates in their order, while workers begin with the next of them."""
+        episodes: list[Episode] = []
+        # A single one would be there no sooner.
+        expected = 0 if self.pruning.ahead.is_on and len(candidates) > 1 else len(candidates)
+        for number, candidate in enumerate(candidates):
+            if expected <= number + _EXPECTED and expected < len(candidates):
+                following = candidates[expected : expected + _EXPECTED]
+                self.pruning.expect([rehearse(one) for one in following], floor=floor)
+                expected += len(following)
+            episodes.append(play(candidate))
+        return episodes
+
+    def _rehearsed(self, actions: Sequence[float]) -> dict[str, int]:
+        """The numbers of channels that an episode with these actions keeps."""
+        following = iter(actions)
+        return self.pruning.rehearse(lambda _: next(following))
+
+    def _rehearsed_counts(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """The numbers of channels that an episode keeps where these are asked for."""
+        following = iter(self.actions_for(counts))
+        return self.pruning.rehearse(lambda _: next(following), **EXACTLY)
 
     def _play(self, actions: Sequence[float], options: Mapping[str, Any]) -> Episode:
         self.reset(options=dict(options))

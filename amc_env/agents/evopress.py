@@ -82,7 +82,11 @@ class EvoPress(Searcher):
             now = stages if _price(stages, total) <= left else []
             child = _screened(recorder, births, parent, now)
             left -= _price(now, total)
-            paid = recorder.play_counts(child.counts, floor=reward if self.race else None).reward
+            floor = reward if self.race else None
+            if now:
+                # Where a worker has its network already, it goes on with it.
+                env.expect([child.counts], floor=floor)
+            paid = recorder.play_counts(child.counts, floor=floor).reward
             if paid >= reward:
                 parent, reward = child.counts, paid
 
@@ -111,6 +115,10 @@ class _Births:
             if tuple(child.values()) not in self._tried:
                 break
         return self._env.trial(self._noted(child))
+
+    def expect(self, trials: Sequence[Trial], samples: int) -> None:
+        """Have workers, where there are any, evaluate trials on so many samples side by side."""
+        self._env.expect([trial.counts for trial in trials], samples=samples)
 
     def _noted(self, counts: Counts) -> Counts:
         self._tried.add(tuple(counts.values()))
@@ -157,6 +165,7 @@ def _screened(
     entrants = [*(n for _, n in stages), 1]
     survivors = trials = [births.child(parent) for _ in range(entrants[0])]
     for (samples, _), kept in zip(stages, entrants[1:], strict=True):
+        births.expect(survivors, samples)
         rewards = {trial: trial.outcome(samples).reward for trial in survivors}
         survivors = sorted(rewards, key=lambda trial: -rewards[trial])[:kept]
     recorder.screened += sum(trial.samples for trial in {*trials} - {survivors[0]})

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
     from amc_env.agents.amc_ddpg import AMCDDPG
+    from amc_env.agents.rehearsal import Rehearsal
 
 # The package that each algorithm is imported from.
 ALGORITHMS: Mapping[str, str] = {
@@ -120,7 +121,7 @@ class Ddpg(Searcher):
                 _demonstrate_(model, recorder, plans[:episodes])
             left = episodes - len(recorder.episodes)
             if left > 1:
-                learn_episodes(model, episodes=left - 1)
+                learn_episodes(model, episodes=left - 1, callback=_rehearsal(recorder))
             if left:
                 _play_greedily(model, recorder)
 
@@ -270,6 +271,15 @@ def _demonstrated(recorder: Recorder, counts: Mapping[str, int]) -> tuple[Observ
         seen = recorder.step(np.array([action], dtype=np.float32))[0]
     executed = np.array(recorder.episodes[-1].sparsities, dtype=np.float32)
     return np.stack(observations), executed
+
+
+def _rehearsal(recorder: Recorder) -> "Rehearsal | None":
+    """What tells workers the next episodes, where there are workers."""
+    if not recorder.pruning.ahead.is_on:
+        return None
+    from amc_env.agents.rehearsal import Rehearsal
+
+    return Rehearsal(recorder.pruning)
 
 
 def _play_greedily(model: "BaseAlgorithm", recorder: Recorder) -> None:

@@ -13,6 +13,7 @@ from amc_env.agents.progress import following
 from amc_env.agents.progress import progress as shown_progress
 from amc_env.agents.searcher import Searcher
 from amc_env.agents.table import make_agent
+from amc_env.agents.workers import side_by_side
 from amc_env.criteria import Criterion
 from amc_env.data import Samples
 from amc_env.data.splits import as_source
@@ -37,6 +38,7 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
     episodes: int = 200,
     finalists: int = 5,
     seed: int = 0,
+    workers: int = 1,
     on_episode: Listener | None = None,
     log: Path | None = None,
     progress: bool = False,
@@ -65,6 +67,8 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
         finalists: How many of the best policies are repaired layer by layer, of which the best is
             returned.
         seed: Seed of the agent.
+        workers: How many processes evaluate candidates side by side, where the agent asks for
+            several at once. With 1, all is done in this process.
         on_episode: Called with every episode as soon as it is finished.
         log: Folder in which a learner writes its learning curves; they are not written if None.
         progress: Whether to show how far the search is.
@@ -92,12 +96,13 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
         settings=settings,
     )
     searcher = make_agent(agent)
-    with _shown(
+    shown = _shown(
         on_episode,
         total=1 if searcher.is_single else episodes,
         metric=env.task.metric,
         is_on=progress,
-    ) as listener:
+    )
+    with side_by_side(env, workers=workers), shown as listener:
         result = searcher.search(env, episodes=episodes, seed=seed, on_episode=listener, log=log)
     return result.realised(env, finalists=finalists)
 

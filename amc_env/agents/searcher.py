@@ -80,6 +80,8 @@ class Searcher(ABC):
             if not recorder.episodes:
                 raise
             raise _failed(error, recorder, seed=seed) from error
+        finally:
+            env.ahead.drop()
         return recorder.result(seed=seed, is_complete=is_complete)
 
     @abstractmethod
@@ -87,7 +89,8 @@ class Searcher(ABC):
         """Play at most ``episodes`` episodes on ``recorder``, which keeps them.
 
         ``recorder`` is a Gymnasium environment around the pruning environment, which is
-        ``recorder.pruning``; ``recorder.play`` plays an episode from a list of actions.
+        ``recorder.pruning``; ``recorder.play`` plays an episode from a list of actions, and
+        ``recorder.play_all`` several that do not depend on each other's rewards.
         ``recorder.start`` is a policy to begin from, if there is one.
         """
 

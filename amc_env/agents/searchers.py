@@ -3,6 +3,8 @@
 Optuna and cmaes take seconds to import, so they are imported only where they are used.
 """
 
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +13,7 @@ from typing_extensions import override
 
 from amc_env import ChannelPruningEnv
 from amc_env.agents.episodes import Recorder
-from amc_env.agents.options import YES_OR_NO, check_values
+from amc_env.agents.options import YES_OR_NO, check_values, whole
 from amc_env.agents.searcher import Searcher
 from amc_env.extras import need
 
@@ -41,22 +43,26 @@ class RandomSearch(Searcher):
     Attributes:
         race: Whether an episode stops when its reward can no longer be the greatest. The search
             finds the same policy.
+        batch: How many episodes race against the same greatest reward; they can be evaluated side
+            by side. Without a race all of them can, and it makes no difference.
     """
 
     name: ClassVar[str] = "random"
 
     race: bool = False
+    batch: int = 1
 
     def __post_init__(self) -> None:
-        check_values("agent 'random'", vars(self), {"race": YES_OR_NO})
+        check_values("agent 'random'", vars(self), {"race": YES_OR_NO, "batch": whole(1)})
 
     @override
     def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
         generator = np.random.default_rng(seed)
-        for _ in range(episodes):
-            actions = generator.random(len(recorder.pruning.graph.groups)).tolist()
+        groups = len(recorder.pruning.graph.groups)
+        for size in batches(episodes, self.batch if self.race else episodes):
             best = recorder.best() if self.race else None
-            recorder.play(actions, floor=best.reward if best else None)
+            asked = [generator.random(groups).tolist() for _ in range(size)]
+            recorder.play_all(asked, floor=best.reward if best else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +99,13 @@ class CmaEs(Searcher):
             bounds=np.array([[0.0, 1.0]] * size),
             seed=seed,
         )
-        while len(recorder.episodes) < episodes:
-            told = []
-            for _ in range(optimizer.population_size):
-                if len(recorder.episodes) == episodes:
-                    return
-                actions = optimizer.ask()
-                episode = recorder.play(actions[: len(groups)].tolist())
-                told.append((actions, -episode.reward))
-            optimizer.tell(told)
+        for size in batches(episodes, optimizer.population_size):
+            asked = [optimizer.ask() for _ in range(size)]
+            played = recorder.play_all([actions[: len(groups)].tolist() for actions in asked])
+            # The algorithm takes whole generations only; the last one may be cut short.
+            if size == optimizer.population_size:
+                told = zip(asked, played, strict=True)
+                optimizer.tell([(actions, -episode.reward) for actions, episode in told])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +113,19 @@ class Tpe(Searcher):
     """Tree-structured Parzen estimator over the actions (Bergstra et al., 2011), by Optuna.
 
     Where there is a policy to begin from, the first episode plays it.
+
+    Attributes:
+        batch: How many episodes are asked for before the estimator is told their rewards; they can
+            be evaluated side by side. From 2 on, it takes the rewards that it is still to be told
+            for the worst ones, so that the episodes of a batch differ ("constant liar").
     """
 
     name: ClassVar[str] = "tpe"
 
+    batch: int = 1
+
     def __post_init__(self) -> None:
+        check_values("agent 'tpe'", vars(self), {"batch": whole(1)})
         need("agent 'tpe'", "optuna", extra="agents")
 
     @override
@@ -123,15 +135,26 @@ class Tpe(Searcher):
         names = [group.name for group in recorder.pruning.graph.groups]
         # By default Optuna logs a line for every episode.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed)
-        )
+        with warnings.catch_warnings():
+            # Its interface may change; nothing but its presence is relied on.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=self.batch > 1)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
         if recorder.start:
             study.enqueue_trial(dict(zip(names, recorder.actions_for(recorder.start), strict=True)))
-        for _ in range(episodes):
-            trial = study.ask()
-            actions = [trial.suggest_float(name, 0.0, 1.0) for name in names]
-            study.tell(trial, recorder.play(actions).reward)
+        for size in batches(episodes, self.batch):
+            trials, asked = [], []
+            for _ in range(size):
+                trials.append(study.ask())
+                asked.append([trials[-1].suggest_float(name, 0.0, 1.0) for name in names])
+            for trial, episode in zip(trials, recorder.play_all(asked), strict=True):
+                study.tell(trial, episode.reward)
+
+
+def batches(total: int, size: int) -> Iterator[int]:
+    """The sizes of batches that make up a total; the last may be smaller."""
+    for done in range(0, total, size):
+        yield min(size, total - done)
 
 
 def uniform_sparsity(env: ChannelPruningEnv) -> float:

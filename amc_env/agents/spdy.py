@@ -1,6 +1,6 @@
 """A search over the weights of error curves, each choice of which divides the budget exactly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -12,6 +12,7 @@ from amc_env.agents.division import Division, Values, need_budget
 from amc_env.agents.episodes import Recorder
 from amc_env.agents.options import FRACTION, SHARE, check_values, whole
 from amc_env.agents.searcher import Searcher
+from amc_env.agents.searchers import batches
 
 # So often are coefficients drawn again when they lead to a policy that was played before.
 _REDRAWS = 10
@@ -35,6 +36,8 @@ class Spdy(Searcher):
         shots: Share of the episodes that have random coefficients.
         neighbourhood: Share of the coefficients that the local search draws again at first.
         patience: Episodes without a greater reward after which it draws one coefficient less.
+        batch: How many episodes the local search begins from the same best coefficients; they can
+            be evaluated side by side. The episodes before it can anyway.
     """
 
     name: ClassVar[str] = "spdy"
@@ -42,9 +45,15 @@ class Spdy(Searcher):
     shots: float = 0.1
     neighbourhood: float = 0.3
     patience: int = 10
+    batch: int = 1
 
     def __post_init__(self) -> None:
-        rules = {"shots": FRACTION, "neighbourhood": SHARE, "patience": whole(1)}
+        rules = {
+            "shots": FRACTION,
+            "neighbourhood": SHARE,
+            "patience": whole(1),
+            "batch": whole(1),
+        }
         check_values("agent 'spdy'", vars(self), rules)
 
     @override
@@ -53,15 +62,14 @@ class Spdy(Searcher):
         generator = np.random.default_rng(seed)
         walk = _Walk(recorder)
         groups = len(recorder.pruning.graph.groups)
-        walk.play_(lambda: np.ones(groups))
-        for _ in range(min(round(self.shots * episodes), episodes - 1)):
-            walk.play_(lambda: generator.random(groups))
+        shots = min(round(self.shots * episodes), episodes - 1)
+        walk.play_([partial(np.ones, groups), *[partial(_random, groups, generator)] * shots])
         size, failures = max(1, round(self.neighbourhood * groups)), 0
-        while len(recorder.episodes) < episodes:
-            is_better = walk.play_(partial(walk.redrawn, size, generator))
-            failures = 0 if is_better else failures + 1
-            if failures == self.patience:
-                size, failures = max(1, size - 1), 0
+        for count in batches(episodes - shots - 1, self.batch):
+            for is_better in walk.play_([partial(walk.redrawn, size, generator)] * count):
+                failures = 0 if is_better else failures + 1
+                if failures == self.patience:
+                    size, failures = max(1, size - 1), 0
 
 
 class _Walk:
@@ -74,20 +82,17 @@ class _Walk:
         self._reward = float("-inf")
         self._played: set[tuple[int, ...]] = set()
 
-    def play_(self, draw: Callable[[], Values]) -> bool:
-        """Play the policy of coefficients that are drawn; keep and report those that pay more."""
-        for _ in range(_REDRAWS):
-            coefficients = draw()
-            counts = self._division.divide(self._weighted(coefficients))
-            if tuple(counts.values()) not in self._played:
-                break
-        self._played.add(tuple(counts.values()))
-        reward = self._recorder.play_counts(counts).reward
-        is_better = reward > self._reward
-        # Where rewards have steps, as accuracy has, walking along a step finds the next one sooner.
-        if reward >= self._reward:
-            self.coefficients, self._reward = coefficients, reward
-        return is_better
+    def play_(self, draws: Sequence[Callable[[], Values]]) -> list[bool]:
+        """Play the policies of coefficients that are drawn, and say of each whether it is better.
+
+        Those that pay most are kept.
+        """
+        asked = [self._asked(draw) for draw in draws]
+        episodes = self._recorder.play_all_counts([counts for _, counts in asked])
+        return [
+            self._told(coefficients, episode.reward)
+            for (coefficients, _), episode in zip(asked, episodes, strict=True)
+        ]
 
     def redrawn(self, size: int, generator: np.random.Generator) -> Values:
         """The coefficients with ``size`` of them drawn again."""
@@ -95,6 +100,27 @@ class _Walk:
         changed[generator.permutation(len(changed))[:size]] = generator.random(size)
         return changed
 
+    def _asked(self, draw: Callable[[], Values]) -> tuple[Values, dict[str, int]]:
+        """Coefficients whose policy was not played before, as far as some draws lead to one."""
+        for _ in range(_REDRAWS):
+            coefficients = draw()
+            counts = self._division.divide(self._weighted(coefficients))
+            if tuple(counts.values()) not in self._played:
+                break
+        self._played.add(tuple(counts.values()))
+        return coefficients, counts
+
+    def _told(self, coefficients: Values, reward: float) -> bool:
+        is_better = reward > self._reward
+        # Where rewards have steps, as accuracy has, walking along a step finds the next one sooner.
+        if reward >= self._reward:
+            self.coefficients, self._reward = coefficients, reward
+        return is_better
+
     def _weighted(self, coefficients: Values) -> dict[str, Values]:
         curves = self._division.curves
         return {n: c * curves[n] for n, c in zip(curves, coefficients.tolist(), strict=True)}
+
+
+def _random(groups: int, generator: np.random.Generator) -> Values:
+    return generator.random(groups)

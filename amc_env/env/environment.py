@@ -2,11 +2,10 @@
 
 import copy
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
-from typing import Any, Literal, SupportsFloat, get_args
-from weakref import WeakValueDictionary
+from typing import Any, Literal, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -19,24 +18,26 @@ from typing_extensions import override
 from amc_env.batches import Batch
 from amc_env.criteria import Criterion, make_criterion
 from amc_env.data import PruningData, Source
+from amc_env.env.ahead import Ahead, Request
 from amc_env.env.bench import Bench
 from amc_env.env.budget import Budget, BudgetKeeper
 from amc_env.env.observation import Observer, feature_names, macs_by_layer
 from amc_env.env.rendering import draw, tabulate
 from amc_env.env.settings import Budgeting, EnvSettings
-from amc_env.env.trial import Judge, Outcome, Trial
+from amc_env.env.trial import Judge, Outcome, Trial, first_question
+from amc_env.env.tried import Kept, Tried
+from amc_env.env.walk import Walk
 from amc_env.evaluation import Evaluator
 from amc_env.folding import folds_of
-from amc_env.memory import Compute, Memory, forgetful
-from amc_env.names import check_name, name_of
+from amc_env.memory import Compute, Memory, forgetful, has
+from amc_env.names import name_of
 from amc_env.policy import Policy, make_policy
 from amc_env.precision import Choice
 from amc_env.repair.pruner import Pruner, checked_labels
 from amc_env.rewards import NetworkLayers, Reward, RewardContext, WeightedSum, make_reward
 from amc_env.rewards.bounds import has_upper_bound, upper_bound
 from amc_env.rewards.functions import check_layers, check_task, is_repeatable
-from amc_env.structure import ChannelGraph, ChannelGroup
-from amc_env.structure.sparsity import kept_count
+from amc_env.structure import ChannelGraph
 from amc_env.tasks import Task, make_task
 from amc_env.tensor_store import TensorStore
 
@@ -72,6 +73,9 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         store: Keeps the scores and factors that calibration ends in, for another environment of the
             same network, samples and settings.
 
+    Attributes:
+        ahead: Evaluates candidates before their episodes, if there is somebody to do so.
+
     Raises:
         ValueError: An argument is wrong, or arguments do not fit together. All that can be known
             from the arguments is checked before the network is calibrated.
@@ -101,6 +105,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         self.render_mode = render_mode
         self.settings = settings or EnvSettings()
         self._memory = memory
+        self.ahead = Ahead()
         self._reward = make_reward(reward)
         self.task = make_task(task)
         check_task(self._reward, self.task)
@@ -157,6 +162,12 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         other._begin_(budget)
         return other
 
+    def alone(self) -> "ChannelPruningEnv":
+        """This environment for another process: it has no outcomes, and asks no memory for any."""
+        other = copy.copy(self)
+        other._be_alone_()
+        return other
+
     @override
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -167,31 +178,27 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         self._restart_()
         options = options or {}
         self._floor = self._checked_floor(options.get("floor"))
-        self._budgeting = options.get("budgeting", self.settings.budgeting)
-        check_name("budgeting", self._budgeting, get_args(Budgeting))
+        self._walk = Walk(self.keeper, options.get("budgeting", self.settings.budgeting))
         return self._observe(), {}
 
     @override
     def step(self, action: Action) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
-        if len(self._decided) == len(self.graph.groups):
+        decided = self._walk.decided
+        if len(decided) == len(self.graph.groups):
             raise RuntimeError("the episode is over; call reset() first")
-        group = self.graph.groups[len(self._decided)]
+        group = self.graph.groups[len(decided)]
         asked = float(np.asarray(action, dtype=np.float64).reshape(-1)[0])
-        if not np.isfinite(asked):
-            raise ValueError(f"the action is {asked}; give a sparsity from 0 to 1")
-        count = self._executed_count(group, asked)
-        self._decided[group.name] = count
-        self._last_sparsity = 1.0 - count / group.channels
-        cost = self.graph.cost(self._decided)
+        self._walk.decide_(group, asked)
+        cost = self.graph.cost(decided)
         info: dict[str, Any] = {
             "group": group.name,
             "asked": asked,
-            "executed": self._last_sparsity,
-            "kept": count,
+            "executed": self._walk.last_sparsity,
+            "kept": decided[group.name],
             "flops": cost.flops,
             "params": cost.params,
         }
-        is_last = len(self._decided) == len(self.graph.groups)
+        is_last = len(decided) == len(self.graph.groups)
         reward = 0.0
         if is_last:
             reward, ending = self._finish()
@@ -201,9 +208,9 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
     @override
     def render(self) -> Any:
         if self.render_mode == "ansi":
-            return tabulate(self.graph, self._decided)
+            return tabulate(self.graph, self._walk.decided)
         if self.render_mode == "rgb_array":
-            return draw(self.graph, self._decided)
+            return draw(self.graph, self._walk.decided)
         return None
 
     @property
@@ -214,7 +221,45 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
     @property
     def counts(self) -> dict[str, int]:
         """How many channels each group keeps, of the groups that this episode has decided."""
-        return dict(self._decided)
+        return dict(self._walk.decided)
+
+    def rehearse(
+        self, act: Callable[[Observation], float], *, budgeting: Budgeting | None = None
+    ) -> dict[str, int]:
+        """The numbers of channels that an episode would keep, without evaluating its network.
+
+        Args:
+            act: The action at an observation.
+            budgeting: How the episode is held to the budget; as the settings say if None.
+        """
+        walk = Walk(self.keeper, budgeting or self.settings.budgeting)
+        for group in self.graph.groups:
+            # Agents act in the precision of the action space.
+            walk.decide_(group, float(np.float32(act(self._observed(walk)))))
+        walk.end_()
+        return walk.decided
+
+    def expect(
+        self,
+        candidates: Sequence[Mapping[str, int]],
+        *,
+        samples: int | None = None,
+        floor: float | None = None,
+    ) -> None:
+        """Have candidates evaluated side by side, where somebody does so ahead of their episodes.
+
+        Whatever is known already is left out, and so is a reward that pays a policy differently
+        every time.
+
+        Args:
+            candidates: How many channels each group keeps, in the order of the episodes.
+            samples: How many validation samples will be asked for; all if None.
+            floor: The reward that their races will be about; None if they are not raced.
+        """
+        if not self.ahead.is_on or not is_repeatable(self._reward):
+            return
+        requests = [self._request(counts, samples, floor) for counts in candidates]
+        self.ahead.expect([request for request in requests if request])
 
     def evaluate(self, counts: Mapping[str, int]) -> Outcome:
         """The outcome of keeping these numbers of channels, without playing an episode.
@@ -241,12 +286,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         self.pruner.kept(counts)
         if not is_repeatable(self._reward):
             return self._new_trial(counts, {})
-        key = tuple(counts.get(group.name, group.channels) for group in self.graph.groups)
-        trial = self._trials.get(key)
-        if trial is None:
-            known = self._outcomes.setdefault(key, {})
-            trial = self._trials[key] = self._new_trial(counts, known)
-        return trial
+        return self._tried.trial(self._kept(counts), partial(self._new_trial, counts))
 
     def pay(self, compact: nn.Module, counts: Mapping[str, int]) -> Outcome:
         """The outcome of a compact network that is made already, however it was repaired.
@@ -294,8 +334,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             what: Tells the result from others for the same numbers.
             compute: Computes it, as something that JSON can hold.
         """
-        kept = [counts.get(group.name, group.channels) for group in self.graph.groups]
-        return self._memory(f"{name_of(self._reward)}, {what}: {kept}", compute)
+        what = self._called(counts, what)
+        return self._memory(what, partial(self.ahead, what, compute))
 
     def use_reward_(self, reward: str | Reward | Mapping[str, float]) -> None:
         """Pay all further episodes by another reward.
@@ -357,16 +397,36 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         return Observer(self.graph, target=target, costs=costs, errors=errors)
 
     def _restart_(self) -> None:
-        self._decided: dict[str, int] = {}
-        self._last_sparsity = 0.0
+        self._walk = Walk(self.keeper, self.settings.budgeting)
         self._floor = None
-        self._budgeting = self.settings.budgeting
+
+    def _be_alone_(self) -> None:
+        self._memory, self.ahead = forgetful, Ahead()
+        self._forget_()
 
     def _forget_(self) -> None:
         """Forget the outcomes of all networks, but not those that another environment shares."""
-        self._outcomes: dict[tuple[int, ...], dict[int, Outcome]] = {}
-        # A trial holds a network, so it lives only as long as somebody goes on with it.
-        self._trials: WeakValueDictionary[tuple[int, ...], Trial] = WeakValueDictionary()
+        self._tried = Tried()
+
+    def _kept(self, counts: Mapping[str, int]) -> Kept:
+        return tuple(counts.get(group.name, group.channels) for group in self.graph.groups)
+
+    def _called(self, counts: Mapping[str, int], what: str) -> str:
+        """What a memory calls a result for these numbers of channels."""
+        return f"{name_of(self._reward)}, {what}: {[*self._kept(counts)]}"
+
+    def _request(
+        self, counts: Mapping[str, int], samples: int | None, floor: float | None
+    ) -> Request | None:
+        """A candidate to be evaluated, or None if its outcome is known."""
+        kept = self._kept(counts)
+        seen, known = self._tried.seen(kept), self._tried.known(kept)
+        first = first_question(self.evaluator, samples=samples, floor=floor, seen=seen, known=known)
+        question = first and self._called(counts, first)
+        if question is None or has(self._memory, question):
+            return None
+        counts = dict(counts)
+        return Request(counts=counts, question=question, samples=samples, floor=floor, seen=seen)
 
     def _new_trial(self, counts: Mapping[str, int], known: dict[int, Outcome]) -> Trial:
         # Counted, and not taken from a generator, because a memory may answer for some trials.
@@ -397,24 +457,18 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
     def _begin_draws_(self, seed: int) -> None:
         self._seed, self._number = seed, 0
 
-    def _executed_count(self, group: ChannelGroup, asked: float) -> int:
-        wanted = kept_count(group.channels, sparsity=min(max(asked, 0.0), 1.0))
-        if self._budgeting == "scale":
-            allowed = self.keeper.between(group)
-        else:
-            allowed = self.keeper.allowed(group, self._decided)
-        # Of two numbers equally near, the larger is kept.
-        return min(reversed(allowed), key=lambda count: abs(count - wanted))
-
     def _observe(self) -> Observation:
+        return self._observed(self._walk)
+
+    def _observed(self, walk: Walk) -> Observation:
         return self._observer.observe(
-            len(self._decided), self._decided, last_sparsity=self._last_sparsity
+            len(walk.decided), walk.decided, last_sparsity=walk.last_sparsity
         )
 
     def _finish(self) -> tuple[float, dict[str, Any]]:
-        if self._budgeting == "scale":
-            self._decided = self.keeper.spent(self._decided)
-        trial = self.trial(self._decided)
+        self._walk.end_()
+        decided = self._walk.decided
+        trial = self.trial(decided)
         outcome = trial.outcome() if self._floor is None else trial.race(self._floor)
         full = self.graph.cost()
         return outcome.reward, {
@@ -424,13 +478,11 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             "flops_ratio": outcome.flops / full.flops,
             "params": outcome.params,
             "params_ratio": outcome.params / full.params,
-            "counts": dict(self._decided),
-            "sparsities": tuple(
-                1.0 - self._decided[g.name] / g.channels for g in self.graph.groups
-            ),
+            "counts": dict(decided),
+            "sparsities": tuple(1.0 - decided[g.name] / g.channels for g in self.graph.groups),
             "samples": outcome.samples,
             "seconds": dict(trial.seconds),
-            "policy": self.policy(self._decided),
+            "policy": self.policy(decided),
         }
 
     def _check_labels(self, criterion: Criterion) -> None:

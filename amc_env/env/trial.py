@@ -17,6 +17,7 @@ from amc_env.repair.pruner import Pruned
 # Means over samples are summed in other orders, so a bound may be off by some roundings of float32.
 _ROUNDING = 1e-6
 _PHASES = ("select", "compact", "repair", "evaluate")
+_OUTCOME, _BOUND = "outcome", "bound"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,15 +131,15 @@ class Trial:
 
     def _paid(self, samples: int) -> Outcome:
         pay = self._judge.pay
-        return Outcome(**self._asked("outcome", samples, lambda *made: asdict(pay(*made))))
+        return Outcome(**self._asked(_OUTCOME, samples, lambda *made: asdict(pay(*made))))
 
     def _bounded(self, samples: int) -> float:
-        bound: float = self._asked("bound", samples, self._judge.bound)
+        bound: float = self._asked(_BOUND, samples, self._judge.bound)
         return bound
 
     def _asked(self, what: str, samples: int, judge: Callable[[nn.Module, Batch], Any]) -> Any:
         """What ``judge`` says of the first samples, or what it said according to the memory."""
-        answer = self._memory(f"{what} on {samples}", partial(self._evaluated, judge, samples))
+        answer = self._memory(_question(what, samples), partial(self._evaluated, judge, samples))
         self.samples = max(self.samples, samples)
         self.seconds = dict(answer["seconds"])
         return answer["said"]
@@ -163,3 +164,32 @@ class Trial:
             self._compact = pruned.model
             self.seconds |= pruned.seconds
         return self._compact
+
+
+def first_question(
+    evaluator: Evaluator,
+    *,
+    samples: int | None,
+    floor: float | None,
+    seen: int,
+    known: Mapping[int, Outcome],
+) -> str | None:
+    """What a trial asks its memory for first; None where it asks for nothing.
+
+    Args:
+        evaluator: Runs networks on the validation split.
+        samples: How many samples its outcome is asked for; all if None.
+        floor: The reward that a race is about; None if it is no race.
+        seen: How many samples it has been evaluated on before.
+        known: The outcomes that it knows, by number of samples.
+    """
+    total = len(evaluator.split)
+    size = total if samples is None else evaluator.whole_batches(samples)
+    if floor is None or total in known:
+        return None if size in known else _question(_OUTCOME, size)
+    size = evaluator.whole_batches(max(1, seen))
+    return _question(_BOUND if size < total else _OUTCOME, size)
+
+
+def _question(what: str, samples: int) -> str:
+    return f"{what} on {samples}"

@@ -21,6 +21,7 @@ from pydantic import (
 from amc_env import Budget, EnvSettings
 from amc_env.agents import Searcher
 from amc_env.agents.table import AGENT
+from amc_env.agents.workers import check_device
 from amc_env.criteria import Criterion
 from amc_env.criteria.table import CRITERION
 from amc_env.env.budget import MEASURE
@@ -222,6 +223,7 @@ class SearchSection(_Section):
     finalists: int = Field(ge=1)
     compare: tuple[str, ...]
     storage: str | None
+    workers: int = Field(default=1, ge=1)
 
 
 class PreparationSection(_Section):
@@ -330,6 +332,7 @@ class RunConfig(_Section):
             ValueError: Something does not exist or refuses its options, or the device is not there.
         """
         _check_device(self.device)
+        check_device(torch.device(self.device), workers=self.search.workers)
         made: dict[str, Any] = {
             "criterion": self.criterion.make(CRITERION),
             "reward": make_reward("accuracy") if self.chooses_reward else self.reward.make(REWARD),

@@ -85,6 +85,10 @@ class Journal:
         self._asked.add(what)
         return self._known[what].result
 
+    def __contains__(self, what: object) -> bool:
+        """Whether a result has been computed before."""
+        return what in self._known
+
     def _follow_(self, what: str) -> None:
         """Pass the next line, or notice that the run takes another course than before."""
         if self._ahead and self._ahead.popleft() != what:

@@ -41,8 +41,9 @@ def run_job(job: Job) -> int:
 
     def run_budget(run: Run, env: ChannelPruningEnv) -> dict[str, Any]:
         trust.trust(run, env)
-        networks = stages.search(run, env)
-        rivals = stages.compare(run, env)
+        with stages.workers(run, env):
+            networks = stages.search(run, env)
+            rivals = stages.compare(run, env)
         networks = iterative.realise(run, env, networks, data)
         networks = stages.finetune(run, env, networks, data)
         rivals += scratch.from_scratch(run, networks[-1], data)

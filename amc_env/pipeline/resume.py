@@ -14,6 +14,8 @@ from amc_env.pipeline.settings_file import SETTINGS_FILE, read_settings, state_o
 
 KEY = "resume"
 MORE = "search.episodes"
+# Settings that change no result.
+FREE = ("search.workers",)
 
 
 def folder_to_resume(arguments: Sequence[str]) -> Path | None:
@@ -35,6 +37,8 @@ def settings_to_resume(folder: Path, arguments: Sequence[str], *, tell: Tell) ->
         given = OmegaConf.select(OmegaConf.from_dotlist([argument.lstrip("+")]), key)
         if key == MORE:
             OmegaConf.update(plain, MORE, _episodes(given, recorded[MORE], folder))
+        elif key in FREE:
+            OmegaConf.update(plain, key, given)
         elif key != KEY:
             _check(key, given, recorded, folder)
     plain.resume = str(folder)

@@ -1,7 +1,8 @@
 """The stages of a run in order; each takes what the stages before it returned."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from amc_env import ChannelGraph, ChannelPruningEnv, Policy, PruningData
 from amc_env.agents import Episode, SearchResult
 from amc_env.agents.episodes import Listener
 from amc_env.agents.progress import following
+from amc_env.agents.workers import side_by_side
 from amc_env.data import Source
 from amc_env.data.datasets import DATASET, Dataset
 from amc_env.data.holding_out import hold_out
@@ -120,6 +122,16 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
         )
     say(f"networks are evaluated in {env.evaluator.choice}")
     return env
+
+
+@contextmanager
+def workers(run: Run, env: ChannelPruningEnv) -> Iterator[None]:
+    """Let the run's workers, if it has more than one, evaluate the candidates of its agents."""
+    count = run.config.search.workers
+    if count > 1:
+        say(f"{count} workers evaluate candidates side by side")
+    with side_by_side(env, workers=count):
+        yield
 
 
 def search(run: Run, env: ChannelPruningEnv) -> list[Network]:

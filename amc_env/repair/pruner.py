@@ -239,6 +239,11 @@ class Pruner:
         }
         return Pruned(model=compact, kept=kept, seconds=seconds)
 
+    def hold_(self) -> None:
+        """Compute now what the repairs of all episodes share, so that copies share it too."""
+        if self.repair.is_sequential:
+            self._episode_repair.hold_()
+
     def realise(self, keep: Mapping[str, Keep]) -> nn.Module:
         """The compact network that keeps these channels, as a search keeps it in the end.
 

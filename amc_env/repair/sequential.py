@@ -106,6 +106,12 @@ class SequentialRepair:
         )
 
     @torch.no_grad()
+    def hold_(self) -> None:
+        """Compute now what all repairs share, instead of within the first of them."""
+        with evaluating(self._graph.model):
+            self._targets.hold_()
+
+    @torch.no_grad()
     def repair_(self, compact: nn.Module, kept: Mapping[str, Tensor]) -> None:
         """Solve the layers of ``compact`` again, in execution order, on their own inputs.
 

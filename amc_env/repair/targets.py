@@ -64,6 +64,11 @@ class Targets:
         self._rounds = list(_rounds({name: n * samples for name, n in numbers.items()}))
         self._held: dict[str, list[Target]] = {}
 
+    def hold_(self) -> None:
+        """Compute what is held from one repair to the next, where all of it fits."""
+        if len(self._rounds) == 1:
+            self.held(self._rounds[0][0])
+
     def held(self, name: str) -> list[Target]:
         """Targets of a layer on the batches that run together."""
         if name not in self._held:
