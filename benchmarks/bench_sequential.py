@@ -4,7 +4,7 @@ Half the MACs of a CIFAR network with published weights, the same channels for a
 images are drawn from the original training images; accuracies are per cent of the original test
 images, and of all where ``--data`` has re-encoded ones too, before any training, as the median over
 seeds, which draw the images and the positions. "without pull" leaves out the pull towards the plain
-repair that makes up for few rows (``anchor_rows=0``). It prints a Markdown table.
+repair that makes up for few rows (``rows_per_input=0``). It prints a Markdown table.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[str, int, int, dict[str
     for images in options.images:
         yield "plain", images, 16, {"repair": "plain"}
         yield "plain, norms again", images, 16, {"repair": "plain", "norm_samples": 50}
-        yield "layer by layer, without pull", images, 16, {**every, "anchor_rows": 0}
+        yield "layer by layer, without pull", images, 16, {**every, "rows_per_input": 0}
         for positions in options.positions:
             yield "layer by layer", images, positions, every
 

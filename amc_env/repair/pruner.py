@@ -49,8 +49,9 @@ class RepairSettings:
             that is kept too.
         sampled_positions: Random output positions of each map that count; all if None.
         ridge: Pull towards the original weights, relative to the mean square of an input.
-        anchor_rows: How many rows of inputs the weights of the plain repair are worth to the
-            sequential repair, which is pulled towards them: the more, the fewer rows it reads.
+        rows_per_input: With so many rows for each input of a layer, the sequential repair is pulled
+            towards the weights of the plain repair by the mean square of an input; the pull falls
+            with the square of the rows. 0 for none.
         calibration_batch: Calibration samples that run together.
         episode_samples: Calibration samples that the sequential repair of an episode reads; all if
             None. If it does not read all, it leaves out layers that read no pruned channels. The
@@ -66,7 +67,7 @@ class RepairSettings:
     repair: Repair = "sequential"
     sampled_positions: int | None = 16
     ridge: float = DEFAULT_RIDGE
-    anchor_rows: float = 2048.0
+    rows_per_input: float = 2.0
     calibration_batch: int = 64
     episode_samples: int | None = 64
     match_residual_sums: bool = True
@@ -81,8 +82,8 @@ class RepairSettings:
                 raise ValueError(f"{name} is {number}; give 1 or more")
         if not self.ridge >= 0:
             raise ValueError(f"ridge is {self.ridge}; give 0 or more")
-        if not 0 <= self.anchor_rows < float("inf"):
-            raise ValueError(f"anchor_rows is {self.anchor_rows}; give a number from 0")
+        if not 0 <= self.rows_per_input < float("inf"):
+            raise ValueError(f"rows_per_input is {self.rows_per_input}; give a number from 0")
         if self.norm_samples < 0 or (self.is_sequential and self.norm_samples):
             raise ValueError(
                 f"norm_samples is {self.norm_samples} and repair is {self.repair!r}; give 0 or "
@@ -289,7 +290,7 @@ class Pruner:
         settings = SequentialSettings(
             sampling=self._sampling,
             ridge=self.repair.ridge,
-            anchor_rows=self.repair.anchor_rows,
+            rows_per_input=self.repair.rows_per_input,
             only_readers=only_readers,
             match_residual_sums=self.repair.match_residual_sums,
         )

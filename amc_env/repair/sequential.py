@@ -52,9 +52,9 @@ class SequentialSettings:
         sampling: Which rows of a convolution's inputs count.
         ridge: Pull towards the weights that the network has, relative to the mean square of an
             input.
-        anchor_rows: How many rows of inputs the weights that the network has are worth: the pull
-            towards them is greater by this number over the rows that are read. Where these are
-            few, a layer would fit their noise.
+        rows_per_input: With so many rows for each input of a layer, the pull towards the weights
+            that the network has is greater by the mean square of an input. It falls with the square
+            of the rows: where these are few, a layer would fit their noise. 0 for none.
         only_readers: Whether only layers are solved that read a group, whose channels may be cut.
             The others read all that they have always read, and what they gain by few rows is
             little.
@@ -65,7 +65,7 @@ class SequentialSettings:
 
     sampling: RowSampling = field(default_factory=RowSampling)
     ridge: float = DEFAULT_RIDGE
-    anchor_rows: float = 0.0
+    rows_per_input: float = 0.0
     only_readers: bool = False
     match_residual_sums: bool = False
 
@@ -232,7 +232,8 @@ class _Run:
             left = self._look_ahead(job, number) if target.other is not None else None
             inputs = self._look_up(job, number)
             self._add(sums, job, number, inputs=inputs, target=target, left=left)
-        sums.solve_(ridge=self._settings.ridge + self._settings.anchor_rows / sums.rows)
+        few = self._settings.rows_per_input * sums.inputs / sums.rows
+        sums.solve_(ridge=self._settings.ridge + few**2)
 
     def _split(self, maps: Tensor) -> list[Tensor]:
         """Maps of the run of the held samples, as if their batches had run by turns."""
@@ -281,6 +282,7 @@ class _NormalSums:
     """The normal equations of a layer with a constant for each output, summed over batches.
 
     Attributes:
+        inputs: How many inputs each output has: the unknowns that rows are to determine.
         rows: How many rows of inputs have been added.
     """
 
@@ -295,6 +297,7 @@ class _NormalSums:
         anchors = kernel_first(weight.detach()).to(self._device).double()
         self._anchors = torch.stack(anchors.chunk(int(getattr(job.layer, "groups", 1)))).mT
         parts, columns, outputs = self._anchors.shape
+        self.inputs = columns
         self._gram = self._anchors.new_zeros(parts, columns, columns)
         self._cross = self._anchors.new_zeros(parts, columns, outputs)
         self._sum = self._anchors.new_zeros(parts, columns, 1)

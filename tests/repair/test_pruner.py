@@ -59,7 +59,7 @@ def test_an_episode_reads_its_own_share_of_the_samples() -> None:
     few.plan.apply_(compact, COUNTS)
     settings = SequentialSettings(
         sampling=RowSampling(positions=16),
-        anchor_rows=few.repair.anchor_rows,
+        rows_per_input=few.repair.rows_per_input,
         only_readers=True,
         match_residual_sums=True,
     )

@@ -86,15 +86,24 @@ def test_what_fits_into_memory_does_not_change_the_weights(
             assert torch.allclose(value, in_parts[key], rtol=1e-7, atol=1e-10), (limit, key)
 
 
-def test_the_weights_at_hand_are_worth_as_many_rows_as_said() -> None:
-    # All 64 positions of 17 samples are read, so that every layer has as many rows.
-    rows = 17 * 64
-    pulled = repaired("projected", SequentialSettings(ridge=1e-3, anchor_rows=rows / 10))
-    wanted = repaired("projected", SequentialSettings(ridge=1e-3 + 0.1))
-    other = repaired("projected", SequentialSettings(ridge=1e-3))
-    for name, value in wanted.items():
-        assert torch.allclose(pulled[name], value, rtol=1e-9, atol=1e-12), name
-    assert not torch.allclose(pulled["head.weight"], other["head.weight"])
+def test_the_pull_falls_with_the_square_of_the_rows_for_each_input() -> None:
+    model, example = projected()
+    graph = ChannelGraph(model.double(), example.double(), ignore=["stem", "b", "short"])
+    x = torch.randn(17, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def solved(settings: SequentialSettings) -> Tensor:
+        compact = graph.compact({"a": torch.arange(5)})
+        kept = {"a": torch.arange(5)}
+        repair_sequentially_(compact, graph, kept, [x], settings=settings)
+        return compact.get_parameter("b.weight")
+
+    # Five channels under nine pixels, and all 64 positions of 17 samples.
+    pull = (3 * 45 / (17 * 64)) ** 2
+    few = solved(SequentialSettings(ridge=1e-3, rows_per_input=3.0, only_readers=True))
+    same = solved(SequentialSettings(ridge=1e-3 + pull, only_readers=True))
+    without = solved(SequentialSettings(ridge=1e-3, only_readers=True))
+    assert torch.allclose(few, same, rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(few, without, rtol=1e-3)
 
 
 @pytest.mark.parametrize("only_readers", [False, True])
