@@ -2,17 +2,19 @@
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from amc_env.batches import Batch, count, first, in_parts, taken, tensors_in
+from amc_env.calibration import calibrate
 from amc_env.calibration.hooks import checked_batch, evaluating, run
-from amc_env.criteria import make_criterion
-from amc_env.data import Split
+from amc_env.calibration.rows import RowSampling
 from amc_env.repair.matching import kept_channels
-from amc_env.repair.pruner import Pruner, RepairSettings
+from amc_env.repair.plan import Reconstruction, repaired_layers
+from amc_env.repair.pruner import RepairSettings
+from amc_env.repair.sequential import SequentialSettings, repair_sequentially_
 from amc_env.structure import ChannelGraph
 from amc_env.structure.graph import plain
 
@@ -71,9 +73,8 @@ def repair(
     _copy_tensors_(small, compact)
     _check_equal(compact, small, first(samples, 2))
     is_held_out = torch.arange(count(samples)) % _JUDGES == min(_JUDGES, count(samples)) - 1
-    solved = Split(inputs=taken(samples, ~is_held_out))
-    # The criterion ranks channels, and here it is known which ones stay.
-    Pruner(graph, solved, make_criterion("l2"), repair=settings).repair_(compact, kept)
+    solved = in_parts(taken(samples, ~is_held_out), settings.calibration_batch)
+    _repair_(compact, graph, kept, solved, settings)
     batches = in_parts(taken(samples, is_held_out), settings.calibration_batch)
     return _better(small, compact, original, batches)
 
@@ -90,6 +91,46 @@ def _check_arguments(small: object, samples: object, settings: RepairSettings) -
             f"norm_samples is {settings.norm_samples}, but the repair is sequential, after which "
             "norms are not estimated again; give 0"
         )
+
+
+def _repair_(
+    compact: nn.Module,
+    graph: ChannelGraph,
+    kept: Mapping[str, Tensor],
+    batches: Sequence[Batch],
+    settings: RepairSettings,
+) -> None:
+    """Solve all layers at once, then one after the other, pulled towards what was found first."""
+    sampling = RowSampling(positions=settings.sampled_positions, seed=settings.seed)
+    layers = repaired_layers(graph)
+    calibration = calibrate(graph.model, batches, layers=layers, sampling=sampling)
+    # The plan solves for channels in an order; those that stay come first.
+    orders = {
+        group.name: _kept_first(kept.get(group.name), group.channels) for group in graph.groups
+    }
+    Reconstruction(graph, calibration, orders, ridge=settings.ridge, takes_grams=True).apply_(
+        compact, kept
+    )
+    repair_sequentially_(
+        compact,
+        graph,
+        kept,
+        batches,
+        settings=SequentialSettings(
+            sampling=sampling,
+            ridge=settings.ridge,
+            rows_per_input=settings.rows_per_input,
+            match_residual_sums=settings.match_residual_sums,
+        ),
+    )
+
+
+def _kept_first(kept: Tensor | None, channels: int) -> Tensor:
+    """All channels, those that stay before the others."""
+    every = torch.arange(channels)
+    if kept is None:
+        return every
+    return torch.cat([kept, every[~torch.isin(every, kept)]])
 
 
 @torch.no_grad()

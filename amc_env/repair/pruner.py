@@ -261,14 +261,10 @@ class Pruner:
         """As ``prune``, but each layer is repaired on the pruned network's activations: slower."""
         kept = self.kept(keep)
         compact = self.graph.compact(kept)
-        self.repair_(compact, kept)
-        return compact
-
-    def repair_(self, compact: nn.Module, kept: Mapping[str, Tensor]) -> None:
-        """Repair the compact network that has these channels, layer by layer on all samples."""
         # The plain repair first: the sequential one is pulled towards the weights that it finds.
         self.plan.apply_(compact, kept)
         self._final_repair.repair_(compact, kept)
+        return compact
 
     @cached_property
     def _final_repair(self) -> SequentialRepair:

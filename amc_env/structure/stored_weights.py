@@ -68,8 +68,20 @@ def _hooks(module: nn.Module) -> list[WeightNorm | SpectralNorm]:
 
 
 def _store_(module: nn.Module) -> None:
-    for name in _parametrised(module):
+    names = _parametrised(module)
+    if names:
+        _get_own_class_(module)
+    for name in names:
         parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     for hook in _hooks(module):
         remove = remove_weight_norm if isinstance(hook, WeightNorm) else remove_spectral_norm
         remove(module, hook.name)
+
+
+def _get_own_class_(module: nn.Module) -> None:
+    """Let a copy no longer share its class with the module that it is a copy of."""
+    # A parametrised weight is a property of a class made for the module, and torch takes it off
+    # that class: the user's own network would lose it too.
+    shared = type(module)
+    own = {key: x for key, x in vars(shared).items() if key not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, own)

@@ -116,7 +116,9 @@ def sequential(task: Task, *, sums: bool = False) -> nn.Module:
         task.kept,
         task.pruner.calibration.batches,
         settings=SequentialSettings(
-            sampling=RowSampling(positions=16, seed=0), match_residual_sums=sums
+            sampling=RowSampling(positions=16, seed=0),
+            rows_per_input=task.pruner.repair.rows_per_input,
+            match_residual_sums=sums,
         ),
     )
     return compact

@@ -15,7 +15,7 @@ import pytest
 from killing import PROCESSES, Until, killed
 from safetensors.torch import load_file
 
-from amc_env import evaluation, training
+from amc_env import evaluation
 from amc_env.agents import Episode
 from amc_env.calibration import Calibration, calibrate
 from amc_env.data.datasets import digits
@@ -25,6 +25,7 @@ from amc_env.pipeline.folder import RunFolder
 from amc_env.pipeline.main import main, run_job
 from amc_env.precision import Choice, Format
 from amc_env.repair import pruner
+from amc_env.training import training
 
 QUICK = ["base.epochs=2", "search.episodes=10", "search.compare=[random]", "search.finalists=2",
          "agent.options.warmup_episodes=3", "adjust.epochs=2", "finetune.epochs=3",

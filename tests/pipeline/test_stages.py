@@ -109,7 +109,7 @@ def test_what_cannot_be_pruned_is_refused_before_it_is_trained(
     ("overrides", "kept"),
     [
         # Far too high a learning rate, without warm-up, makes the network worse.
-        (["finetune.learning_rate=3", "finetune.warmup=0", "finetune.clip=null"], "repaired"),
+        (["finetune.learning_rate=10", "finetune.warmup=0", "finetune.clip=null"], "repaired"),
         # So little is left that the repair alone is poor.
         (["budget.flops=0.05", "env.min_keep=0.05", "finetune.learning_rate=0.05"], "finetuned"),
     ],
@@ -173,7 +173,7 @@ def test_a_repaired_network_is_adjusted_unless_that_gains_nothing(
     assert own > other
     assert "adjusting without labels: 10 epochs" in capsys.readouterr().out
     # A learning rate that ruins every network.
-    run, env, _ = begin(*hard, "adjust.learning_rate=3", "adjust.warmup=0", "adjust.clip=null")
+    run, env, _ = begin(*hard, "adjust.learning_rate=10", "adjust.warmup=0", "adjust.clip=null")
     kept = stages.repair(run, env, stages.search(run, env))[-1].result
     for name, value in kept.compact.state_dict().items():
         assert torch.equal(value, plain.compact.state_dict()[name])

@@ -194,10 +194,11 @@ def test_convolutions_of_every_kind_count_where_they_first_run() -> None:
     assert layers.chosen("last") == ("bare",)
     # The auxiliary head is pruned, but only training runs it.
     assert "aux.0" in {p.module for g in graph.groups for p in g.producers}
-    assert layers.chosen("pruned") == ("stem", "twice")
+    assert layers.chosen("pruned") == ("stem", "twice", "up", "normed")
     # What a depthwise convolution puts out leaves with the channels that it reads. Layers whose
-    # weights are computed, and those that they read, are not pruned.
-    assert layers.chosen("outputs") == ("up", "normed", "bare")
+    # weights are computed, and those that they read, are not pruned; under a weight norm, weights
+    # are stored.
+    assert layers.chosen("outputs") == ("bare",)
     assert layers.chosen(["head", "up"]) == ("head", "up")
     for name in ("aux.0", "idle", "computed"):
         with pytest.raises(ValueError, match=f"layers names '{name}', but no convolution or lin"):
