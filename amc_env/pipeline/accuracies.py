@@ -70,9 +70,9 @@ class Examiner:
         }
         if not own or not isinstance(self._labels, Tensor):
             return {}
-        marked = (
-            {} if self._originals is None else {"original": self._originals.int().cpu().tolist()}
-        )
+        marks = self._originals
+        # "original" is what the network before pruning is called.
+        marked = {} if marks is None else {"is_original": marks.int().cpu().tolist()}
         return {"label": self._labels.cpu().tolist(), **marked, **own}
 
 
