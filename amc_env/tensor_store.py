@@ -116,7 +116,9 @@ class TensorStore:
         for number, (name, tensors) in enumerate(parts.items()):
             file = f"{number}.safetensors"
             with atomic(folder / file) as temporary:
-                save_file({key: x.contiguous() for key, x in tensors().items()}, temporary)
+                # The library looks at the storage of tensors, which not every device has.
+                stored = {each: x.cpu().contiguous() for each, x in tensors().items()}
+                save_file(stored, temporary)
                 files[name] = (file, _sha256(temporary))
         index = _Index(key=key, files=files)
         sealed = index.model_copy(update={"sha256": index.checksum})
