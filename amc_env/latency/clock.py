@@ -21,7 +21,7 @@ CLOCKS: Mapping[Clock, Callable[[], float]] = {
     "processor": time.process_time,
 }
 _MOST_TURNS = 200
-# Just below the largest block, 32 MiB, from whose size the C library of Linux learns.
+# Just below the largest block, 32 MiB, from whose size the GNU C library learns.
 _LARGE = 31 * 2**20
 
 
@@ -90,7 +90,7 @@ def timings(
 def settle_allocator() -> None:
     """Let memory that a forward pass frees stay with the process for the next one.
 
-    The C library of Linux gives free memory back to the system when there is more of it than twice
+    The GNU C library gives free memory back to the system when there is more of it than twice
     the largest block that the process has freed, and the next pass takes it anew, a page fault for
     every 4 KiB. Whether it does would depend on what the process did before: MobileNetV2 takes a
     third more time in a fresh process (``benchmarks/page_faults.py``).

@@ -28,6 +28,7 @@ from amc_env.pipeline.journal import Journal
 from amc_env.rewards import RewardContext
 from amc_env.rewards.functions import RandomReward
 
+SMAPS = Path("/proc/self/smaps")
 EPISODES = 8
 HALF = Budget(flops=0.5)
 # Small batches of evaluation, so that there is something to race for.
@@ -213,13 +214,13 @@ def test_an_environment_is_mapped_from_a_file_and_evaluates_the_same(tmp_path: P
     assert read_shared(path).evaluate(counts) == env.evaluate(counts)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells of a process's memory")
+@pytest.mark.skipif(not SMAPS.exists(), reason=f"{SMAPS}, which tells of mappings, is not there")
 def test_what_is_mapped_takes_no_memory_of_a_process(tmp_path: Path) -> None:
     path = tmp_path / "large.pt"
     torch.save(torch.ones(2**22), path)
     mapped: Any = read_shared(path)
     assert mapped.sum() == 2**22
-    part = Path("/proc/self/smaps").read_text().partition(str(path))[2].partition("VmFlags")[0]
+    part = SMAPS.read_text().partition(str(path))[2].partition("VmFlags")[0]
     sizes = dict(line.split()[:2] for line in part.splitlines() if line.endswith(" kB"))
     assert int(sizes["Rss:"]) >= 2**22 * 4 / 1024
     assert int(sizes["Anonymous:"]) == 0
@@ -368,7 +369,7 @@ with Workers(env, workers=2) as workers:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes where Linux lists them")
+@pytest.mark.skipif(not SMAPS.exists(), reason="/proc, which lists processes, is not there")
 def test_a_script_needs_no_guard_and_its_workers_end_with_it(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
@@ -378,8 +379,10 @@ def test_a_script_needs_no_guard_and_its_workers_end_with_it(tmp_path: Path) -> 
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
         assert process.stdout is not None
         pids = process.stdout.readline().split()
+        were_running = [is_running(pid) for pid in pids]
         process.kill()
-    assert len(pids) == 2
+    # Otherwise nothing would have ended with the script.
+    assert were_running == [True, True]
     deadline = time.monotonic() + 120
     while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
