@@ -1,42 +1,35 @@
 """Channel pruning as a Gymnasium environment: one step decides one group of channels."""
 
 import copy
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from functools import cached_property, partial
-from typing import Any, Literal, SupportsFloat
+from functools import cached_property
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import nn
 from typing_extensions import override
 
-from amc_env.batches import Batch
 from amc_env.criteria import Criterion, make_criterion
-from amc_env.data import PruningData, Source
-from amc_env.env.ahead import Ahead, Request
-from amc_env.env.bench import Bench
+from amc_env.data import PruningData
+from amc_env.env.ahead import Ahead
+from amc_env.env.bench import Benches
 from amc_env.env.budget import Budget, BudgetKeeper
 from amc_env.env.observation import Observer, feature_names, macs_by_layer
+from amc_env.env.payment import Payment, Split
 from amc_env.env.rendering import draw, tabulate
 from amc_env.env.settings import Budgeting, EnvSettings
-from amc_env.env.trial import Judge, Outcome, Trial, first_question
-from amc_env.env.tried import Kept, Tried
+from amc_env.env.trial import Outcome, Trial
+from amc_env.env.trials import Trials
 from amc_env.env.walk import Walk
 from amc_env.evaluation import Evaluator
-from amc_env.folding import folds_of
-from amc_env.memory import Compute, Memory, forgetful, has
-from amc_env.names import name_of
+from amc_env.memory import Compute, Memory, forgetful
 from amc_env.policy import Policy, make_policy
-from amc_env.precision import Choice
 from amc_env.repair.pruner import Pruner, checked_labels
-from amc_env.rewards import NetworkLayers, Reward, RewardContext, WeightedSum, make_reward
-from amc_env.rewards.bounds import has_upper_bound, upper_bound
-from amc_env.rewards.functions import check_layers, check_task, is_repeatable
+from amc_env.rewards import Reward, RewardContext, make_reward
+from amc_env.rewards.functions import check_task
 from amc_env.structure import ChannelGraph
 from amc_env.tasks import Task, make_task
 from amc_env.tensor_store import TensorStore
@@ -73,9 +66,6 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         store: Keeps the scores and factors that calibration ends in, for another environment of the
             same network, samples and settings.
 
-    Attributes:
-        ahead: Evaluates candidates before their episodes, if there is somebody to do so.
-
     Raises:
         ValueError: An argument is wrong, or arguments do not fit together. All that can be known
             from the arguments is checked before the network is calibrated.
@@ -104,45 +94,32 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             raise ValueError(f"render_mode {render_mode!r} does not exist; choose ansi, rgb_array")
         self.render_mode = render_mode
         self.settings = settings or EnvSettings()
-        self._memory = memory
-        self.ahead = Ahead()
-        self._reward = make_reward(reward)
+        reward = make_reward(reward)
         self.task = make_task(task)
-        check_task(self._reward, self.task)
+        check_task(reward, self.task)
         ranks = make_criterion(criterion)
         # The graph refuses a model without parameters.
         self.data = data = data.to(next((p.device for p in model.parameters()), "cpu"))
         self._check_labels(ranks)
-        example = data.calibration.first(2)
         self.graph = ChannelGraph(
             model,
-            example,
+            data.calibration.first(2),
             ignore=self.settings.ignore,
             round_to=self.settings.multiple(budget),
         )
-        model = self.graph.model
         self._begin_(budget)
-        self._layers = NetworkLayers.of(self.graph)
-        check_layers(self._reward, self._layers)
-        # A run over a whole split takes long. The sample with the greatest label is enough to find
-        # out whether the network runs and has a score for every class.
-        for split in (data.validation, data.judging):
-            one = split.with_greatest_label()
-            Evaluator(one, precision="float32", task=self.task).outputs(model)
-        self._folds = folds_of(model, example)
-        self._choice = self._chosen(model)
-        self.evaluator = self._evaluator(data.validation)
+        benches = Benches(self.graph, data, settings=self.settings, task=self.task, memory=memory)
+        payment = Payment(reward=reward, task=self.task, benches=benches)
         self.pruner = Pruner(
             self.graph,
             data.calibration,
             ranks,
             repair=self.settings.repair,
-            norm_format=self._choice.format,
+            norm_format=benches.choice.format,
             task=self.task,
             store=store,
         )
-        self._validation = self._bench(self.evaluator, mapped=data.calibration)
-        self._forget_()
+        self._use_(Trials(self.pruner, payment, memory=memory, seed=self.settings.seed))
 
     def with_budget(self, budget: Budget | None) -> "ChannelPruningEnv":
         """This environment with another budget, made without another calibration.
@@ -160,12 +137,13 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         """
         other = copy.copy(self)
         other._begin_(budget)
+        other._use_(self._trials.sharing(seed=self.settings.seed))
         return other
 
     def alone(self) -> "ChannelPruningEnv":
         """This environment for another process: it has no outcomes, and asks no memory for any."""
         other = copy.copy(self)
-        other._be_alone_()
+        other._use_(self._trials.alone())
         return other
 
     @override
@@ -174,11 +152,10 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
     ) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed, options=options)
         if seed is not None:
-            self._begin_draws_(seed)
-        self._restart_()
-        options = options or {}
-        self._floor = self._checked_floor(options.get("floor"))
-        self._walk = Walk(self.keeper, options.get("budgeting", self.settings.budgeting))
+            self._trials.draw_from_(seed)
+        self._restart_(options or {})
+        if self._floor is not None:
+            self._payment.check_raced()
         return self._observe(), {}
 
     @override
@@ -212,6 +189,20 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         if self.render_mode == "rgb_array":
             return draw(self.graph, self._walk.decided)
         return None
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """Runs networks on the validation split."""
+        return self._payment.benches.validation.evaluator
+
+    @property
+    def ahead(self) -> Ahead:
+        """Evaluates candidates before their episodes, if there is somebody to do so."""
+        return self._trials.ahead
+
+    @ahead.setter
+    def ahead(self, ahead: Ahead) -> None:
+        self._trials.ahead = ahead
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -256,10 +247,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             samples: How many validation samples will be asked for; all if None.
             floor: The reward that their races will be about; None if they are not raced.
         """
-        if not self.ahead.is_on or not is_repeatable(self._reward):
-            return
-        requests = [self._request(counts, samples, floor) for counts in candidates]
-        self.ahead.expect([request for request in requests if request])
+        self._trials.expect(candidates, samples=samples, floor=floor)
 
     def evaluate(self, counts: Mapping[str, int]) -> Outcome:
         """The outcome of keeping these numbers of channels, without playing an episode.
@@ -281,12 +269,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         Raises:
             ValueError: A group does not exist or cannot keep that many channels.
         """
-        # Trials are looked up by the groups that exist, so a name that does not exist has to be
-        # refused before.
-        self.pruner.kept(counts)
-        if not is_repeatable(self._reward):
-            return self._new_trial(counts, {})
-        return self._tried.trial(self._kept(counts), partial(self._new_trial, counts))
+        return self._trials.trial(counts)
 
     def pay(self, compact: nn.Module, counts: Mapping[str, int]) -> Outcome:
         """The outcome of a compact network that is made already, however it was repaired.
@@ -298,7 +281,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         Raises:
             ValueError: The reward is no finite number.
         """
-        return self._paid(self.context(compact, counts))
+        return self._payment.outcome(self.context(compact, counts))
 
     def judge(self, compact: nn.Module, counts: Mapping[str, int]) -> Outcome:
         """As ``pay``, on the selection split; on the validation split where the data has none.
@@ -306,14 +289,14 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         A search tries many policies on the validation split, so the greatest of its rewards are
         partly luck with these samples. Its best policies are better compared on others.
         """
-        return self._paid(self.context(compact, counts, on="selection"))
+        return self._payment.outcome(self.context(compact, counts, on="selection"))
 
     def context(
         self,
         compact: nn.Module,
         counts: Mapping[str, int],
         *,
-        on: Literal["validation", "selection"] = "validation",
+        on: Split = "validation",
     ) -> RewardContext:
         """What rewards read of a compact network; several rewards share its outputs.
 
@@ -323,8 +306,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             on: The split on which rewards are computed. On the selection split they read feature
                 maps of its samples too. Where the data has no selection split, validation serves.
         """
-        bench = self._validation if on == "validation" else self._selection
-        return bench.context(compact, counts, draw=self._draw(sorted(counts.items())))
+        draw = self._trials.draw(sorted(counts.items()))
+        return self._payment.context(compact, counts, draw=draw, on=on)
 
     def remembered(self, counts: Mapping[str, int], what: str, compute: Compute) -> Any:
         """A result for these numbers of channels and the reward from memory, or else computed.
@@ -334,8 +317,7 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             what: Tells the result from others for the same numbers.
             compute: Computes it, as something that JSON can hold.
         """
-        what = self._called(counts, what)
-        return self._memory(what, partial(self.ahead, what, compute))
+        return self._trials.remembered(counts, what, compute)
 
     def use_reward_(self, reward: str | Reward | Mapping[str, float]) -> None:
         """Pay all further episodes by another reward.
@@ -344,10 +326,8 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
             ValueError: The reward does not exist, or reads layers that the network does not have.
         """
         made = make_reward(reward)
-        check_task(made, self.task)
-        check_layers(made, self._layers)
-        self._reward = made
-        self._forget_()
+        payment = Payment(reward=made, task=self.task, benches=self._payment.benches)
+        self._use_(self._trials.paid_by(payment))
 
     def policy(self, counts: Mapping[str, int], *, seed: int = 0) -> Policy:
         """The policy that keeps the best-ranked channels of every group, in these numbers.
@@ -380,10 +360,21 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         self.observation_space = spaces.Box(0.0, 1.0, (features,), np.float32)
         self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
         self._np_random, self._np_random_seed = None, None
-        self._begin_draws_(self.settings.seed)
         # What Gymnasium's registry writes there names the budget.
         self.spec = None
-        self._restart_()
+        self._restart_({})
+
+    def _restart_(self, options: dict[str, Any]) -> None:
+        """Begin an episode."""
+        self._floor = options.get("floor")
+        self._walk = Walk(self.keeper, options.get("budgeting", self.settings.budgeting))
+
+    def _use_(self, trials: Trials) -> None:
+        self._trials = trials
+
+    @property
+    def _payment(self) -> Payment:
+        return self._trials.payment
 
     @cached_property
     def _observer(self) -> Observer:
@@ -395,67 +386,6 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         if self.budget and self.budget.table and self.budget.latency is not None:
             costs = self.budget.table.by_layer
         return Observer(self.graph, target=target, costs=costs, errors=errors)
-
-    def _restart_(self) -> None:
-        self._walk = Walk(self.keeper, self.settings.budgeting)
-        self._floor = None
-
-    def _be_alone_(self) -> None:
-        self._memory, self.ahead = forgetful, Ahead()
-        self._forget_()
-
-    def _forget_(self) -> None:
-        """Forget the outcomes of all networks, but not those that another environment shares."""
-        self._tried = Tried()
-
-    def _kept(self, counts: Mapping[str, int]) -> Kept:
-        return tuple(counts.get(group.name, group.channels) for group in self.graph.groups)
-
-    def _called(self, counts: Mapping[str, int], what: str) -> str:
-        """What a memory calls a result for these numbers of channels."""
-        return f"{name_of(self._reward)}, {what}: {[*self._kept(counts)]}"
-
-    def _request(
-        self, counts: Mapping[str, int], samples: int | None, floor: float | None
-    ) -> Request | None:
-        """A candidate to be evaluated, or None if its outcome is known."""
-        kept = self._kept(counts)
-        seen, known = self._tried.seen(kept), self._tried.known(kept)
-        first = first_question(self.evaluator, samples=samples, floor=floor, seen=seen, known=known)
-        question = first and self._called(counts, first)
-        if question is None or has(self._memory, question):
-            return None
-        counts = dict(counts)
-        return Request(counts=counts, question=question, samples=samples, floor=floor, seen=seen)
-
-    def _new_trial(self, counts: Mapping[str, int], known: dict[int, Outcome]) -> Trial:
-        # Counted, and not taken from a generator, because a memory may answer for some trials.
-        self._number += 1
-        draw = self._draw(self._number)
-        memory = partial(self.remembered, counts)
-        if not is_repeatable(self._reward):
-            memory = partial(self._remembered_once, counts, self._number)
-        return Trial(
-            counts,
-            prune=partial(self.pruner.prune, counts),
-            judge=Judge(pay=partial(self._pay, counts, draw), bound=partial(self._bound, counts)),
-            evaluator=self.evaluator,
-            known=known,
-            memory=memory,
-        )
-
-    def _remembered_once(
-        self, counts: Mapping[str, int], number: int, what: str, compute: Compute
-    ) -> Any:
-        return self.remembered(counts, f"{what}, trial {number}", compute)
-
-    def _draw(self, key: object) -> float:
-        """A uniform random number from 0 to 1 that depends on the seed and a key."""
-        seed = zlib.crc32(f"{self._seed} {key}".encode())
-        return float(np.random.default_rng(seed).random())
-
-    def _begin_draws_(self, seed: int) -> None:
-        self._seed, self._number = seed, 0
 
     def _observe(self) -> Observation:
         return self._observed(self._walk)
@@ -493,74 +423,3 @@ class ChannelPruningEnv(gym.Env[Observation, Action]):
         if given.labels is not None:
             self.task.check_labels(given.labels, samples=len(given))
         checked_labels(criterion, given, self.task)
-
-    def _checked_floor(self, floor: float | None) -> float | None:
-        if floor is not None and not has_upper_bound(self._reward, self.task):
-            raise ValueError(
-                f"the reward {name_of(self._reward)!r} cannot be raced, because samples that are "
-                "not evaluated yet could change it in either direction; do not race, or choose "
-                "accuracy, loss, neg_error_log_flops or kl_to_original"
-            )
-        return floor
-
-    @cached_property
-    def _selection(self) -> Bench:
-        # Made only for those who ask, because it takes a run of the original network.
-        if self.data.selection is None:
-            return self._validation
-        return self._bench(self._evaluator(self.data.selection), mapped=self.data.selection)
-
-    def _chosen(self, model: nn.Module) -> Choice:
-        """The format in which networks are evaluated. A clock may decide, so it is remembered."""
-        evaluator = Evaluator(
-            self.data.validation,
-            batch=self.settings.evaluation_batch,
-            precision=self.settings.precision,
-            task=self.task,
-        )
-        return Choice.of(
-            self._memory("format of evaluations", lambda: asdict(evaluator.choose(model)))
-        )
-
-    def _evaluator(self, split: Source) -> Evaluator:
-        return Evaluator(
-            split.resident(),
-            batch=self.settings.evaluation_batch,
-            precision=self._choice,
-            folds=self._folds,
-            task=self.task,
-        )
-
-    def _bench(self, evaluator: Evaluator, *, mapped: Source) -> Bench:
-        seed = self.settings.seed
-        return Bench(self.graph, evaluator, layers=self._layers, mapped=mapped, seed=seed)
-
-    def _pay(
-        self, counts: Mapping[str, int], draw: float, compact: nn.Module, outputs: Batch
-    ) -> Outcome:
-        """The outcome on the samples that there are outputs of."""
-        return self._paid(self._validation.context(compact, counts, draw=draw, outputs=outputs))
-
-    @torch.no_grad()
-    def _paid(self, context: RewardContext) -> Outcome:
-        parts: Mapping[str, float] = {}
-        if isinstance(self._reward, WeightedSum):
-            parts = {name: float(part) for name, part in self._reward.values(context).items()}
-            reward = float(self._reward.total(parts))
-        else:
-            reward = float(self._reward(context))
-        if not np.isfinite(reward):
-            raise ValueError(f"the reward is {reward}; a reward must give a finite number")
-        return Outcome(
-            reward=reward,
-            parts=parts,
-            accuracy=context.accuracy,
-            flops=context.cost.flops,
-            params=context.cost.params,
-            samples=len(context.evaluator.split),
-        )
-
-    def _bound(self, counts: Mapping[str, int], compact: nn.Module, outputs: Batch) -> float:
-        """The greatest reward that the samples without outputs still leave possible."""
-        whole = self.context(compact, counts)
-        return upper_bound(self._reward, whole, outputs)
