@@ -103,11 +103,17 @@ print(first, min(faults() for _ in range(5)))
     platform.libc_ver()[0] != "glibc", reason="the allocator of another C library learns no sizes"
 )
 def test_a_settled_process_keeps_the_memory_of_its_maps() -> None:
-    # Any process that has run something large is settled, so it has to be a fresh one.
+    # Any process that has run something large is settled, so they have to be fresh ones; and what
+    # an import has freed may settle one by chance.
+    found = [faults_of_a_process() for _ in range(5)]
+    # Six maps of 4 MiB have 6144 pages of 4 KiB.
+    assert max(before for before, _ in found) > 1000
+    assert max(after for _, after in found) < 100
+
+
+def faults_of_a_process() -> tuple[int, int]:
     done = subprocess.run(
         [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True
     )
     before, after = map(int, done.stdout.split())
-    # Six maps of 4 MiB have 6144 pages of 4 KiB.
-    assert before > 1000
-    assert after < 100
+    return before, after
