@@ -1,6 +1,6 @@
 """Evolution that moves channels between groups and races offspring on growing parts of the data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -9,6 +9,7 @@ import numpy as np
 from typing_extensions import override
 
 from amc_env import ChannelPruningEnv
+from amc_env.agents.blend import blends
 from amc_env.agents.division import Curves, fill_budget, need_budget
 from amc_env.agents.episodes import Recorder
 from amc_env.agents.error_curves import allocate
@@ -22,7 +23,12 @@ Counts = dict[str, int]
 # So often is a mutation drawn again when it leads to a policy that was tried before.
 _REDRAWS = 10
 
-_START: Rule = (lambda x: x in ("error_curves", "uniform"), "'error_curves' or 'uniform'")
+_STARTS: Mapping[str, Callable[[ChannelPruningEnv], Sequence[Mapping[str, int]]]] = {
+    "blend": blends,
+    "error_curves": lambda env: [allocate(env)],
+    "uniform": lambda env: [uniform_counts(env)],
+}
+_START: Rule = (lambda x: x in _STARTS, "'blend', 'error_curves' or 'uniform'")
 _STAGES: Rule = (
     lambda x: isinstance(x, Sequence) and all(_is_stage(s) for s in x) and _narrows(x),
     "pairs of a rising share of the samples and a falling number, such as [[0.1, 8], [0.3, 3]]",
@@ -44,7 +50,8 @@ class EvoPress(Searcher):
     episodes evaluates as many samples as any other search does in 100 episodes.
 
     Attributes:
-        start: The first parent, the policy of ``error_curves`` or of ``uniform``.
+        start: The first parent: the best policy of ``blend``, or that of ``error_curves`` or of
+            ``uniform``.
         step: The most channels that a group gains in one switch, as a share of its channels.
         stages: For each stage the share of the validation samples and how many offspring enter it.
             Shares are rounded up to whole batches. A stage that would need all samples is left out
@@ -55,7 +62,7 @@ class EvoPress(Searcher):
 
     name: ClassVar[str] = "evopress"
 
-    start: str = "error_curves"
+    start: str = "blend"
     step: float = 0.25
     stages: Sequence[tuple[float, int]] = ((0.1, 8), (0.3, 3))
     race: bool = False
@@ -71,13 +78,13 @@ class EvoPress(Searcher):
         env = recorder.pruning
         need_budget(env, self.name)
         births = _Births(env, np.random.default_rng(seed), step=self.step)
-        parent = births.first(
-            allocate(env) if self.start == "error_curves" else uniform_counts(env)
-        )
-        reward = recorder.play_counts(parent).reward
+        starts = [births.first(counts) for counts in _STARTS[self.start](env)][:episodes]
+        rewards = [episode.reward for episode in recorder.play_all_counts(starts)]
+        reward = max(rewards)
+        parent = starts[rewards.index(reward)]
         stages = _stages(env, self.stages)
         total = len(env.data.validation)
-        left = (episodes - 1) * total
+        left = (episodes - len(starts)) * total
         while left >= total:
             now = stages if _price(stages, total) <= left else []
             child = _screened(recorder, births, parent, now)
@@ -105,7 +112,7 @@ class _Births:
         self._tried: set[tuple[int, ...]] = set()
 
     def first(self, counts: Mapping[str, int]) -> Counts:
-        """The first parent, with what is left of the budget spent."""
+        """A policy to begin with, with what is left of the budget spent."""
         return self._noted(fill_budget(self._env, counts, self._curves))
 
     def child(self, parent: Counts) -> Trial:

@@ -16,8 +16,8 @@ import torch
 from typing_extensions import override
 
 from amc_env.agents.amc_settings import AMCSettings
+from amc_env.agents.blend import blends
 from amc_env.agents.episodes import EXACTLY, Recorder
-from amc_env.agents.error_curves import allocate
 from amc_env.agents.options import FRACTION, SHARE, YES_OR_NO, Rule, check_values, real, whole
 from amc_env.agents.searcher import Searcher
 from amc_env.env.environment import Action, Observation
@@ -88,9 +88,9 @@ class Ddpg(Searcher):
 
     Attributes:
         settings: The settings of the agent.
-        warm_start: Whether the first episode is that of ``error_curves``; without a budget, which
-            it needs, it is not. Where there is a policy to begin from, the next is that policy. The
-            actor is trained to imitate the better of them, the replay buffer holds both, and the
+        warm_start: Whether the first episodes are those of ``blend``; without a budget, which it
+            needs, they are not. Where there is a policy to begin from, the next is that policy. The
+            actor is trained to imitate the best of them, the replay buffer holds all, and the
             warm-up explores around the actor instead of uniformly.
         name: The name in tables and files.
     """
@@ -129,7 +129,7 @@ class Ddpg(Searcher):
         """The policies to begin with, as the numbers of channels to keep."""
         plans: list[Mapping[str, int]] = []
         if self.warm_start and recorder.pruning.budget:
-            plans.append(allocate(recorder.pruning))
+            plans += blends(recorder.pruning)
         if recorder.start:
             plans.append(recorder.start)
         return plans

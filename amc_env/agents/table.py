@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from amc_env.agents.amc_settings import AMCSettings
+from amc_env.agents.blend import Blend
 from amc_env.agents.error_curves import ErrorCurves
 from amc_env.agents.evopress import EvoPress
 from amc_env.agents.learners import Ddpg, Learner
@@ -61,6 +62,7 @@ AGENTS: Mapping[str, Callable[..., Searcher]] = {
     "cma_es": CmaEs,
     "tpe": Tpe,
     "error_curves": ErrorCurves,
+    "blend": Blend,
     "spdy": Spdy,
     "evopress": EvoPress,
     "milp": Milp,

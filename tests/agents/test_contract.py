@@ -26,6 +26,7 @@ from amc_env.agents import (
     learners,
     make_agent,
 )
+from amc_env.agents.blend import blends
 from amc_env.agents.searchers import Uniform
 from amc_env.names import name_of
 
@@ -41,7 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tqc": {"learning_starts": 6},
 }
 # They play one episode; milp because all its exponents lead to one policy in this network.
-WITHOUT_CHANCE = ("uniform", "error_curves", "milp", "most_parameters", "one_shot")
+WITHOUT_CHANCE = ("uniform", "error_curves", "blend", "milp", "most_parameters", "one_shot")
 BY_CHANCE = [name for name in AGENTS if name not in WITHOUT_CHANCE]
 
 every_agent = pytest.mark.parametrize("name", AGENTS)
@@ -75,7 +76,8 @@ def size(model: nn.Module) -> int:
 def test_it_plays_its_number_of_episodes_each_within_budget(name: str) -> None:
     result, told = played(name)
     assert result.is_complete
-    assert len(result.episodes) == (1 if name in WITHOUT_CHANCE else EPISODES)
+    expected = len(blends(env_of())) if name == "blend" else 1
+    assert len(result.episodes) == (expected if name in WITHOUT_CHANCE else EPISODES)
     assert [e.number for e in result.episodes] == list(range(1, len(result.episodes) + 1))
     assert all(e.flops_ratio <= 0.5 for e in result.episodes)
     assert told == result.episodes
@@ -528,19 +530,21 @@ def test_learners_learn_and_end_with_their_own_policy(
     assert list(result.episodes[-1].sparsities) == seen[1][1]
 
 
-def test_a_warm_start_begins_with_the_error_curves_episode() -> None:
+def test_a_warm_start_begins_with_the_blends() -> None:
     agent = make_agent("ddpg", {**OPTIONS["ddpg"], "warm_start": True, "sigma": 0.1})
     result = agent.search(env_of(), episodes=EPISODES, seed=0)
     assert len(result.episodes) == EPISODES
-    assert result.episodes[0].counts == played("error_curves")[0].best.counts
-    assert result.best.reward >= played("error_curves")[0].best.reward
+    blend = played("blend")[0]
+    begun = result.episodes[: len(blend.episodes)]
+    assert [episode.counts for episode in begun] == [e.counts for e in blend.episodes]
+    assert result.best.reward >= blend.best.reward
     again = agent.search(env_of(), episodes=EPISODES, seed=0)
     assert outcomes(again) == outcomes(result)
     alone = agent.search(env_of(), episodes=1, seed=0)
     assert [e.counts for e in alone.episodes] == [result.episodes[0].counts]
 
 
-def test_without_a_budget_there_is_no_policy_of_error_curves_to_begin_with() -> None:
+def test_without_a_budget_there_are_no_blends_to_begin_with() -> None:
     result = make("ddpg").search(tiny_env(), episodes=2, seed=0)
     assert len(result.episodes) == 2
     assert result.episodes[0].counts != WIDTHS
@@ -567,25 +571,28 @@ def test_the_policy_to_begin_from_is_played_within_the_budget(name: str) -> None
     env = env_of()
     result = make(name).search(env, episodes=EPISODES, seed=0, start=START)
     start = env.keeper.scaled(START)
-    # ddpg plays the policy of error_curves before it.
-    first = result.episodes[1 if name == "ddpg" else 0]
+    # ddpg plays the blends before it.
+    first = result.episodes[len(blends(env)) if name == "ddpg" else 0]
     # tpe asks for it as for any other policy, and what is left of the budget is spent.
     assert first.counts == (env.keeper.spent(start) if name == "tpe" else start)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_warm_start_imitates_the_better_policy(sign: int) -> None:
-    # Of the two policies, one is better by this reward and the other by its opposite.
+def test_a_warm_start_imitates_the_best_policy(sign: int) -> None:
+    # Of the policies to begin with, the last is the best by one of these rewards and the worst by
+    # its opposite.
     env = env_of(lambda context: float(sign * context.counts["wide"]))
     # With next to no noise, an episode of the warm-up shows what the actor imitates.
     agent = make_agent("ddpg", {**OPTIONS["ddpg"], "warm_start": True, "sigma": 1e-3})
-    curves, start, imitated = agent.search(env, episodes=3, seed=0, start=START).episodes
+    count = len(blends(env)) + 2
+    *begun, imitated = agent.search(env, episodes=count, seed=0, start=START).episodes
 
     def distance(episode: Episode) -> int:
         return sum(abs(count - imitated.counts[name]) for name, count in episode.counts.items())
 
-    assert (curves.reward > start.reward) is (sign == 1)
-    assert (distance(curves) < distance(start)) is (sign == 1)
+    best = max(begun, key=lambda episode: episode.reward)
+    assert (best is begun[-1]) is (sign == -1)
+    assert distance(best) == min(map(distance, begun))
 
 
 def test_cma_es_draws_around_the_policy_to_begin_from() -> None:

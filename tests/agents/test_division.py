@@ -159,7 +159,7 @@ def test_groups_that_keep_multiples_are_divided_into_multiples() -> None:
         assert all(counts[g.name] in env.keeper.between(g) for g in env.graph.groups)
 
 
-@pytest.mark.parametrize("name", ["spdy", "evopress", "milp"])
+@pytest.mark.parametrize("name", ["blend", "spdy", "evopress", "milp"])
 def test_without_a_budget_there_is_nothing_to_divide(name: str) -> None:
     with pytest.raises(ValueError, match=f"agent '{name}' divides a budget.* there is none; give"):
         make_agent(name).search(tiny_env(), episodes=2, seed=0)

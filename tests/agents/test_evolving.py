@@ -96,7 +96,8 @@ def test_the_first_parent_is_the_one_asked_for_and_filled() -> None:
 
 
 def test_screening_counts_as_the_part_that_it_is() -> None:
-    found = search("evopress", {"stages": [[0.1, 5], [0.3, 2]]}, episodes=12)
+    options = {"start": "error_curves", "stages": [[0.1, 5], [0.3, 2]]}
+    found = search("evopress", options, episodes=12)
     # A generation: 5 networks on 20 samples, 2 on 40 more, 1 on 140 more, of 200 samples.
     price = (5 * 20 + 2 * 40 + 140) / 200
     generations = int(11 / price)
@@ -137,7 +138,7 @@ def test_evolution_walks_towards_the_reward() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"start": "best"}, "start is 'best'; it must be 'error_curves' or 'uniform'"),
+        ({"start": "best"}, "start is 'best'; it must be 'blend', 'error_curves' or 'uniform'"),
         ({"step": 0}, "step is 0; it must be a number in"),
         ({"race": "yes"}, "race is 'yes'; it must be true or false"),
         ({"stages": [[0.1, 3], [0.05, 2]]}, "stages is .*; it must be pairs of a rising share"),
@@ -214,5 +215,5 @@ def test_stopped_episodes_are_no_finalists() -> None:
 @pytest.mark.parametrize("name", ["random", "evopress"])
 def test_a_reward_that_cannot_be_raced_is_said_at_once(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be raced"):
-        search(name, {"race": True}, reward="random", episodes=3)
+        search(name, {"race": True}, reward="random", episodes=8)
     assert np.isfinite(search(name, {}, reward="random", episodes=3).best.reward)
