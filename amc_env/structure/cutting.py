@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from amc_env.structure.module_copy import Template
-from amc_env.structure.naming import named_modules, named_tensors
+from amc_env.structure.naming import named_modules
 from amc_env.structure.records import CutAttribute, CutAxis, Structure
 
 
@@ -27,7 +27,7 @@ def cut_channels(model: nn.Module, structure: Structure, mask: Tensor) -> nn.Mod
 
 def cut_copy(template: Template, structure: Structure, mask: Tensor) -> nn.Module:
     """Copy the model of a template without the channels that ``mask`` leaves out."""
-    tensors = dict(named_tensors(template.model))
+    tensors = template.tensors
     indices = Indices(mask)
     cuts: dict[str, list[tuple[int, Tensor]]] = {}
     for axis in structure.axes:
@@ -59,8 +59,7 @@ def _store(module: nn.Module, count: CutAttribute, number: int) -> None:
 
 
 class Indices:
-    """Where a mask over labels is true along an axis; axes with the same labels are searched once.
-"""
+    """Where a mask over labels is true along axes; those with the same labels are searched once."""
 
     def __init__(self, mask: Tensor) -> None:
         self._mask = mask

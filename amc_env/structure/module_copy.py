@@ -5,12 +5,14 @@ looks at one by one; here they are told apart by type, and all else is left to `
 """
 
 import copy
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from amc_env.structure.naming import named_tensors
 
 _IMMUTABLE = frozenset(
     {
@@ -52,6 +54,11 @@ class Template:
     def copy(self, memo: dict[int, Any]) -> nn.Module:
         """What ``copy.deepcopy(model, memo)`` returns."""
         return self._copy(self.model, memo)
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters and buffers of the model by name."""
+        return dict(named_tensors(self.model))
 
     def _copy(self, module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         known = memo.get(id(module))
@@ -117,7 +124,8 @@ def _recipe(module: nn.Module) -> _Recipe:
     for name, value in settings.items():
         if type(value) in _IMMUTABLE:
             continue
-        if not value and name in _OWN_TABLES:
+        # A tensor that a module keeps by itself is neither true nor false.
+        if name in _OWN_TABLES and not value:
             empty.append((name, type(value)))
         elif name in _TABLES:
             tables.append((name, value))

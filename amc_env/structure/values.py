@@ -317,7 +317,7 @@ def _is_close(expected: Tensor, got: Tensor, tolerance: float) -> bool:
 
 def _silenced(template: Template, structure: Structure, kept: Tensor) -> nn.Module:
     """A copy with zero weights wherever a layer reads channels outside the mask over labels."""
-    tensors = dict(named_tensors(template.model))
+    tensors = template.tensors
     labels = {(axis.tensor, axis.dim): axis.labels for axis in structure.axes}
     # A depthwise convolution has no axis of inputs: it passes each channel on, for others to read.
     read = {(x.weight, 1 - x.output_dim) for x in structure.layers if x.weight is not None}
