@@ -5,7 +5,7 @@ looks at one by one; here they are told apart by type, and all else is left to `
 """
 
 import copy
-from functools import cached_property, lru_cache
+from functools import cached_property
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
@@ -142,7 +142,6 @@ def _recipe(module: nn.Module) -> _Recipe:
     )
 
 
-@lru_cache
 def _copies_itself(kind: type[nn.Module]) -> bool:
     return (
         hasattr(kind, "__deepcopy__")
