@@ -50,7 +50,11 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
         yield value
         return
     for part in _parts(value):
-        yield from tensors_in(part)
+        # As above, without another generator for what is mostly found here.
+        if isinstance(part, Tensor):
+            yield part
+        elif part is not None and not isinstance(part, (int, float, str)):
+            yield from tensors_in(part)
 
 
 def _parts(value: Any) -> Iterable[Any]:

@@ -143,11 +143,14 @@ def built(network: str) -> torch.nn.Module:
     return torchvision.models.get_model(network, weights=None).eval()
 
 
-def measure(what: str, folder: Path, images: int, *, network: str, size: int) -> None:
+def measure(
+    what: str, folder: Path, images: int, *, network: str, size: int, is_held: bool = False
+) -> None:
     """Measure parts in this process, which is to be fresh."""
     torch.set_num_threads(1)
-    options = {"path": f"{folder}", "size": size, "workers": 0, "hold_mib": 0}
-    train = load_dataset("folder", options).train
+    hold_mib = 2**20 if is_held else 0
+    options = {"path": f"{folder}", "size": size, "workers": 0, "hold_mib": hold_mib}
+    train = load_dataset("folder", options).train.take(slice(VALIDATION + images)).resident()
     marks = Marks(folder / "parts.json", images)
     if what == EVALUATION:
         evaluation(network, train, images, marks)
@@ -236,10 +239,19 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=IMAGES[0], help="images of that one")
     parser.add_argument("--network", default="resnet50", help="of that one")
     parser.add_argument("--size", type=int, default=224, help="pixels of that one")
+    parser.add_argument(
+        "--held", action="store_true", help="hold the images of that one in memory, to compare with"
+    )
     options = parser.parse_args()
     if options.part:
-        given = {"network": options.network, "size": options.size}
-        measure(options.part, options.folder, options.images, **given)
+        measure(
+            options.part,
+            options.folder,
+            options.images,
+            network=options.network,
+            size=options.size,
+            is_held=options.held,
+        )
         return
     if not options.table:
         measure_all(options.folder)

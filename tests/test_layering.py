@@ -60,6 +60,7 @@ INSIDE_STRUCTURE = (
     "layer_operations",
     "sequence_operations",
     "channel_statistics",
+    "partition",
     "grouping",
     "module_copy",
     "cutting",

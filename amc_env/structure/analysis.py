@@ -10,7 +10,7 @@ from torch import nn
 from amc_env.batches import Batch, call, count, first_tensor, moved, tensors_in
 from amc_env.structure.grouping import Rounding, structure_of
 from amc_env.structure.ledger import Discovery
-from amc_env.structure.module_copy import copy_module
+from amc_env.structure.module_copy import Template, copy_module
 from amc_env.structure.naming import named_tensors
 from amc_env.structure.probing import HANDLERS, Prober, follow, training_flags
 from amc_env.structure.records import Structure
@@ -51,11 +51,12 @@ def _analyse(
     runs = (False,) if trained is None else (False, True)
     found = trained or found
     refused: dict[int, str] = {}
+    template = Template(twin)
     while True:
         structure = structure_of(found, twin, rounding=rounding, refused=refused)
         # Values cost far more than shapes, so they are compared only for what passed the first
         # proof. A refusal changes the groups, and the new ones are proved from the beginning.
-        new = Prober(twin, given, structure, runs).refusals() or _value_refusals(
+        new = Prober(template, given, structure, runs).refusals() or _value_refusals(
             model, inputs, structure, calls
         )
         if not new:
@@ -125,7 +126,9 @@ def _evaluation_copy(model: nn.Module, *, on_meta: bool) -> nn.Module:
     if on_meta:
         for _, tensor in named_tensors(model):
             if tensor.is_floating_point():
-                shape = torch.empty_like(tensor, device="meta")
+                shape = torch.empty_strided(
+                    tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
+                )
                 is_parameter = isinstance(tensor, nn.Parameter)
                 memo[id(tensor)] = nn.Parameter(shape) if is_parameter else shape
     try:
@@ -212,7 +215,7 @@ def _with_training_branches(
     model, more = _unused_copy(model), copy.deepcopy(found)
     more.counts_uses = False
     try:
-        with training_flags(model, on=True):
+        with training_flags(model):
             _run(model, inputs, more, ignored)
     except ValueError:
         # The example may be too small for a head that only training uses.

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from amc_env.structure.module_copy import copy_module
-from amc_env.structure.naming import named_modules, named_tensors
+from amc_env.structure.module_copy import Template
+from amc_env.structure.naming import named_modules
 from amc_env.structure.records import CutAttribute, CutAxis, Structure
 
 
@@ -22,23 +22,28 @@ def keep_mask(structure: Structure, kept: Mapping[str, Tensor]) -> Tensor:
 
 def cut_channels(model: nn.Module, structure: Structure, mask: Tensor) -> nn.Module:
     """Copy ``model`` without the channels that ``mask`` leaves out."""
-    tensors = dict(named_tensors(model))
-    indices = _Indices(mask)
+    return cut_copy(Template(model), structure, mask)
+
+
+def cut_copy(template: Template, structure: Structure, mask: Tensor) -> nn.Module:
+    """Copy the model of a template without the channels that ``mask`` leaves out."""
+    tensors = template.tensors
+    indices = Indices(mask)
     cuts: dict[str, list[tuple[int, Tensor]]] = {}
     for axis in structure.axes:
-        index = indices.of(axis.labels)
-        if index is not None:
+        index = indices.along(axis.labels)
+        if index.numel() < axis.labels.numel():
             cuts.setdefault(axis.tensor, []).append((axis.dim, index))
     # The memo holds what counts as already copied, so shared tensors stay shared and no channel
     # that goes is ever copied.
-    compact = copy_module(
-        model, {id(tensors[name]): _selected(tensors[name], where) for name, where in cuts.items()}
+    compact = template.copy(
+        {id(tensors[name]): _selected(tensors[name], where) for name, where in cuts.items()}
     )
     modules = named_modules(compact)
     for count in structure.attributes:
-        index = indices.of(count.labels)
-        if index is not None:
-            _store(modules[count.module], count, len(index))
+        number = indices.along(count.labels).numel()
+        if number < count.labels.numel():
+            _store(modules[count.module], count, number)
     return compact
 
 
@@ -53,20 +58,19 @@ def _store(module: nn.Module, count: CutAttribute, number: int) -> None:
     setattr(module, count.attribute, value)
 
 
-class _Indices:
-    """What stays along an axis; axes with the same labels are looked up once."""
+class Indices:
+    """Where a mask over labels is true along axes; those with the same labels are searched once."""
 
     def __init__(self, mask: Tensor) -> None:
         self._mask = mask
         # By identity: equal label vectors are one object (see grouping), and comparing values would
         # cost as much as the look-up that this saves.
-        self._known: dict[int, Tensor | None] = {}
+        self._known: dict[int, Tensor] = {}
 
-    def of(self, labels: Tensor) -> Tensor | None:
-        """Indices along an axis with these labels, None if all stay."""
+    def along(self, labels: Tensor) -> Tensor:
+        """Indices along an axis with these labels."""
         if id(labels) not in self._known:
-            index = self._mask[labels].nonzero().flatten()
-            self._known[id(labels)] = None if len(index) == len(labels) else index
+            self._known[id(labels)] = self._mask[labels].nonzero().flatten()
         return self._known[id(labels)]
 
 
@@ -81,14 +85,7 @@ def kept_labels(axes: tuple[CutAxis, ...], mask: Tensor) -> dict[tuple[str, int]
 
 
 def _selected(tensor: Tensor, where: list[tuple[int, Tensor]]) -> Tensor:
-    chosen = tensor.detach()
-    where = sorted(((dim, index.to(tensor.device)) for dim, index in where), key=lambda cut: cut[0])
-    # Two selections one after the other would copy the channels that the second one drops.
-    if [dim for dim, _ in where] == [0, 1] and tensor[0, 0].numel() > 3 and tensor.is_contiguous():
-        chosen = _selected_kernels(chosen, where[0][1], where[1][1])
-    else:
-        for dim, index in where:
-            chosen = chosen.index_select(dim, index)
+    chosen = _shaped(tensor, where) if tensor.is_meta else _copied(tensor.detach(), where)
     # A compact network is to run as fast as its original, whose layout may have been chosen for
     # speed.
     if _is_channels_last(tensor):
@@ -96,6 +93,25 @@ def _selected(tensor: Tensor, where: list[tuple[int, Tensor]]) -> Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(chosen, requires_grad=tensor.requires_grad)
     return chosen
+
+
+def _shaped(tensor: Tensor, where: list[tuple[int, Tensor]]) -> Tensor:
+    """An empty tensor of the shape that is left."""
+    # The meta device takes longer to select along one dimension than to make the whole result.
+    shape = list(tensor.shape)
+    for dim, index in where:
+        shape[dim] = index.numel()
+    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+
+
+def _copied(tensor: Tensor, where: list[tuple[int, Tensor]]) -> Tensor:
+    where = sorted(((dim, index.to(tensor.device)) for dim, index in where), key=lambda cut: cut[0])
+    # Two selections one after the other would copy the channels that the second one drops.
+    if [dim for dim, _ in where] == [0, 1] and tensor[0, 0].numel() > 3 and tensor.is_contiguous():
+        return _selected_kernels(tensor, where[0][1], where[1][1])
+    for dim, index in where:
+        tensor = tensor.index_select(dim, index)
+    return tensor
 
 
 def _selected_kernels(weight: Tensor, first: Tensor, second: Tensor) -> Tensor:

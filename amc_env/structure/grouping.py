@@ -1,8 +1,8 @@
 """From the classes that one run discovered to groups, and to what cannot be cut."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from amc_env.structure.channel_ids import NEUTRAL
 from amc_env.structure.layer_operations import BATCH_NORMS, INSTANCE_NORMS
 from amc_env.structure.ledger import Discovery, LayerSeen
+from amc_env.structure.naming import named_modules
+from amc_env.structure.partition import alike
 from amc_env.structure.records import (
     ChannelGroup,
     CutAttribute,
@@ -66,58 +68,48 @@ def structure_of(
     """
     axes = _cut_axes(found)
     labels = found.classes.labels()
-    vectors = _Vectors()
+    vectors = _Vectors(labels)
+    cut_axes = tuple(CutAxis(tensor=t, dim=d, labels=vectors.of(ids)) for (t, d), ids in axes)
     reasons = _reasons(found, labels) | dict(refused)
-    sides = _sides(found, axes, model)
-    # Where a class of channels lies, as counts by vector of labels. Classes are compared by this
-    # and not by name, because channels of one layer can part ways later, as the slices of a
-    # concatenation do.
-    signatures: defaultdict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
-    same_labels = _sides_by_labels(sides)
-    for label, places in _places(list(same_labels)).items():
-        if label not in reasons:
-            signatures[tuple(places)].append(label)
+    sides = _sides(found, cut_axes, vectors, model)
     # Norms over channels are marked here, because cutting then differs from silencing by nature.
     normed = _mask(labels, found.normed)
     groups: list[ChannelGroup] = []
     classes: dict[str, Tensor] = {}
-    numbers = list(same_labels.values())
-    for signature, members in signatures.items():
-        own = [sides[n] for n in sorted(n for vector, _ in signature for n in numbers[vector])]
+    for own, members in _interchangeable(sides, reasons, len(labels)):
         producers = [side for side in own if side.role == "producer"]
         # A group never loses its last channel, so a single one offers no choice.
         if len(members) < 2 or not producers:
-            reasons.update(dict.fromkeys(members, _SINGLE if producers else _NO_PRODUCER))
+            why = _SINGLE if producers else _NO_PRODUCER
+            reasons.update(dict.fromkeys(members.tolist(), why))
             continue
         name = _unused(producers[0].module, classes)
-        classes[name] = torch.tensor(members)
+        classes[name] = members
         groups.append(
             ChannelGroup(
                 name=name,
                 channels=len(members),
-                **_members(own, classes[name]),
+                **_members(own, members),
                 counts=rounding.counts(len(members)),
                 has_channel_norm=bool(normed[members].any()),
             )
         )
     return Structure(
         groups=tuple(groups),
-        frozen=tuple(_frozen(found, labels, reasons)),
+        frozen=tuple(_frozen(found, vectors, reasons)),
         classes=classes,
         n_labels=len(labels),
         facts={place: tuple(facts) for place, facts in found.facts.items()},
-        axes=tuple(replace(axis, labels=vectors.shared(axis.labels)) for axis in axes),
+        axes=cut_axes,
         attributes=tuple(
-            CutAttribute(
-                module=module, attribute=name, index=index, labels=vectors.shared(labels[ids])
-            )
+            CutAttribute(module=module, attribute=name, index=index, labels=vectors.of(ids))
             for (module, name, index), ids in found.attributes.items()
         ),
         layers=tuple(seen.use for seen in found.layers.values()),
     )
 
 
-def _cut_axes(found: Discovery) -> tuple[CutAxis, ...]:
+def _cut_axes(found: Discovery) -> list[tuple[tuple[str, int], Tensor]]:
     """Axes of layer weights, and of bare parameters whose channels lie along one axis."""
     axes = dict(found.axes)
     for name, ids in found.parameters.items():
@@ -126,8 +118,7 @@ def _cut_axes(found: Discovery) -> tuple[CutAxis, ...]:
             continue
         known = found.classes.canonical(ids)
         # A parameter starts with one id per entry; where it met channels, broadcasting has united
-        # the
-        # ids along all axes but the one that the channels lie on.
+        # the ids along all axes but the one that the channels lie on.
         varying = [d for d in range(ids.dim()) if not (known == known.narrow(d, 0, 1)).all()]
         layer_axes = [own for (tensor, _), own in found.axes.items() if tensor == name]
         if ids.dim() > 1 and layer_axes:
@@ -144,10 +135,7 @@ def _cut_axes(found: Discovery) -> tuple[CutAxis, ...]:
             )[:, 0]
         elif varying:
             found.freeze(ids, f"the parameter {name} holds them along several axes")
-    labels = found.classes.labels()
-    return tuple(
-        CutAxis(tensor=tensor, dim=dim, labels=labels[ids]) for (tensor, dim), ids in axes.items()
-    )
+    return list(axes.items())
 
 
 def _is_unmet(found: Discovery, ids: Tensor) -> bool:
@@ -166,11 +154,12 @@ def _reasons(found: Discovery, labels: Tensor) -> dict[int, str]:
     return reasons
 
 
-def _sides(found: Discovery, axes: Iterable[CutAxis], model: nn.Module) -> list[_Side]:
-    labels = found.classes.labels()
-    sides = [side for seen in found.layers.values() for side in _layer_sides(seen, labels)]
+def _sides(
+    found: Discovery, axes: Iterable[CutAxis], vectors: "_Vectors", model: nn.Module
+) -> list[_Side]:
+    sides = [side for seen in found.layers.values() for side in _layer_sides(seen, vectors)]
     layer_tensors = {t for seen in found.layers.values() for t in seen.use.tensors}
-    modules = dict(model.named_modules())
+    modules = named_modules(model)
     followers: dict[str, _Side] = {}
     for axis in axes:
         # Weight and bias of a norm are two axes of one follower; the first of them describes it.
@@ -183,16 +172,20 @@ def _sides(found: Discovery, axes: Iterable[CutAxis], model: nn.Module) -> list[
     return sides + list(followers.values())
 
 
-def _layer_sides(seen: LayerSeen, labels: Tensor) -> Iterable[_Side]:
+def _layer_sides(seen: LayerSeen, vectors: "_Vectors") -> Iterable[_Side]:
     name, kind = seen.use.name, seen.use.kind
     # A depthwise convolution makes no channels of its own: each output is one of its inputs.
     if kind == "depthwise":
         yield _Side(
-            module=name, kind=kind, role="follower", labels=labels[seen.outputs], layer=seen.use
+            module=name,
+            kind=kind,
+            role="follower",
+            labels=vectors.of(seen.outputs),
+            layer=seen.use,
         )
         return
     for role, ids in (("producer", seen.outputs), ("consumer", seen.inputs)):
-        yield _Side(module=name, kind=kind, role=role, labels=labels[ids], layer=seen.use)
+        yield _Side(module=name, kind=kind, role=role, labels=vectors.of(ids), layer=seen.use)
 
 
 _FOLLOWERS: tuple[tuple[type[nn.Module], str], ...] = (
@@ -209,21 +202,22 @@ def _kind(module: nn.Module) -> str:
     return next((kind for base, kind in _FOLLOWERS if isinstance(module, base)), "parameter")
 
 
-def _sides_by_labels(sides: list[_Side]) -> dict[tuple[int, ...], list[int]]:
-    """The numbers of the sides with the same labels: a layer, its norm and what reads them."""
-    numbers: dict[tuple[int, ...], list[int]] = {}
+def _interchangeable(
+    sides: Sequence[_Side], reasons: Mapping[int, str], n_labels: int
+) -> Iterator[tuple[list[_Side], Tensor]]:
+    """Classes of channels that lie on the same sides equally often, and these sides."""
+    # Classes are compared by where they lie and not by name, because channels of one layer can
+    # part ways later, as the slices of a concatenation do.
+    numbers: dict[int, list[int]] = {}
     for number, side in enumerate(sides):
-        numbers.setdefault(tuple(side.labels.tolist()), []).append(number)
-    return numbers
-
-
-def _places(vectors: list[tuple[int, ...]]) -> dict[int, list[tuple[int, int]]]:
-    """In which vectors each label occurs and how often, labels in order of first occurrence."""
-    places: dict[int, list[tuple[int, int]]] = {}
-    for number, labels in enumerate(vectors):
-        for label, count in Counter(labels).items():
-            places.setdefault(label, []).append((number, count))
-    return places
+        # By identity: sides with equal labels, as a layer, its norm and what reads them, share one
+        # vector.
+        numbers.setdefault(id(side.labels), []).append(number)
+    same_labels = list(numbers.values())
+    free = torch.ones(n_labels, dtype=torch.bool)
+    free[list(reasons)] = False
+    for places, members in alike([sides[own[0]].labels for own in same_labels], free):
+        yield [sides[n] for n in sorted(n for place in places for n in same_labels[place])], members
 
 
 def _members(sides: list[_Side], labels: Tensor) -> dict[str, tuple[Member, ...]]:
@@ -245,22 +239,25 @@ def _members(sides: list[_Side], labels: Tensor) -> dict[str, tuple[Member, ...]
 
 def _positions(axis: Tensor, labels: Tensor) -> Tensor:
     """(channels, places): where each of ``labels`` stands along ``axis``."""
+    if torch.equal(axis, labels):
+        return torch.arange(len(axis))[:, None]
     # Every label occurs equally often on an axis, or the classes would have other signatures; so
-    # the
-    # sorted axis holds each label's places in one run of known length.
+    # the sorted axis holds each label's places in one run of known length.
     order = torch.argsort(axis, stable=True)
     start = torch.searchsorted(axis[order], labels)
     places = int((axis == labels[0]).sum())
     return order[start[:, None] + torch.arange(places)]
 
 
-def _frozen(found: Discovery, labels: Tensor, reasons: Mapping[int, str]) -> Iterable[FrozenGroup]:
+def _frozen(
+    found: Discovery, vectors: "_Vectors", reasons: Mapping[int, str]
+) -> Iterable[FrozenGroup]:
     for seen in found.layers.values():
         # Its channels are reported with the layer that makes them.
         if seen.use.kind == "depthwise":
             continue
         by_reason: Counter[str] = Counter()
-        for label in labels[seen.outputs].tolist():
+        for label in vectors.of(seen.outputs).tolist():
             if label in reasons:
                 by_reason[reasons[label]] += 1
         for reason, channels in by_reason.items():
@@ -270,11 +267,19 @@ def _frozen(found: Discovery, labels: Tensor, reasons: Mapping[int, str]) -> Ite
 class _Vectors:
     """One object for all axes with equal labels, so that each is looked up once in a cut."""
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, ...], Tensor] = {}
+    def __init__(self, labels: Tensor) -> None:
+        self._labels = labels
+        # Mostly a layer passes on the very ids that it was given. They are held with their labels,
+        # so that their id() is not given to others.
+        self._by_ids: dict[int, tuple[Tensor, Tensor]] = {}
+        self._by_value: dict[bytes, Tensor] = {}
 
-    def shared(self, labels: Tensor) -> Tensor:
-        return self._known.setdefault(tuple(labels.tolist()), labels)
+    def of(self, ids: Tensor) -> Tensor:
+        """The labels of a vector of channel ids."""
+        if id(ids) not in self._by_ids:
+            own = self._labels[ids]
+            self._by_ids[id(ids)] = ids, self._by_value.setdefault(own.numpy().tobytes(), own)
+        return self._by_ids[id(ids)][1]
 
 
 def _mask(labels: Tensor, ids: list[Tensor]) -> Tensor:

@@ -1,7 +1,8 @@
 """What operations with weights do to channel ids: convolutions, linear layers, norms."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 from torch import Tensor, nn
@@ -27,19 +28,19 @@ def convolution(*, spatial: int, transposed: bool) -> Handler:
         groups = int(call.arg(6, "groups", 1))
         width = out.shape[channel_dim]
         grid = x if transposed else out
-        use = LayerUse(
+        use = partial(
+            LayerUse,
             name=layer_name(trace, call, name),
-            kind="conv_transpose" if transposed else "conv",
             weight=name,
-            tensors=(),
             shape=tuple(weight.shape),
             output_dim=int(transposed),
             groups=groups,
             stride=_greatest(call.arg(3, "stride", 1)),
             uses=grid.numel() // (grid.shape[channel_dim] * trace.batch),
         )
+        kind = "conv_transpose" if transposed else "conv"
         if name is None:
-            follow_computed_filter(trace, call, use, channel_dim)
+            follow_computed_filter(trace, call, use(kind=kind, tensors=()), channel_dim)
             return
         inputs = trace.axis(x, channel_dim)
         # A grouped convolution cut to one channel a group has the shape of a depthwise one.
@@ -47,16 +48,16 @@ def convolution(*, spatial: int, transposed: bool) -> Handler:
             each = width // len(inputs)
             outputs = inputs if each == 1 else inputs.repeat_interleave(each)
             trace.ledger.consume(name, 0, inputs if transposed else outputs)
-            use = replace(use, kind="depthwise")
+            kind = "depthwise"
         else:
             outputs = _dense(trace, name, inputs, (width, groups), transposed=transposed)
         counts = {"in_channels": inputs, "out_channels": outputs}
-        if use.kind == "depthwise":
+        if kind == "depthwise":
             counts["groups"] = inputs
             store_count(trace, call.arg(6, "groups", 1), inputs)
         store_counts(trace, name, _CONVOLUTIONS, counts)
         bias = _follow_vector(trace, call.arg(2, "bias"), outputs)
-        trace.ledger.layer(replace(use, tensors=(name, *bias)), inputs, outputs)
+        trace.ledger.layer(use(kind=kind, tensors=(name, *bias)), inputs, outputs)
         trace.spread(out, outputs, channel_dim)
 
     return handle
@@ -203,7 +204,7 @@ def _einsum_product(trace: Tracer, call: Call) -> _Product | None:
 
 
 def _mix(trace: Tracer, call: Call) -> None:
-    if any(trace.knows(t) for t in call.tensors()):
+    if any(trace.knows(t) for t in call.tensors):
         trace.freeze_inputs(call, f"{trace.where(call)} is not known to keep channels apart")
 
 
@@ -217,7 +218,7 @@ def norm(kinds: tuple[type[nn.Module], ...], attribute: str) -> Handler:
         x = call.subject
         dim = 1 if x.dim() > 1 else 0
         ids = trace.axis(x, dim)
-        for tensor in call.tensors()[1:]:
+        for tensor in call.tensors[1:]:
             _follow_vector(trace, tensor, ids)
         store_counts(trace, None, kinds, {attribute: ids})
         trace.spread(call.out, ids, dim)
@@ -238,7 +239,7 @@ def group_norm(trace: Tracer, call: Call) -> None:
         _tie_parts(trace, ids, groups)
     if groups != len(ids):
         trace.ledger.channel_norm(ids)
-    for tensor in call.tensors()[1:]:
+    for tensor in call.tensors[1:]:
         _follow_vector(trace, tensor, ids)
     store_counts(trace, None, (nn.GroupNorm,), attributes)
     trace.spread(call.out, ids, 1)
@@ -253,7 +254,7 @@ def layer_norm(trace: Tracer, call: Call) -> None:
     if dim is not None:
         vector = trace.axis_ids(ids, dim)
         trace.ledger.channel_norm(vector)
-        for tensor in call.tensors()[1:]:
+        for tensor in call.tensors[1:]:
             name = trace.owner(tensor)
             if name is not None:
                 trace.ledger.consume(name, dim - first, vector)

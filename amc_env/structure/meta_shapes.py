@@ -7,6 +7,7 @@ and imports its compiler for it, only to find a shape that is known beforehand.
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # What gives back the shape and the type of a floating-point tensor, of all other arguments
@@ -31,7 +32,8 @@ def known_result(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
         return None
     if name in _CONVOLUTIONS:
         shape = None if kwargs else _convolved(_CONVOLUTIONS[name], args)
-        return None if shape is None else first.new_empty(shape)
+        # Tensor.new_empty is taken apart in Python as well; torch.empty is not.
+        return None if shape is None else torch.empty(shape, dtype=first.dtype, device=first.device)
     if name in _KEEP_SHAPE or (name in _KEEP_SHAPE_OF_EQUALS and _are_alike(args)):
         return first.clone()
     return None

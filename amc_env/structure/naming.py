@@ -4,6 +4,8 @@
 of nesting. Every trial cut asks for the names several times, which took as long as the trial.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 
@@ -16,8 +18,12 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Parameters, then buffers; one with several names goes by its first."""
+    return tensors_of(named_modules(model))
+
+
+def tensors_of(modules: Mapping[str, nn.Module]) -> list[tuple[str, Tensor]]:
+    """The same, of modules by name."""
     # Buffers too, because running means and variances have channels as weights do.
-    modules = named_modules(model)
     return [*_in_tables(modules, "_parameters"), *_in_tables(modules, "_buffers")]
 
 
@@ -32,7 +38,7 @@ def _collect_(found: dict[str, nn.Module], seen: set[int], name: str, module: nn
             _collect_(found, seen, prefix + key, child)
 
 
-def _in_tables(modules: dict[str, nn.Module], table: str) -> list[tuple[str, Tensor]]:
+def _in_tables(modules: Mapping[str, nn.Module], table: str) -> list[tuple[str, Tensor]]:
     found: dict[int, tuple[str, Tensor]] = {}
     for name, module in modules.items():
         prefix = f"{name}." if name else ""

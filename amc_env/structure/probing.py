@@ -1,7 +1,7 @@
 """Proof by shapes and channel ids that every layer of a cut network gets its own channels."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from amc_env.batches import Batch, call, count, tensors_in
 from amc_env.structure.channel_ids import along
 from amc_env.structure.channel_statistics import STATISTICS_HANDLERS
-from amc_env.structure.cutting import cut_channels, keep_mask, kept_labels
+from amc_env.structure.cutting import cut_copy, keep_mask, kept_labels
 from amc_env.structure.layer_operations import BATCH_NORMS, INSTANCE_NORMS, LAYER_HANDLERS
 from amc_env.structure.ledger import Verification
+from amc_env.structure.module_copy import Template
 from amc_env.structure.naming import named_modules
 from amc_env.structure.records import Structure
 from amc_env.structure.search import Failure, failing_groups
@@ -42,13 +43,13 @@ _SAME_LAYERS_IN_TRAINING = (
 
 
 @contextmanager
-def training_flags(model: nn.Module, *, on: bool) -> Iterator[None]:
+def training_flags(model: nn.Module) -> Iterator[None]:
     """Set the training flag of the modules that decide which layers run."""
     modules = [
         m for m in named_modules(model).values() if not isinstance(m, _SAME_LAYERS_IN_TRAINING)
     ]
     for module in modules:
-        module.training = on
+        module.training = True
     try:
         yield
     finally:
@@ -100,10 +101,11 @@ class Prober:
     """Cuts groups of a model for real and says why a cut network fails.
 
     Args:
+        template: The model.
         runs: Whether the training flag is on, for each run of a cut network.
     """
 
-    model: nn.Module
+    template: Template
     inputs: Batch
     structure: Structure
     runs: tuple[bool, ...]
@@ -133,7 +135,7 @@ class Prober:
         if names and whole:
             return None
         mask = keep_mask(self.structure, kept)
-        compact = cut_channels(self.model, self.structure, mask)
+        compact = cut_copy(self.template, self.structure, mask)
         # Channels of no group in this trial are whole, so any place may stand for them.
         fixed = torch.ones(self.structure.n_labels, dtype=torch.bool)
         for name in names:
@@ -145,7 +147,7 @@ class Prober:
         try:
             # Auxiliary heads run in training alone, and have to fit the cut channels too.
             for training in self.runs:
-                with training_flags(compact, on=training):
+                with training_flags(compact) if training else nullcontext():
                     follow(tracer, compact, self.inputs)
         except Exception as error:  # noqa: BLE001 (a user's forward may raise anything)
             name, _ = tracer.current_module()

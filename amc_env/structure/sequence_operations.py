@@ -19,7 +19,7 @@ def attention(trace: Tracer, call: Call) -> None:
     """Keep all channels around an attention, and count its projections."""
     # Heads have a fixed width, so that cutting within them would need a rule for every variant.
     tokens = prod(call.subject.shape[:-1])
-    for tensor in call.tensors():
+    for tensor in call.tensors:
         name = trace.owner(tensor)
         if name is not None and tensor.dim() == 2:
             use = LayerUse(
@@ -64,7 +64,7 @@ def recurrent(trace: Tracer, call: Call) -> None:
     for state in states if isinstance(states, (tuple, list)) else (states,):
         trace.ledger.freeze(trace.ids(state), reason)
     # Gates are stacked along a weight's outputs, and states return as inputs, so they stay whole.
-    for out in call.outputs():
+    for out in call.outputs:
         trace.assign(out, trace.ledger.constant(tuple(out.shape), reason))
 
 

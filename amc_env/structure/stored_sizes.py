@@ -49,10 +49,10 @@ def store_split_sizes(trace: Tracer, call: Call) -> bool:
     given = next((call.kwargs[name] for name in keywords if name in call.kwargs), None)
     sizes, dim = call.arg(1, "", given), call.arg(2, "dim", 0)
     sizes = [sizes] if isinstance(sizes, int) else sizes
-    for size, part in zip(sizes, call.outputs(), strict=False):
+    for size, part in zip(sizes, call.outputs, strict=False):
         _store(trace, size, trace.ids(part), dim)
     places = {(s.module, s.attribute, s.index) for s in sizes if isinstance(s, StoredSize)}
-    return len(places) == len(call.outputs())
+    return len(places) == len(call.outputs)
 
 
 def store_slice_bounds(trace: Tracer, call: Call) -> None:

@@ -40,13 +40,13 @@ def move(trace: Tracer, call: Call) -> None:
     """Apply the movement to the ids themselves."""
     # The operation itself is run on the ids, so no rule has to be written for any of them.
     moved = call.func(*_as_ids(trace, call.args), **_as_ids(trace, dict(call.kwargs)))
-    for out, ids in zip(call.outputs(), tensors_in(moved), strict=True):
+    for out, ids in zip(call.outputs, tensors_in(moved), strict=True):
         trace.assign(out, _respread(ids))
 
 
 def join(trace: Tracer, call: Call) -> None:
     """Move, as the concatenation of parts."""
-    parts, dim = call.tensors(), call.arg(1, "dim", call.kwargs.get("axis", 0))
+    parts, dim = call.tensors, call.arg(1, "dim", call.kwargs.get("axis", 0))
     only = {trace.only_dim(part) for part in parts}
     # To join the ids of every pixel of a dense block costs as much as to join the images.
     if only == {dim % call.out.dim() - call.out.dim()}:
@@ -61,7 +61,7 @@ def split(trace: Tracer, call: Call) -> None:
     Sizes that a module keeps, as in ``split(x, self.sizes)``, are cut with the parts instead.
     """
     move(trace, call)
-    parts = call.outputs()
+    parts = call.outputs
     has_sizes = call.name.startswith("split")
     # Parts of a cut network may have equal sizes by chance, so the whole network decides.
     apart = trace.settle(call, lambda: has_sizes and store_split_sizes(trace, call))
@@ -124,13 +124,13 @@ def pool(*, spatial: int | None) -> _Handler:
         x, only = call.subject, trace.only_dim(call.subject)
         count = x.dim() - 2 if spatial is None else spatial
         if only is not None and only < -count:
-            for out in call.outputs():
+            for out in call.outputs:
                 trace.spread(out, trace.axis(x, only), only)
             return
         # Ids that differ within a map, as behind a reshape of channels into space, are mixed by the
         # pooling and so become one channel.
         ids = trace.collapse(trace.ids(x), list(range(x.dim() - count, x.dim())))
-        for out in call.outputs():
+        for out in call.outputs:
             trace.assign(out, ids)
 
     return handle
@@ -156,7 +156,7 @@ def reduce(trace: Tracer, call: Call) -> None:
     if _needs_all_channels(trace, call, dims):
         return
     ids = trace.collapse(trace.ledger.canonical(trace.ids(x)), dims)
-    for out in call.outputs():
+    for out in call.outputs:
         trace.assign(out, ids.reshape(out.shape))
 
 
@@ -198,7 +198,7 @@ def elementwise(trace: Tracer, call: Call) -> None:
         return
     shape = call.out.shape
     # A number without a place in the model carries no channels and spreads over any.
-    operands = [t for t in call.tensors() if t.numel() > 1 or trace.knows(t)]
+    operands = [t for t in call.tensors if t.numel() > 1 or trace.knows(t)]
     dim = _common_dim(trace, operands, shape)
     if dim is not None:
         # One id a channel says all that one for every pixel does.
@@ -240,13 +240,13 @@ def _united(trace: Tracer, known: Tensor, new: Tensor) -> Tensor:
 
 def neutral(trace: Tracer, call: Call) -> None:
     """A tensor of equal values has no channels of its own."""
-    for out in call.outputs():
+    for out in call.outputs:
         trace.assign(out, torch.zeros((), dtype=torch.long).expand(out.shape))
 
 
 def write(trace: Tracer, call: Call) -> None:
     """Channels written into by index must all stay."""
-    for tensor in call.tensors():
+    for tensor in call.tensors:
         if trace.knows(tensor):
             trace.ledger.freeze(trace.ids(tensor), f"{trace.where(call)} writes into them by index")
 

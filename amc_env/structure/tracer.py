@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from amc_env.batches import tensors_in
 from amc_env.structure.channel_ids import along, narrow_repeats
 from amc_env.structure.ledger import ChannelMismatchError, Ledger
 from amc_env.structure.meta_shapes import known_result
-from amc_env.structure.naming import named_modules, named_tensors
+from amc_env.structure.naming import named_modules, tensors_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Call:
     Attributes:
         name: Name without the marks of an in-place or reflected form.
         out: What the call returned.
+        outputs: All tensors among that.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     out: Any
+    outputs: list[Tensor]
 
     def arg(self, index: int, name: str, default: Any = None) -> Any:
         """An argument, however it was passed."""
@@ -49,17 +51,11 @@ class Call:
             raise TypeError(f"{self.name} was called without a tensor")
         return subject
 
+    @cached_property
     def tensors(self) -> list[Tensor]:
         """All tensors among the arguments, also those inside lists."""
-        return self._tensors
-
-    @cached_property
-    def _tensors(self) -> list[Tensor]:
-        return list(tensors_in((*self.args, *self.kwargs.values())))
-
-    def outputs(self) -> list[Tensor]:
-        """All tensors that the call returned."""
-        return list(tensors_in(self.out))
+        given = (*self.args, *self.kwargs.values()) if self.kwargs else self.args
+        return list(tensors_in(given))
 
 
 Handler = Callable[["Tracer", Call], None]
@@ -111,7 +107,7 @@ class Tracer(TorchFunctionMode):
         self._ignored = ignored
         self._names = {id(module): name for name, module in self.modules.items()}
         # A tensor with several names goes by its first, as in a state dict without duplicates.
-        self._owned = {id(t): name for name, t in reversed(named_tensors(model))}
+        self._owned = {id(t): name for name, t in reversed(tensors_of(self.modules))}
         self._carried: dict[int, _Carried] = {}
         self._stack: list[str] = []
         self.failed_on: list[Tensor] = []
@@ -226,14 +222,14 @@ class Tracer(TorchFunctionMode):
 
     def freeze_inputs(self, call: Call, reason: str) -> None:
         """Keep every channel of the call's inputs, and of what it returns."""
-        for tensor in call.tensors():
+        for tensor in call.tensors:
             if id(tensor) in self._carried:
                 self.ledger.freeze(self.ids(tensor), reason)
             # A parameter that nothing was known of yet meets the operation first, and is frozen
             # with it.
             elif self.owner(tensor) is not None:
                 self.assign(tensor, self.ledger.constant(tuple(tensor.shape), reason))
-        for tensor in call.outputs():
+        for tensor in call.outputs:
             self.assign(tensor, self.ledger.constant(tuple(tensor.shape), reason))
 
     @contextmanager
@@ -288,10 +284,12 @@ class Tracer(TorchFunctionMode):
             out = func(*args, **kwargs)
         elif func.__name__.endswith("_") or kwargs.get("inplace", False):
             out = args[0]
-        call = Call(name, func, args, kwargs, out)
-        carries_values = any(t.is_floating_point() for t in call.tensors())
-        if carries_values and (call.outputs() or call.name in _MUTATING):
-            self._handle(call)
+        outputs = list(tensors_in(out))
+        # Most calls ask for a shape, and hand on no channels.
+        if outputs or name in _MUTATING:
+            call = Call(name, func, args, kwargs, out, outputs)
+            if any(t.is_floating_point() for t in call.tensors):
+                self._handle(call)
         return out
 
     def _handle(self, call: Call) -> None:
@@ -312,6 +310,7 @@ _IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv",
 _SHORT_PROPERTIES = {"T", "mT", "H", "mH", "data", "real", "grad"}
 
 
+@lru_cache(maxsize=1024)
 def plain_name(func: Callable[..., Any]) -> str:
     """The name of a torch call without the marks of an in-place or reflected form."""
     name: str = getattr(func, "__name__", str(func))
@@ -324,6 +323,6 @@ def plain_name(func: Callable[..., Any]) -> str:
 
 
 def _unknown(trace: Tracer, call: Call) -> None:
-    if any(trace.knows(t) for t in call.tensors()):
+    if any(trace.knows(t) for t in call.tensors):
         reason = f"{trace.where(call)} is not known to keep channels apart"
         trace.freeze_inputs(call, reason)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from amc_env.batches import Batch, call, count, first, first_tensor, mapped, moved, tensors_in
 from amc_env.devices import solving_device
-from amc_env.structure.cutting import cut_channels, keep_mask
-from amc_env.structure.module_copy import copy_module
+from amc_env.structure.cutting import Indices, cut_copy, keep_mask
+from amc_env.structure.module_copy import Template, copy_module
 from amc_env.structure.naming import named_tensors
 from amc_env.structure.records import Structure
 from amc_env.structure.search import Failure, failing_groups
@@ -92,11 +92,11 @@ class _Setting:
         """A proof for groups on as small an input as will do; None if the network does not run."""
         # Both precisions run in the same place, which on mps can only be the CPU.
         device = solving_device(first_tensor(self.inputs).device)
-        model = _uneven_copy(self.model, self.structure, device, dtype)
+        template = Template(_uneven_copy(self.model, self.structure, device, dtype))
         for inputs in self._inputs():
             varied = mapped(partial(_varied, dtype=dtype), moved(inputs, device))
             proof = _Proof(
-                model=model,
+                template=template,
                 inputs=varied,
                 structure=self.structure,
                 tolerance=_TOLERANCES[dtype],
@@ -144,21 +144,35 @@ def _varied(x: Tensor, dtype: torch.dtype) -> Tensor:
 def _uneven_copy(
     model: nn.Module, structure: Structure, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
-    """A copy in evaluation mode in which no cut parameter holds one value everywhere."""
+    """A copy in evaluation mode in which no cut parameter holds one value everywhere.
+
+    It shares all other values with the model, so it is to be copied again before it is run: a
+    forward may write into its parameters and buffers, which must not be the model's own.
+    """
+    cut = {axis.tensor for axis in structure.axes}
+    own = named_tensors(model)
+    even = [t for name, t in own if name in cut and _is_even(t.detach())]
     # A branch that starts at zero, such as the last norm of a residual block, hides every
     # difference behind it; norms that start at one hide that a channel was taken for another.
-    generator = torch.Generator().manual_seed(1)
-    cut = {axis.tensor for axis in structure.axes}
+    total = torch.rand(sum(t.numel() for t in even), generator=torch.Generator().manual_seed(1))
+    parts = (0.25 + 0.5 * total).split([t.numel() for t in even])
+    uneven = {id(t): part.view(t.shape) for t, part in zip(even, parts, strict=True)}
     memo: dict[int, object] = {}
-    for name, tensor in named_tensors(model):
+    for _, tensor in own:
         kind = dtype if tensor.is_floating_point() else tensor.dtype
-        # A forward may write into its parameters and buffers, which must not be the model's own.
-        values = tensor.detach().to(device, kind, copy=True)
-        if name in cut and tensor.numel() > 1 and bool((values == values.flatten()[0]).all()):
-            values = (0.25 + 0.5 * torch.rand(tensor.shape, generator=generator)).to(values)
+        values = uneven.get(id(tensor), tensor.detach()).to(device, kind)
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(values, requires_grad=False) if is_parameter else values
     return copy_module(model, memo).eval()
+
+
+def _is_even(values: Tensor) -> bool:
+    """Whether a tensor of several entries holds one value everywhere."""
+    if values.numel() < 2:
+        return False
+    first, last = values[(0,) * values.dim()], values[(-1,) * values.dim()]
+    # Two entries tell nearly all weights, at a fraction of the price of looking at all of them.
+    return bool(first == last) and bool((values == first).all())
 
 
 class _Seen(NamedTuple):
@@ -176,7 +190,7 @@ class _Proof:
     difference may have vanished, and nothing would say which group it came from.
     """
 
-    model: nn.Module
+    template: Template
     inputs: Batch
     structure: Structure
     tolerance: float
@@ -195,7 +209,7 @@ class _Proof:
 
     def silenced(self, mask: Tensor) -> "_Seen":
         """What the original does without the channels that a mask over labels leaves out."""
-        return self.run(_silenced(self.model, self.structure, mask), mask)
+        return self.run(_silenced(self.template, self.structure, mask), mask)
 
     def mask(self, names: Collection[str], half: "_Half") -> Tensor:
         """A mask over labels that keeps half the channels of some groups."""
@@ -211,7 +225,7 @@ class _Proof:
 
     def is_deterministic(self) -> bool:
         """Whether the original gives the same values twice."""
-        once, again = self.run(self.model), self.run(self.model)
+        once, again = (self.run(self.template.copy({})) for _ in range(2))
         return self._difference(once.values, again.values) is None
 
     def refusals(self, names: Sequence[str]) -> dict[str, str]:
@@ -242,7 +256,7 @@ class _Proof:
         mask = self.mask(chosen, half)
         try:
             expected = expected or self.silenced(mask).values
-            got = self.run(cut_channels(self.model, self.structure, mask)).values
+            got = self.run(cut_copy(self.template, self.structure, mask)).values
         except Exception as error:  # noqa: BLE001 (a user's forward may raise anything)
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return Failure(reason=f"a cut network fails on real values: {lines[0]}")
@@ -301,25 +315,21 @@ def _is_close(expected: Tensor, got: Tensor, tolerance: float) -> bool:
     return bool((one - other).norm() <= tolerance * one.norm())
 
 
-def _shared(model: nn.Module) -> dict[int, object]:
-    """What a copy that shares all parameters starts from."""
-    return {id(parameter): parameter for parameter in model.parameters()}
-
-
-def _silenced(model: nn.Module, structure: Structure, kept: Tensor) -> nn.Module:
+def _silenced(template: Template, structure: Structure, kept: Tensor) -> nn.Module:
     """A copy with zero weights wherever a layer reads channels outside the mask over labels."""
-    tensors = dict(named_tensors(model))
+    tensors = template.tensors
     labels = {(axis.tensor, axis.dim): axis.labels for axis in structure.axes}
     # A depthwise convolution has no axis of inputs: it passes each channel on, for others to read.
     read = {(x.weight, 1 - x.output_dim) for x in structure.layers if x.weight is not None}
+    gone = Indices(~kept)
     changed: dict[str, Tensor] = {}
     for name, dim in sorted(read & labels.keys()):
-        gone = (~kept[labels[name, dim]]).nonzero().flatten()
-        if len(gone):
+        index = gone.along(labels[name, dim])
+        if index.numel():
             weight = changed.get(name, tensors[name].detach())
-            changed[name] = weight.index_fill(dim, gone.to(weight.device), 0.0)
-    memo = _shared(model)
+            changed[name] = weight.index_fill(dim, index.to(weight.device), 0.0)
+    memo: dict[int, object] = {}
     for name, weight in changed.items():
         is_parameter = isinstance(tensors[name], nn.Parameter)
         memo[id(tensors[name])] = nn.Parameter(weight) if is_parameter else weight
-    return copy_module(model, memo)
+    return template.copy(memo)

@@ -1,6 +1,8 @@
 """Notes what the layers of a network compute while it runs."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from math import prod
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from amc_env.structure.cutting import Indices
 from amc_env.structure.naming import named_tensors
 from amc_env.structure.records import Structure
 from amc_env.structure.tracer import plain_name
@@ -35,7 +38,7 @@ class Watch(TorchFunctionMode):
         self._labels: Mapping[tuple[str, int], Tensor] = {
             (axis.tensor, axis.dim): axis.labels for axis in structure.axes
         }
-        self._mask = silenced
+        self._kept = None if silenced is None else Indices(silenced)
 
     @override
     def __torch_function__(
@@ -56,26 +59,40 @@ class Watch(TorchFunctionMode):
         transposed = "transpose" in called
         # A linear layer's channels lie along the last dimension, and so do those of a weight of
         # two dimensions in general; a convolution's lie before the dimensions of its kernel.
-        rows = out.movedim(1 - weight.dim(), 0).flatten(1)
-        self.seen.append((name, self._kept_rows(name, _sampled(rows), transposed=transposed)))
+        values = _sampled(out.movedim(1 - weight.dim(), -1))
+        self.seen.append((name, self._of_kept(name, values, transposed=transposed)))
         return out
 
-    def _kept_rows(self, name: str, rows: Tensor, *, transposed: bool) -> Tensor:
-        """The rows of channels that stay, of a network in which nothing is cut."""
+    def _of_kept(self, name: str, values: Tensor, *, transposed: bool) -> Tensor:
+        """The values of channels that stay, of a network in which nothing is cut."""
         dense = (name, 1) in self._labels
         labels = self._labels.get((name, 1 if transposed and dense else 0))
-        if self._mask is None or labels is None:
-            return rows
-        times = len(rows) // len(labels)
-        # The parts of a grouped transposed convolution share the axis of its outputs.
-        spread = labels.repeat(times) if dense else labels.repeat_interleave(times)
-        return rows[self._mask[spread].to(rows.device)]
+        if self._kept is None or labels is None:
+            return values
+        kept = self._kept.along(labels)
+        times = values.shape[1] // labels.numel()
+        if times > 1:
+            # The parts of a grouped transposed convolution share the axis of its outputs.
+            steps = torch.arange(times) * (labels.numel() if dense else 1)
+            kept = (steps[:, None] + kept if dense else kept[:, None] * times + steps).flatten()
+        return values.index_select(1, kept.to(values.device))
 
 
-def _sampled(rows: Tensor) -> Tensor:
-    """Evenly spaced positions, so that no layer of a large image is held whole."""
-    count = rows.shape[1]
+def _sampled(maps: Tensor) -> Tensor:
+    """(positions, channels): evenly spaced ones, so that no layer of a large image is held whole.
+
+    Args:
+        maps: Values with the channels along the last dimension.
+    """
+    where = _spread(maps.shape[:-1])
+    return maps.reshape(-1, maps.shape[-1]).clone() if where is None else maps[where]
+
+
+@lru_cache
+def _spread(sizes: tuple[int, ...]) -> tuple[Tensor, ...] | None:
+    """Where some evenly spaced positions lie among so many along each dimension; None for all."""
+    count = prod(sizes)
     if count <= _POSITIONS:
-        return rows.clone()
+        return None
     where = torch.linspace(0, count - 1, _POSITIONS, device="cpu").long()
-    return rows[:, where.to(rows.device)]
+    return torch.unravel_index(where, sizes)
