@@ -4,6 +4,8 @@ Ray keeps one copy of it on each machine, in memory that all of its workers read
 """
 
 import os
+import sys
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -22,15 +24,6 @@ if TYPE_CHECKING:
 _ADDRESS = "RAY_ADDRESS"
 
 
-def need_ray() -> None:
-    """Refuse the engine where Ray is not installed.
-
-    Raises:
-        ValueError: Ray is not installed; the message has the command that installs it.
-    """
-    need("engine 'ray'", "ray", extra="ray")
-
-
 class RayEngine(Engine):
     """Processes of a Ray cluster: the one that ``RAY_ADDRESS`` names, or else a new one here.
 
@@ -41,7 +34,7 @@ class RayEngine(Engine):
     """
 
     def __init__(self) -> None:
-        need_ray()
+        need("engine 'ray'", "ray", extra="ray")
         self._is_connected_here = False
 
     @override
@@ -104,7 +97,7 @@ class RayProcess(Process):
         desk = ray.remote(_Desk)
         # The machines take turns: nothing is gained where workers crowd on one.
         options = {"num_cpus": self._threads, "scheduling_strategy": "SPREAD"}
-        return desk.options(**options).remote(self._shared, self._threads)
+        return desk.options(**options).remote(self._shared, self._threads, sys.path)
 
     def _end_(self) -> None:
         import ray
@@ -120,11 +113,13 @@ class RayProcess(Process):
 class _Desk:
     """What runs in a process of the cluster."""
 
-    def __init__(self, packed: Packed, threads: int) -> None:
-        self._packed, self._threads = packed, threads
+    def __init__(self, packed: Packed, threads: int, paths: Sequence[str]) -> None:
+        self._packed, self._threads, self._paths = packed, threads, paths
 
     @cached_property
     def _work(self) -> Work:
+        # Modules are found where the program that started this process has found them.
+        sys.path += [path for path in self._paths if path not in sys.path]
         torch.set_num_threads(self._threads)
         work: Work = unpack(self._packed)
         return work

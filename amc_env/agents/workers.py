@@ -21,7 +21,7 @@ import torch
 from typing_extensions import override
 
 from amc_env import ChannelPruningEnv
-from amc_env.agents.cluster import RayEngine, need_ray
+from amc_env.agents.cluster import RayEngine
 from amc_env.agents.processes import Engine, Failure, LocalEngine, Process
 from amc_env.agents.station import HELD, Answers, Station
 from amc_env.env.ahead import Ahead, Request
@@ -213,15 +213,14 @@ class Workers(Ahead):
         )
 
 
-def check_engine(engine: str) -> None:
-    """Refuse an engine that does not exist, or whose packages are not installed.
+def make_engine(name: str) -> Engine:
+    """The engine of a name; it starts nothing yet.
 
     Raises:
-        ValueError: There is no such engine, or a package is missing.
+        ValueError: There is no such engine, or it needs a package that is not installed.
     """
-    check_name("engine", engine, ENGINES)
-    if engine == "ray":
-        need_ray()
+    check_name("engine", name, ENGINES)
+    return ENGINES[name]()
 
 
 def check_device(device: torch.device, *, workers: int) -> None:
@@ -253,11 +252,11 @@ def side_by_side(
         ValueError: ``workers`` is less than 1, the network is not in the memory of the CPU, or
             there is no such engine.
     """
-    check_engine(engine)
+    made = make_engine(engine)
     if workers == 1:
         yield
         return
-    with Workers(env, workers=workers, engine=ENGINES[engine]()):
+    with Workers(env, workers=workers, engine=made):
         yield
 
 

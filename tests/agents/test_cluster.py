@@ -23,7 +23,8 @@ from searching import (
 from amc_env.agents import SearchResult, search
 from amc_env.agents.cluster import RayEngine
 from amc_env.agents.packing import Packed, pack
-from amc_env.agents.workers import Workers, check_engine
+from amc_env.agents.processes import LocalEngine
+from amc_env.agents.workers import Workers, make_engine
 from amc_env.rewards import RewardContext
 
 MAPS = Path("/proc/self/maps")
@@ -31,7 +32,7 @@ MAPS = Path("/proc/self/maps")
 
 def test_an_engine_that_does_not_exist_is_refused_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="engine 'rai' does not exist; the nearest is 'ray'"):
-        check_engine("rai")
+        make_engine("rai")
 
 
 def test_without_ray_the_engine_is_refused_with_the_command_that_installs_it(
@@ -41,10 +42,8 @@ def test_without_ray_the_engine_is_refused_with_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, "ray", None)
     refusal = r"^engine 'ray' needs ray, which is not installed; .*pip install 'amc-env\[ray\]'$"
     with pytest.raises(ValueError, match=refusal):
-        check_engine("ray")
-    with pytest.raises(ValueError, match=refusal):
-        RayEngine()
-    check_engine("processes")
+        make_engine("ray")
+    assert isinstance(make_engine("processes"), LocalEngine)
 
 
 @pytest.fixture(scope="module")
