@@ -3,10 +3,13 @@
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from searching import is_running
 
 from amc_env.pipeline import CONFIGS
 from amc_env.pipeline.command import INTERRUPTED, Job, read_jobs
@@ -122,16 +125,18 @@ def test_a_run_whose_process_is_killed_is_run_by_a_fresh_one(
 
 
 @pytest.mark.slow
-def test_an_interruption_ends_runs_side_by_side(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(line: str) -> None:
-        if "starting a run" in line:
-            signal.raise_signal(signal.SIGINT)
+def test_an_interruption_ends_runs_side_by_side(tmp_path: Path) -> None:
+    def wait(_: Job) -> None:
+        signal.pause()
 
-    monkeypatch.setattr("amc_env.pipeline.crew.say_plainly", interrupt)
-    wait = noting(lambda _: signal.pause())  # type: ignore[arg-type, return-value]
-    assert Crew(workers=2).run(jobs_in(tmp_path), wait) == INTERRUPTED
+    def interrupt() -> None:
+        while not [*tmp_path.glob("*/pid-*")]:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert Crew(workers=2).run(jobs_in(tmp_path), noting(wait)) == INTERRUPTED
+    assert not any(is_running(str(pid)) for pids in pids_in(tmp_path) for pid in pids)
 
 
 def results(folder: Path) -> dict[str, str]:
