@@ -1,13 +1,16 @@
 """Episodes per minute with one worker and with several, each on one thread.
 
 ``python -m benchmarks.workers`` searches at random in a ResNet-56 with 1,000 validation images,
-once for every number of workers. With one, the process of the search does everything, as ever. The
-rate is that of the episodes after the start, which takes a worker some seconds and is shown beside
-it. All searches have to find the same, which is checked. Weights and images are random, which
-changes no time. Let nothing else run on the machine.
+once for every number of workers, and where Ray is installed once more with as many on a Ray cluster
+of this machine. With one, the process of the search does everything, as ever. The rate is that of
+the episodes after the start, which takes a worker some seconds and is shown beside it. All searches
+have to find the same, which is checked. Weights and images are random, which changes no time. Let
+nothing else run on the machine.
 """
 
 import argparse
+import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +23,10 @@ from amc_env.models import build_model
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A search with so many workers."""
+    """A search with so many workers of an engine."""
 
     workers: int
+    engine: str
     result: SearchResult
     first: int
 
@@ -46,8 +50,8 @@ def main() -> None:
     print("| workers | seconds to start | episodes per minute | of one worker |")
     print("| --- | --- | --- | --- |", flush=True)
     measured: list[Measured] = []
-    for workers in options.workers:
-        measured.append(_measured(options, workers))
+    for workers, engine in _crews(options.workers):
+        measured.append(_measured(options, workers, engine))
         print(_row(measured[-1], measured[0]), flush=True)
     _check_same(measured)
 
@@ -62,7 +66,16 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _measured(options: argparse.Namespace, workers: int) -> Measured:
+def _crews(numbers: list[int]) -> Iterator[tuple[int, str]]:
+    """The numbers of workers and their engines, in the order of the table."""
+    has_ray = importlib.util.find_spec("ray") is not None
+    for workers in numbers:
+        yield workers, "processes"
+        if has_ray and workers > 1:
+            yield workers, "ray"
+
+
+def _measured(options: argparse.Namespace, workers: int, engine: str) -> Measured:
     env = ChannelPruningEnv(
         model=build_model(options.network, seed=0).eval(),
         data=PruningData(
@@ -73,9 +86,9 @@ def _measured(options: argparse.Namespace, workers: int) -> Measured:
         budget=Budget(flops=0.5),
         settings=EnvSettings(precision="float32"),
     )
-    with side_by_side(env, workers=workers):
+    with side_by_side(env, workers=workers, engine=engine):
         result = make_agent("random").search(env, episodes=options.episodes, seed=0)
-    return Measured(workers=workers, result=result, first=max(options.workers))
+    return Measured(workers=workers, engine=engine, result=result, first=max(options.workers))
 
 
 def _images(count: int, *, seed: int) -> Split:
@@ -85,8 +98,9 @@ def _images(count: int, *, seed: int) -> Split:
 
 
 def _row(one: Measured, base: Measured) -> str:
+    name = f"ray {one.workers}" if one.engine == "ray" else f"{one.workers}"
     return (
-        f"| {one.workers} | {one.start_seconds:.1f} | {one.per_minute:.1f} | "
+        f"| {name} | {one.start_seconds:.1f} | {one.per_minute:.1f} | "
         f"{one.per_minute / base.per_minute:.2f} |"
     )
 

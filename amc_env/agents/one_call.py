@@ -39,6 +39,7 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
     finalists: int = 5,
     seed: int = 0,
     workers: int = 1,
+    engine: str = "processes",
     on_episode: Listener | None = None,
     log: Path | None = None,
     progress: bool = False,
@@ -69,6 +70,7 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
         seed: Seed of the agent.
         workers: How many processes evaluate candidates side by side, where the agent asks for
             several at once. With 1, all is done in this process.
+        engine: Where these processes run: ``processes`` on this machine, ``ray`` on a Ray cluster.
         on_episode: Called with every episode as soon as it is finished.
         log: Folder in which a learner writes its learning curves; they are not written if None.
         progress: Whether to show how far the search is.
@@ -102,7 +104,7 @@ def search(  # noqa: PLR0913 (one call that needs no other; all but the first fo
         metric=env.task.metric,
         is_on=progress,
     )
-    with side_by_side(env, workers=workers), shown as listener:
+    with side_by_side(env, workers=workers, engine=engine), shown as listener:
         result = searcher.search(env, episodes=episodes, seed=seed, on_episode=listener, log=log)
     return result.realised(env, finalists=finalists)
 

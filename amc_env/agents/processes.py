@@ -1,5 +1,8 @@
 """The processes of workers, on this machine: they share one file that is mapped into their memory.
 
+What they do is given to their engine: a function with all that it holds, which is sent to every
+process once. Then each process takes one question after the other.
+
 The processes are those of loky, which joblib keeps. Unlike the standard library's, they do not
 import the main script again, so a script that uses workers needs no guard.
 """
@@ -9,27 +12,44 @@ import signal
 import tempfile
 import threading
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import torch
 from typing_extensions import override
 
-from amc_env import ChannelPruningEnv
-from amc_env.agents.station import Answers, Failure, Station, files_by_value, told
-from amc_env.env.ahead import Request
+from amc_env.agents.packing import sendable
+
+# What workers do: from what is asked to what is found.
+Work = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """What was raised while a worker worked, in words.
+
+    Attributes:
+        reason: The error's own sentence.
+        trace: Its traceback.
+    """
+
+    reason: str
+    trace: str
 
 
 class Process(ABC):
-    """A process that evaluates one candidate at a time, here or on another machine."""
+    """A process that does one piece of work at a time, here or on another machine."""
 
     @abstractmethod
-    def submit(self, request: Request) -> "Future[Answers | Failure]":
-        """Begin to evaluate a candidate."""
+    def submit(self, asked: object) -> "Future[Any]":
+        """Begin to work on what is asked; what is found is a ``Failure`` where the work raises."""
 
     @abstractmethod
     def is_death(self, error: BaseException) -> bool:
@@ -44,19 +64,25 @@ class Process(ABC):
         """End the process, whatever it does."""
 
 
-# Starts a process that uses so many threads.
-Start = Callable[[int], Process]
+# Starts a process.
+Start = Callable[[], Process]
 
 
 class Engine(ABC):
-    """Starts the processes of one environment."""
+    """Starts the processes that do the same work."""
 
     @abstractmethod
-    def open_(self, env: ChannelPruningEnv) -> Start:
-        """Put an environment where processes share it, and return what starts one.
+    def open_(self, work: Work, *, workers: int, threads: int) -> Start:
+        """Put work, with all that it holds, where processes share it; return what starts one.
+
+        Args:
+            work: The work.
+            workers: How many processes are going to run at a time.
+            threads: Threads of PyTorch in each.
 
         Raises:
-            ValueError: The environment cannot be sent to another process.
+            ValueError: The work cannot be sent to another process, or there is no room for so many
+                processes.
         """
 
     @abstractmethod
@@ -71,11 +97,11 @@ class LocalEngine(Engine):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     @override
-    def open_(self, env: ChannelPruningEnv) -> Start:
+    def open_(self, work: Work, *, workers: int, threads: int) -> Start:
         self._folder = tempfile.TemporaryDirectory(prefix="amc_env-")
-        path = Path(self._folder.name) / "environment.pt"
-        write_shared(path, env)
-        return partial(LocalProcess, path)
+        path = Path(self._folder.name) / "work.pt"
+        write_shared(path, work)
+        return partial(LocalProcess, path, threads)
 
     @override
     def close_(self) -> None:
@@ -87,7 +113,7 @@ class LocalProcess(Process):
     """A process of this machine.
 
     Args:
-        path: The file of the environment.
+        path: The file of its work.
         threads: Threads of PyTorch in the process.
     """
 
@@ -96,13 +122,13 @@ class LocalProcess(Process):
         self.restart_()
 
     @override
-    def submit(self, request: Request) -> "Future[Answers | Failure]":
+    def submit(self, asked: object) -> "Future[Any]":
         try:
-            return self._submitted(request)
+            return self._submitted(asked)
         except BrokenExecutor:
             # It was killed while it was idle.
             self.restart_()
-            return self._submitted(request)
+            return self._submitted(asked)
 
     @override
     def is_death(self, error: BaseException) -> bool:
@@ -126,48 +152,52 @@ class LocalProcess(Process):
     def close_(self) -> None:
         self._executor.shutdown(wait=True, kill_workers=True)
 
-    def _submitted(self, request: Request) -> "Future[Answers | Failure]":
-        future: Future[Answers | Failure] = self._executor.submit(
-            _evaluated, self._path, self._threads, request
-        )
+    def _submitted(self, asked: object) -> "Future[Any]":
+        future: Future[Any] = self._executor.submit(_found, self._path, self._threads, asked)
         return future
 
 
-def write_shared(path: Path, env: ChannelPruningEnv) -> None:
-    """Write an environment to a file that processes can map into their memory.
+def told(work: Callable[[], Any]) -> Any:
+    """What a piece of work found, or why it failed.
+
+    An error is told in words, because not every error can be sent to another process.
+    """
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001 (the process that asked raises it)
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return Failure(reason=reason, trace=traceback.format_exc())
+
+
+def write_shared(path: Path, thing: object) -> None:
+    """Write something to a file that processes can map into their memory.
 
     Raises:
         ValueError: It holds something that cannot be sent to another process.
     """
-    try:
-        with files_by_value():
-            torch.save(env, path, pickle_module=cloudpickle)
-    # Whatever is refused may be of a user's own class, which raises what it likes.
-    except Exception as error:
-        raise ValueError(
-            f"the environment cannot be sent to workers: {error}; give workers=1, or a model, "
-            "reward and task that can be pickled"
-        ) from error
+    with sendable():
+        torch.save(thing, path, pickle_module=cloudpickle)
 
 
-def read_shared(path: Path) -> ChannelPruningEnv:
-    """The environment of a file, whose tensors stay in the file until they are read."""
-    env: ChannelPruningEnv = torch.load(path, mmap=True, weights_only=False)
-    return env
+def read_shared(path: Path) -> Any:
+    """What is in a file, whose tensors stay in the file until they are read."""
+    return torch.load(path, mmap=True, weights_only=False)
 
 
 @cache
-def _station(path: Path, threads: int) -> Station:
-    return Station(read_shared(path), threads=threads)
+def _work(path: Path, threads: int) -> Work:
+    torch.set_num_threads(threads)
+    work: Work = read_shared(path)
+    return work
 
 
-def _evaluated(path: Path, threads: int, request: Request) -> Answers | Failure:
+def _found(path: Path, threads: int, asked: object) -> Any:
     """What a process of this machine runs."""
-    return told(lambda: _station(path, threads).evaluate(request))
+    return told(lambda: _work(path, threads)(asked))
 
 
 def _begin_process(parent: int) -> None:
-    """Leave Ctrl-C to the process of the search, and end together with it."""
+    """Leave Ctrl-C to the process that started this one, and end together with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

@@ -1,14 +1,10 @@
-"""What a worker process does: it evaluates candidates in an environment that was sent to it."""
+"""What workers of a search do: they evaluate candidates in an environment that was sent to them."""
 
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 from zlib import crc32
 
-import cloudpickle
 import torch
 from typing_extensions import override
 
@@ -16,7 +12,6 @@ from amc_env import ChannelPruningEnv
 from amc_env.env.ahead import Ahead, Request
 from amc_env.env.trial import Trial
 from amc_env.memory import Compute
-from amc_env.names import modules_of_files
 
 Answers = Mapping[str, Any]
 
@@ -24,33 +19,18 @@ Answers = Mapping[str, Any]
 HELD = 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """What was raised while a worker evaluated a candidate, in words.
-
-    Attributes:
-        reason: The error's own sentence.
-        trace: Its traceback.
-    """
-
-    reason: str
-    trace: str
-
-
 class Station:
-    """What a worker process holds: the environment, and the networks that it goes on with.
+    """What a worker holds: the environment, and the networks that it goes on with.
 
     Args:
         env: The environment, which belongs to the station.
-        threads: Threads of PyTorch.
     """
 
-    def __init__(self, env: ChannelPruningEnv, *, threads: int) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, env: ChannelPruningEnv) -> None:
         self._env = env
         self._held = deque[Trial](maxlen=HELD)
 
-    def evaluate(self, request: Request) -> Answers:
+    def __call__(self, request: Request) -> Answers:
         """All results that the evaluation of a candidate asks for, by what they are of."""
         heard: dict[str, Any] = {}
         self._env.ahead = _Listener(heard)
@@ -81,28 +61,3 @@ class _Listener(Ahead):
     def __call__(self, what: str, compute: Compute, /) -> Any:
         result = self._heard[what] = compute()
         return result
-
-
-def told(evaluate: Callable[[], Answers]) -> Answers | Failure:
-    """What a candidate's evaluation found, or why it failed.
-
-    An error is told in words, because not every error can be sent to another process.
-    """
-    try:
-        return evaluate()
-    except Exception as error:  # noqa: BLE001 (the process of the search raises it)
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        return Failure(reason=reason, trace=traceback.format_exc())
-
-
-@contextmanager
-def files_by_value() -> Iterator[None]:
-    """Send the classes and functions of files that no other process can import as they are."""
-    modules = modules_of_files()
-    for module in modules:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        for module in modules:
-            cloudpickle.unregister_pickle_by_value(module)

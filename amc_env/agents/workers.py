@@ -10,7 +10,7 @@ at that moment.
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,10 +21,15 @@ import torch
 from typing_extensions import override
 
 from amc_env import ChannelPruningEnv
-from amc_env.agents.processes import Engine, LocalEngine, Process
-from amc_env.agents.station import HELD, Answers, Failure
+from amc_env.agents.cluster import RayEngine
+from amc_env.agents.processes import Engine, Failure, LocalEngine, Process
+from amc_env.agents.station import HELD, Answers, Station
 from amc_env.env.ahead import Ahead, Request
 from amc_env.memory import Compute
+from amc_env.names import check_name
+
+# What starts the processes of workers, by name.
+ENGINES: Mapping[str, Callable[[], Engine]] = {"processes": LocalEngine, "ray": RayEngine}
 
 Candidate = frozenset[tuple[str, int]]
 
@@ -140,8 +145,9 @@ class Workers(Ahead):
         if not self._seats:
             threads = max(1, torch.get_num_threads() // self._count)
             self._env.pruner.hold_()
-            start = self._engine.open_(self._env.alone())
-            self._seats = [_Seat(process=start(threads)) for _ in range(self._count)]
+            station = Station(self._env.alone())
+            start = self._engine.open_(station, workers=self._count, threads=threads)
+            self._seats = [_Seat(process=start()) for _ in range(self._count)]
 
     def _dispatch_(self) -> None:
         """Give every idle process the first candidate that no other process holds."""
@@ -207,6 +213,16 @@ class Workers(Ahead):
         )
 
 
+def make_engine(name: str) -> Engine:
+    """The engine of a name; it starts nothing yet.
+
+    Raises:
+        ValueError: There is no such engine, or it needs a package that is not installed.
+    """
+    check_name("engine", name, ENGINES)
+    return ENGINES[name]()
+
+
 def check_device(device: torch.device, *, workers: int) -> None:
     """Refuse workers for a device whose memory they cannot share.
 
@@ -221,16 +237,26 @@ def check_device(device: torch.device, *, workers: int) -> None:
 
 
 @contextmanager
-def side_by_side(env: ChannelPruningEnv, *, workers: int) -> Iterator[None]:
+def side_by_side(
+    env: ChannelPruningEnv, *, workers: int, engine: str = "processes"
+) -> Iterator[None]:
     """Let so many workers evaluate candidates in the block; with one, all is done in this process.
 
+    Args:
+        env: The environment.
+        workers: How many processes.
+        engine: ``processes`` for those of this machine, ``ray`` for those of a Ray cluster: the
+            one that ``RAY_ADDRESS`` names, or else one that is started here for the block.
+
     Raises:
-        ValueError: ``workers`` is less than 1, or the network is not in the memory of the CPU.
+        ValueError: ``workers`` is less than 1, the network is not in the memory of the CPU, or
+            there is no such engine.
     """
+    made = make_engine(engine)
     if workers == 1:
         yield
         return
-    with Workers(env, workers=workers):
+    with Workers(env, workers=workers, engine=made):
         yield
 
 

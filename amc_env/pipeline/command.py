@@ -1,9 +1,10 @@
 """The command line of ``train_agent.py``: from its arguments to jobs that can be run."""
 
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from amc_env.pipeline.resume import (
     is_finished,
     settings_to_resume,
 )
-from amc_env.pipeline.settings_file import state_of
+from amc_env.pipeline.settings_file import SETTINGS_FILE, state_of
 
 INTERRUPTED = 130
 _LONGEST_NAME = 150
@@ -84,7 +85,7 @@ def run_jobs(jobs: Sequence[Job], run: Callable[[Job], int]) -> int:
     worst = 0
     for job in jobs:
         # PyTorch takes seconds to load, in which there is nothing else to see.
-        _say(f"{'resuming the' if job.is_resumed else 'starting a'} run for {job.folder}")
+        say_plainly(f"{'resuming the' if job.is_resumed else 'starting a'} run for {job.folder}")
         try:
             status = _run(job, run)
         except (ValueError, OSError) as error:
@@ -96,10 +97,21 @@ def run_jobs(jobs: Sequence[Job], run: Callable[[Job], int]) -> int:
             traceback.print_exc()
             status = _failed(job, f"{type(error).__name__}: {error}")
         if status == INTERRUPTED:
-            _say(_how_to_go_on(job))
+            say_plainly(_how_to_go_on(job))
             return status
         worst = max(worst, status)
     return worst
+
+
+def begun(job: Job) -> Job:
+    """A job that goes on from where its run was interrupted, if it had begun."""
+    folder = job.folder
+    if state_of(folder).joinpath(SETTINGS_FILE).exists():
+        return replace(job, settings=settings_to_resume(folder, [], tell=say_plainly))
+    if folder.exists():
+        # Without settings it has computed nothing yet.
+        shutil.rmtree(folder)
+    return job
 
 
 def refuse(sentence: str) -> int:
@@ -112,7 +124,7 @@ def _resumed(folder: Path, arguments: Sequence[str], *, is_sweep: bool) -> Job:
     """The job that goes on with an interrupted run."""
     if is_sweep:
         raise ValueError("resume goes on with one run; give it without -m")
-    settings = settings_to_resume(folder, arguments, tell=_say)
+    settings = settings_to_resume(folder, arguments, tell=say_plainly)
     lock(state_of(folder))
     return Job(settings=settings, folder=folder, overrides=(), is_swept=False)
 
@@ -120,7 +132,7 @@ def _resumed(folder: Path, arguments: Sequence[str], *, is_sweep: bool) -> Job:
 def _run(job: Job, run: Callable[[Job], int]) -> int:
     """The exit status of a job that is run unless it is finished already."""
     if job.is_resumed and is_finished(job.folder, job.settings):
-        _say(f"the run in {job.folder} is finished; nothing is changed")
+        say_plainly(f"the run in {job.folder} is finished; nothing is changed")
         return 0
     try:
         return run(job)
@@ -133,7 +145,8 @@ def _how_to_go_on(job: Job) -> str:
     return f"to go on from here: {command}" if command else "interrupted before the run began"
 
 
-def _say(line: str) -> None:
+def say_plainly(line: str) -> None:
+    """Print a line before anything that takes long to import is imported."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

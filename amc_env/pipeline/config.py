@@ -21,7 +21,7 @@ from pydantic import (
 from amc_env import Budget, EnvSettings
 from amc_env.agents import Searcher
 from amc_env.agents.table import AGENT
-from amc_env.agents.workers import check_device
+from amc_env.agents.workers import check_device, make_engine
 from amc_env.criteria import Criterion
 from amc_env.criteria.table import CRITERION
 from amc_env.env.budget import MEASURE
@@ -224,6 +224,14 @@ class SearchSection(_Section):
     compare: tuple[str, ...]
     storage: str | None
     workers: int = Field(default=1, ge=1)
+    engine: str = "processes"
+
+
+class RunsSection(_Section):
+    """How many runs of a sweep or a study go on side by side, and what starts their processes."""
+
+    workers: int = Field(default=1, ge=1)
+    engine: str = "processes"
 
 
 class PreparationSection(_Section):
@@ -280,6 +288,7 @@ class RunConfig(_Section):
     trust: Annotated[int, AfterValidator(_check_tried)]
     env: EnvSection
     preparation: PreparationSection = PreparationSection()
+    runs: RunsSection = RunsSection()
     search: SearchSection
     base: BaseSection
     finetune: TrainingSection
@@ -333,6 +342,7 @@ class RunConfig(_Section):
         """
         _check_device(self.device)
         check_device(torch.device(self.device), workers=self.search.workers)
+        make_engine(self.search.engine)
         made: dict[str, Any] = {
             "criterion": self.criterion.make(CRITERION),
             "reward": make_reward("accuracy") if self.chooses_reward else self.reward.make(REWARD),

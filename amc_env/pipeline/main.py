@@ -4,7 +4,8 @@ import sys
 from typing import Any
 
 from amc_env.pipeline import CONFIGS, together
-from amc_env.pipeline.command import INTERRUPTED, Job, read_jobs, refuse, run_jobs
+from amc_env.pipeline.command import INTERRUPTED, Job, read_jobs, refuse
+from amc_env.pipeline.crew import Crew
 from amc_env.pipeline.help_text import help_text
 
 
@@ -17,10 +18,13 @@ def main(arguments: list[str]) -> int:
         return together.follow()
     try:
         jobs = read_jobs(arguments, CONFIGS)
+        crew = Crew.of(jobs[0].settings) if len(jobs) > 1 else Crew()
     except ValueError as error:
         return refuse(str(error))
+    if crew.workers > 1 and together.launched() > 1:
+        return refuse("torchrun trains single runs together; leave runs.workers out, or torchrun")
     together.begin()
-    status = run_jobs(jobs, run_job)
+    status = crew.run(jobs, run_job)
     # After a failure in the middle of a training the others still wait in it; torchrun ends them.
     if not status:
         together.dismiss()

@@ -15,7 +15,7 @@ from amc_env.pipeline.settings_file import SETTINGS_FILE, read_settings, state_o
 KEY = "resume"
 MORE = "search.episodes"
 # Settings that change no result.
-FREE = ("search.workers",)
+FREE = ("search.workers", "search.engine")
 
 
 def folder_to_resume(arguments: Sequence[str]) -> Path | None:

@@ -127,10 +127,10 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
 @contextmanager
 def workers(run: Run, env: ChannelPruningEnv) -> Iterator[None]:
     """Let the run's workers, if it has more than one, evaluate the candidates of its agents."""
-    count = run.config.search.workers
-    if count > 1:
-        say(f"{count} workers evaluate candidates side by side")
-    with side_by_side(env, workers=count):
+    search = run.config.search
+    if search.workers > 1:
+        say(f"{search.workers} workers evaluate candidates side by side ({search.engine})")
+    with side_by_side(env, workers=search.workers, engine=search.engine):
         yield
 
 

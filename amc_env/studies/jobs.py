@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from amc_env.files import atomic
-from amc_env.pipeline.command import Job
-from amc_env.pipeline.resume import settings_to_resume
-from amc_env.pipeline.screen import say
-from amc_env.pipeline.settings_file import SETTINGS_FILE, state_of
+from amc_env.pipeline.command import Job, begun
 from amc_env.studies.plan import Plan, PlannedRun, as_plain, changed
 
 BASES = "bases"
@@ -62,12 +58,8 @@ def base_of(plan: Plan, run: PlannedRun) -> Base | None:
 
 def job_of(folder: Path, settings: DictConfig, overrides: Sequence[str] = ()) -> Job:
     """The job of a run, which goes on from where it was interrupted if it has begun."""
-    if state_of(folder).joinpath(SETTINGS_FILE).exists():
-        settings = settings_to_resume(folder, [], tell=say)
-    elif folder.exists():
-        # Without settings it has computed nothing yet.
-        shutil.rmtree(folder)
-    return Job(settings=settings, folder=folder, overrides=tuple(overrides), is_swept=True)
+    job = Job(settings=settings, folder=folder, overrides=tuple(overrides), is_swept=True)
+    return begun(job)
 
 
 def with_checkpoint(settings: DictConfig, weights: Path) -> DictConfig:

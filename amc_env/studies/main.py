@@ -17,13 +17,15 @@ def main(arguments: list[str]) -> int:
     if together.launched() > 1:
         return refuse("torchrun trains single runs together, and no studies; start it without")
     # What only studies need is imported here, and PyTorch, which takes seconds, after the check.
+    from amc_env.pipeline.crew import Crew
     from amc_env.studies.plan import read_plan
 
     try:
-        plan = read_plan(arguments)
+        crew, others = Crew.taken(arguments)
+        plan = read_plan(others)
         from amc_env.studies.runner import run_study
 
-        return run_study(plan, runs.run_job)
+        return run_study(plan, runs.run_job, crew=crew)
     except ValueError as error:
         return refuse(str(error))
 

@@ -6,6 +6,7 @@ from functools import partial
 from amc_env.pipeline import stages
 from amc_env.pipeline.command import INTERRUPTED, Job, run_jobs
 from amc_env.pipeline.config import RunConfig
+from amc_env.pipeline.crew import Crew
 from amc_env.pipeline.lock import lock
 from amc_env.pipeline.screen import say
 from amc_env.studies import page
@@ -17,7 +18,7 @@ from amc_env.studies.works import WORKS, work_on
 RunJob = Callable[[Job], int]
 
 
-def run_study(plan: Plan, prune: RunJob) -> int:
+def run_study(plan: Plan, prune: RunJob, *, crew: Crew) -> int:
     """Run what is not finished yet, and write the table; the exit status as of a sweep.
 
     A run that fails is named in the table's place, and the others are run. An interruption ends the
@@ -26,25 +27,20 @@ def run_study(plan: Plan, prune: RunJob) -> int:
     Args:
         plan: The study.
         prune: Runs a job that prunes a network.
+        crew: How many runs go on side by side.
     """
     plan.write()
     lock(plan.folder)
     work = _work(plan, prune)
     done = len(finished(plan.runs))
     say(f"study {plan.study.name}, {plan.order.scale}: {len(plan.runs)} runs, {done} finished")
-    worst = 0
-    for number, run in enumerate(plan.runs, 1):
-        if finished([run]):
-            continue
-        say(f"\nrun {number} of {len(plan.runs)}: {run.folder.name}")
-        status = _run(plan, run, work)
-        if status == INTERRUPTED:
-            say(f"to go on with the study: {plan.order.command(plan.folder)}")
-            return status
-        worst = max(worst, status)
+    status = (_run_each if crew.workers == 1 else partial(_run_side_by_side, crew))(plan, work)
+    if status == INTERRUPTED:
+        say(f"to go on with the study: {plan.order.command(plan.folder)}")
+        return status
     page.write(plan)
     say(f"the table is {plan.folder / page.TABLE}.md, and .csv beside it")
-    return worst
+    return status
 
 
 def _work(plan: Plan, prune: RunJob) -> RunJob:
@@ -53,19 +49,45 @@ def _work(plan: Plan, prune: RunJob) -> RunJob:
     return prune if compute is None else partial(work_on, compute, plan.options)
 
 
-def _run(plan: Plan, run: PlannedRun, work: RunJob) -> int:
-    """Train the run's base network, if nobody has yet, and run it; the exit status."""
-    base = base_of(plan, run)
-    if base is None:
-        return run_jobs([job_of(run.folder, run.settings, run.overrides)], work)
-    if not base.weights.exists():
-        say("training the base network that runs share")
-        job = job_of(base.folder, base.settings)
-        status = run_jobs([job], partial(_train_base, base))
-        if status:
+def _run_each(plan: Plan, work: RunJob) -> int:
+    """Run what is not finished, one after the other; the worst exit status."""
+    worst = 0
+    for number, run in enumerate(plan.runs, 1):
+        if finished([run]):
+            continue
+        say(f"\nrun {number} of {len(plan.runs)}: {run.folder.name}")
+        status, job = _prepared(plan, run)
+        status = status or run_jobs([job], work)
+        if status == INTERRUPTED:
             return status
-    settings = with_checkpoint(run.settings, base.weights)
-    return run_jobs([job_of(run.folder, settings, run.overrides)], work)
+        worst = max(worst, status)
+    return worst
+
+
+def _run_side_by_side(crew: Crew, plan: Plan, work: RunJob) -> int:
+    """Train the base networks, then run what is not finished; the worst exit status."""
+    worst, jobs = 0, []
+    for run in plan.runs:
+        if finished([run]):
+            continue
+        status, job = _prepared(plan, run)
+        if status == INTERRUPTED:
+            return status
+        worst = max(worst, status)
+        if not status:
+            jobs.append(job)
+    return max(worst, crew.run(jobs, work))
+
+
+def _prepared(plan: Plan, run: PlannedRun) -> tuple[int, Job]:
+    """Train the run's base network, if nobody has yet; the exit status of that, and the run."""
+    base, status, settings = base_of(plan, run), 0, run.settings
+    if base is not None:
+        settings = with_checkpoint(settings, base.weights)
+    if base is not None and not base.weights.exists():
+        say("training the base network that runs share")
+        status = run_jobs([job_of(base.folder, base.settings)], partial(_train_base, base))
+    return status, job_of(run.folder, settings, run.overrides)
 
 
 def _train_base(base: Base, job: Job) -> int:

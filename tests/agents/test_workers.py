@@ -6,18 +6,31 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pruning import tiny, tiny_data, tiny_env
+from searching import (
+    AGENTS,
+    EPISODES,
+    HALF,
+    RACED,
+    alone,
+    env_of,
+    held_in_workers,
+    is_running,
+    killing_one,
+    outcomes,
+    searched,
+    words_of,
+)
 
-from amc_env import Budget, ChannelPruningEnv, EnvSettings, RepairSettings
+from amc_env import ChannelPruningEnv
 from amc_env.agents import Episode, SearchFailedError, SearchResult, make_agent, search
 from amc_env.agents.processes import LocalProcess, read_shared, write_shared
 from amc_env.agents.station import Station
@@ -29,51 +42,8 @@ from amc_env.rewards import RewardContext
 from amc_env.rewards.functions import RandomReward
 
 SMAPS = Path("/proc/self/smaps")
-EPISODES = 8
-HALF = Budget(flops=0.5)
-# Small batches of evaluation, so that there is something to race for.
-RACED = EnvSettings(
-    repair=RepairSettings(calibration_batch=24), precision="float32", evaluation_batch=10
-)
-SMALL = {"batch_size": 8, "hidden_sizes": (16, 16), "warmup_episodes": 3}
-# Every way in which candidates are asked for.
-AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "random": ("random", {}),
-    "race": ("random", {"race": True, "batch": 3}),
-    "cma_es": ("cma_es", {}),
-    "tpe": ("tpe", {"batch": 3}),
-    "spdy": ("spdy", {"batch": 3, "shots": 0.3}),
-    "evopress": ("evopress", {"stages": [[0.25, 4], [0.5, 2]], "race": True}),
-    "ddpg_amc": ("ddpg_amc", {**SMALL, "episodes_per_update": 2}),
-    "ddpg": ("ddpg", {**SMALL, "episodes_per_update": 2, "explored_share": 0.7}),
-}
 
 every_way = pytest.mark.parametrize("way", AGENTS)
-
-
-def env_of(reward: object = "loss") -> ChannelPruningEnv:
-    return tiny_env(budget=HALF, reward=reward, settings=RACED)
-
-
-def searched(
-    env: ChannelPruningEnv, way: str, *, tell: Callable[[Episode], None] | None = None
-) -> SearchResult:
-    name, options = AGENTS[way]
-    return make_agent(name, options).search(env, episodes=EPISODES, seed=3, on_episode=tell)
-
-
-@cache
-def alone(way: str) -> SearchResult:
-    """A search without workers."""
-    return searched(env_of(), way)
-
-
-def outcomes(result: SearchResult) -> list[tuple[object, ...]]:
-    return [(e.reward, e.counts, e.sparsities, e.accuracy, e.samples) for e in result.episodes]
-
-
-def words_of(result: SearchResult) -> str:
-    return result.policy.model_dump_json()
 
 
 @dataclass(kw_only=True)
@@ -100,7 +70,7 @@ class Beforehand(Ahead):
         return self.known.pop(what) if what in self.known else compute()
 
     def _evaluated(self, request: Request) -> Any:
-        return Station(self.env.alone(), threads=1).evaluate(request)
+        return Station(self.env.alone())(request)
 
 
 # The seam, without processes
@@ -254,33 +224,11 @@ def pid_of(process: Any) -> int:
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_in_a_candidate_changes_nothing(tmp_path: Path) -> None:
-    here, go = os.getpid(), tmp_path / "go"
-
-    def waiting(context: RewardContext) -> float:
-        """The accuracy, which workers do not find before the test says so."""
-        if os.getpid() != here:
-            (tmp_path / f"pid-{os.getpid()}").touch()
-            while not go.exists():
-                time.sleep(0.02)
-        return context.accuracy
-
-    killed: list[int] = []
-
-    def kill() -> None:
-        while not (found := [*tmp_path.glob("pid-*")]):
-            time.sleep(0.02)
-        killed.append(int(found[0].name.removeprefix("pid-")))
-        os.kill(killed[0], signal.SIGKILL)
-        go.touch()
-
-    env = env_of(waiting)
-    with working(env) as crew:
-        killer = threading.Thread(target=kill)
-        killer.start()
+    env = env_of(held_in_workers(tmp_path))
+    with working(env) as crew, killing_one(tmp_path) as killed:
         result = searched(env, "random")
-        killer.join()
-        assert killed[0] not in {pid_of(process) for process in crew.processes}
-    without = searched(env_of(waiting), "random")
+        assert killed() not in {pid_of(process) for process in crew.processes}
+    without = searched(env_of(held_in_workers(tmp_path)), "random")
     assert outcomes(result) == outcomes(without)
     assert words_of(result) == words_of(without)
 
@@ -387,14 +335,6 @@ def test_a_script_needs_no_guard_and_its_workers_end_with_it(tmp_path: Path) -> 
     while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(is_running, pids))
-
-
-def is_running(pid: str) -> bool:
-    """Whether a process is there and has not ended, which one that nobody waits for may have."""
-    try:
-        return Path("/proc", pid, "stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except OSError:
-        return False
 
 
 @pytest.mark.slow

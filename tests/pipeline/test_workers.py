@@ -53,6 +53,21 @@ def test_a_killed_run_with_workers_goes_on_to_the_result_of_one_worker(tmp_path:
     assert [trial.user_attrs["number"] for trial in trials] == list(range(1, 13))
 
 
+@pytest.mark.slow
+def test_a_run_with_workers_on_ray_ends_as_one_with_one_worker(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray, which the extra ray installs, is not installed")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert go(*QUICK, f"folder={one}") == 0
+    assert go(*QUICK, "search.workers=2", "search.engine=ray", f"folder={two}") == 0
+    assert found(two) == found(one)
+
+
+def test_an_engine_that_does_not_exist_is_refused_before_anything_is_made() -> None:
+    settings = Settings(CONFIGS).compose(["search.workers=2", "search.engine=rai"])
+    with pytest.raises(ValueError, match="engine 'rai' does not exist; the nearest is 'ray'"):
+        RunConfig.of(settings).make()
+
+
 def test_workers_on_another_device_are_refused_before_anything_is_made() -> None:
     settings = Settings(CONFIGS).compose(["search.workers=2", "device=meta"])
     with pytest.raises(ValueError, match="2 workers and the device is meta"):

@@ -79,6 +79,25 @@ def test_a_study_that_is_killed_again_and_again_ends_in_the_same_table(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_a_study_side_by_side_ends_in_the_table_of_one_run_after_the_other(
+    engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if engine == "ray":
+        pytest.importorskip("ray", reason="Ray, which the extra ray installs, is not installed")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main([*RESUMED, f"folder={one}"]) == 0
+    crew = ["runs.workers=2", f"runs.engine={engine}"]
+    assert main([*RESUMED, *crew, f"folder={two}"]) == 0, capsys.readouterr().err
+    assert table(two) == table(one)
+    # Every run has said what it does in a file of its own, and nothing is left to be run.
+    runs = [path for path in (two / "runs").iterdir() if path.is_dir()]
+    assert all(path.with_name(f"{path.name}.log").stat().st_size > 0 for path in runs)
+    assert main([f"resume={two}", "runs.workers=3"]) == 0
+    assert table(two) == table(one)
+
+
+@pytest.mark.slow
 def test_runs_share_a_base_network_whatever_their_seed(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     assert main(["study=entropy_layers", "scale=smoke", f"folder={folder}"]) == 0
