@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
+from omegaconf import DictConfig
+
 from amc_env.pipeline import stages
 from amc_env.pipeline.command import INTERRUPTED, Job, run_jobs
 from amc_env.pipeline.config import RunConfig
@@ -11,6 +13,7 @@ from amc_env.pipeline.screen import say
 from amc_env.studies import page
 from amc_env.studies.jobs import Base, base_of, job_of, save_base, with_checkpoint
 from amc_env.studies.plan import Plan, PlannedRun
+from amc_env.studies.preparations import Preparations
 from amc_env.studies.results import finished
 from amc_env.studies.works import WORKS, work_on
 
@@ -30,18 +33,20 @@ def run_study(plan: Plan, prune: RunJob) -> int:
     plan.write()
     lock(plan.folder)
     work = _work(plan, prune)
-    done = len(finished(plan.runs))
-    say(f"study {plan.study.name}, {plan.order.scale}: {len(plan.runs)} runs, {done} finished")
+    preparations = Preparations(plan)
+    pending = [run for run in preparations.in_order() if not finished([run])]
+    total, done = len(plan.runs), len(plan.runs) - len(pending)
+    say(f"study {plan.study.name}, {plan.order.scale}: {total} runs, {done} finished")
     worst = 0
-    for number, run in enumerate(plan.runs, 1):
-        if finished([run]):
-            continue
-        say(f"\nrun {number} of {len(plan.runs)}: {run.folder.name}")
-        status = _run(plan, run, work)
+    for number, run in enumerate(pending):
+        preparations.tidy(pending[number:])
+        say(f"\nrun {done + number + 1} of {total}: {run.folder.name}")
+        status = _run(plan, run, preparations.settings_for(run), work)
         if status == INTERRUPTED:
             say(f"to go on with the study: {plan.order.command(plan.folder)}")
             return status
         worst = max(worst, status)
+    preparations.tidy([])
     page.write(plan)
     say(f"the table is {plan.folder / page.TABLE}.md, and .csv beside it")
     return worst
@@ -53,18 +58,17 @@ def _work(plan: Plan, prune: RunJob) -> RunJob:
     return prune if compute is None else partial(work_on, compute, plan.options)
 
 
-def _run(plan: Plan, run: PlannedRun, work: RunJob) -> int:
+def _run(plan: Plan, run: PlannedRun, settings: DictConfig, work: RunJob) -> int:
     """Train the run's base network, if nobody has yet, and run it; the exit status."""
     base = base_of(plan, run)
-    if base is None:
-        return run_jobs([job_of(run.folder, run.settings, run.overrides)], work)
-    if not base.weights.exists():
+    if base is not None and not base.weights.exists():
         say("training the base network that runs share")
         job = job_of(base.folder, base.settings)
         status = run_jobs([job], partial(_train_base, base))
         if status:
             return status
-    settings = with_checkpoint(run.settings, base.weights)
+    if base is not None:
+        settings = with_checkpoint(settings, base.weights)
     return run_jobs([job_of(run.folder, settings, run.overrides)], work)
 
 
