@@ -111,6 +111,8 @@ class _Rounds:
         for counts in counts_by_round(graph, target, settings=settings):
             pruner = self._ranked(stand)
             self._note(stand, pruner)
+            if stand.number:
+                self._run.later_ranking_seconds += pruner.ranking_seconds
             stand = self._cut(stand, pruner, counts)
             self._train_(stand)
         self._note(stand, self._ranked(stand, is_last=True))

@@ -36,6 +36,17 @@ class Noting(Criterion):
         return make_criterion("l2").scores(group, calibration)
 """
 
+SLOW = """
+import time
+from amc_env.criteria import Criterion, make_criterion
+
+class Slow(Criterion):
+    name = "slow"
+    def scores(self, group, calibration):
+        time.sleep(0.05)
+        return make_criterion("l2").scores(group, calibration)
+"""
+
 
 def go(folder: Path, *arguments: str) -> int:
     return run_jobs(read_jobs([*SHORT, f"folder={folder}", *arguments], CONFIGS), run_job)
@@ -135,7 +146,10 @@ def test_rounds_repair_as_episodes_do_and_learn_from_the_original(tmp_path: Path
 def test_numbers_are_given_for_rounds_and_refused_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["iterative.rounds=2", "iterative.epochs=0", "latency=false", "base.epochs=1"]
+    file = tmp_path / "own.py"
+    file.write_text(SLOW)
+    given = ["iterative.rounds=2", "iterative.epochs=0", "latency=false", "base.epochs=1",
+             f"criterion._target_={file}:Slow"]  # fmt: skip
     own = "iterative.counts=[{features.3:20,features.7:30}]"
     assert go(tmp_path / "run", *given, own) == 0
     found = [
@@ -148,6 +162,8 @@ def test_numbers_are_given_for_rounds_and_refused_before_anything_is_trained(
         [11, 20, 30, 45],
         [8, 16, 16, 32],
     ]
+    # Four groups are ranked for each of both rounds.
+    assert metrics_of(tmp_path / "run")["ranking_seconds"] > 8 * 0.05
     for wrong, message in (
         ("iterative.counts=[{features.3:33}]", "gives group 'features.3' 33 of 32 channels"),
         ("iterative.counts=[[1,2,3]]", "round 1 of iterative.counts has 3 numbers"),
