@@ -11,7 +11,7 @@ from amc_env.studies import STUDIES
 from amc_env.studies.main import main
 
 # The quickest; the others take two or three seconds for each of their runs.
-QUICK = ("entropy_correlation",)
+QUICK = ("entropy_correlation", "entropy_disorder")
 NAMES = [
     pytest.param(path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
     for path in sorted(STUDIES.glob("*.yaml"))
