@@ -72,7 +72,8 @@ def _draw_all_layers(runs: Mapping[str, Sequence[Iteration]], stem: Path) -> Pat
             place.boxplot([group.scores for group in iteration.groups], flierprops={"ms": 2})
             names = [group.name for group in iteration.groups]
             place.set_xticks(range(1, len(names) + 1), names, rotation=90, fontsize="x-small")
-            place.set_title(f"{name}, after round {iteration.number}", fontsize="small")
+            when = f"after round {iteration.number}" if iteration.number else "before any round"
+            place.set_title(f"{name}, {when}", fontsize="small")
     return save(figure, stem)
 
 
