@@ -46,7 +46,7 @@ class TensorStore:
 
     What is kept by one key may have several parts, each in a safetensors file of its own, so that
     no more than one part is ever held twice. An index with their checksums is written last; parts
-    without one count for nothing.
+    without one count for nothing. Several processes may read and write at once.
 
     Args:
         folder: Where the files are. It is made when something is kept.
@@ -110,14 +110,14 @@ class TensorStore:
             self.tell(f"nothing can be kept in {self._folder} ({error}), so it is not")
 
     def _write(self, folder: Path, key: str, parts: Mapping[str, Callable[[], Tensors]]) -> None:
-        # An index of what was there before must not outlive its files.
-        (folder / INDEX_FILE).unlink(missing_ok=True)
         files = {}
         for number, (name, tensors) in enumerate(parts.items()):
-            file = f"{number}.safetensors"
+            # The library looks at the storage of tensors, which not every device has.
+            stored = {each: x.cpu().contiguous() for each, x in tensors().items()}
+            # Other contents, as of another process that computed the same, are in other files, so
+            # that every index has the files that it was written with.
+            file = f"{number}-{checksum({}, stored)[:_SHOWN]}.safetensors"
             with atomic(folder / file) as temporary:
-                # The library looks at the storage of tensors, which not every device has.
-                stored = {each: x.cpu().contiguous() for each, x in tensors().items()}
                 save_file(stored, temporary)
                 files[name] = (file, _sha256(temporary))
         index = _Index(key=key, files=files)

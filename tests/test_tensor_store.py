@@ -67,17 +67,33 @@ def test_a_folder_that_cannot_be_written_to_is_told_of(tmp_path: Path, said: lis
     assert "nothing can be kept in" in said[0]
 
 
-def test_a_write_that_was_cut_off_counts_for_nothing(
+def test_a_write_that_was_cut_off_leaves_what_was_kept_before(
     store: TensorStore, tmp_path: Path, said: list[str]
 ) -> None:
     def fails() -> dict[str, Tensor]:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        store.write(KEY, {"a": lambda: PARTS["b"], "b": fails}, size=8)
-    assert store.read(KEY) is None
+    for key in (KEY, "another key"):
+        with pytest.raises(KeyboardInterrupt):
+            store.write(key, {"a": lambda: PARTS["b"], "b": fails}, size=8)
+    assert is_equal(store.read(KEY))
+    assert store.read("another key") is None
     assert said == []
-    assert not [path for path in place(tmp_path).iterdir() if path.name.endswith(".part")]
+    assert not list((tmp_path / "kept").rglob("*.part"))
+
+
+def test_two_who_write_at_once_leave_what_one_of_them_wrote(
+    store: TensorStore, said: list[str]
+) -> None:
+    def meanwhile() -> dict[str, Tensor]:
+        store.write(KEY, {name: lambda part=part: part for name, part in PARTS.items()}, size=100)
+        return PARTS["b"]
+
+    store.write(KEY, {"a": lambda: {**PARTS["a"], "y": torch.tensor([4])}, "b": meanwhile}, size=8)
+    found = store.read(KEY)
+    assert said == []
+    assert found is not None
+    assert found["a"]["y"].tolist() == [4]
 
 
 def flipped(path: Path) -> None:
@@ -90,7 +106,7 @@ def cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
-@pytest.mark.parametrize("name", [INDEX_FILE, "0.safetensors", "1.safetensors"])
+@pytest.mark.parametrize("name", [INDEX_FILE, "0-*.safetensors", "1-*.safetensors"])
 @pytest.mark.parametrize("damage", [flipped, cut_off, Path.unlink, lambda p: p.write_bytes(b"")])
 def test_damage_is_told_of_and_nothing_is_used(
     store: TensorStore,
@@ -99,7 +115,8 @@ def test_damage_is_told_of_and_nothing_is_used(
     name: str,
     damage: Callable[[Path], None],
 ) -> None:
-    damage(place(tmp_path) / name)
+    (damaged,) = place(tmp_path).glob(name)
+    damage(damaged)
     assert store.read(KEY) is None
     if name == INDEX_FILE and damage is Path.unlink:
         assert said == []

@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from typing_extensions import override
 
+from amc_env.agents.by_group import by_group
 from amc_env.agents.episodes import Recorder
 from amc_env.agents.searcher import Searcher
-from amc_env.names import check_name
 from amc_env.structure import ChannelGroup
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,7 @@ class OneShot(Searcher):
     @override
     def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
         groups = recorder.pruning.graph.groups
-        wanted = {group.name: self._kept(group, n, groups) for n, group in enumerate(groups)}
+        wanted = self._wanted(groups)
         for group in groups:
             if not 1 <= wanted[group.name] <= group.channels:
                 raise ValueError(
@@ -59,28 +57,12 @@ class OneShot(Searcher):
                 "budget=none"
             )
 
-    def _kept(self, group: ChannelGroup, number: int, groups: Sequence[ChannelGroup]) -> int:
+    def _wanted(self, groups: Sequence[ChannelGroup]) -> dict[str, int]:
+        """How many channels every group is to keep."""
+        whole = {group.name: group.channels for group in groups}
         if self.widths is not None:
-            return self.widths.get(group.channels, group.channels)
+            return {name: self.widths.get(width, width) for name, width in whole.items()}
         if self.counts is not None:
-            count = _of_group(self.counts, "counts", number, groups)
-            return group.channels if count is None else count
-        rates = [self.rates] * len(groups) if isinstance(self.rates, float | int) else self.rates
-        rate = _of_group(rates, "rates", number, groups)
-        return group.channels if rate is None else round((1 - rate) * group.channels)
-
-
-def _of_group(
-    values: Sequence[_T] | Mapping[str, _T], way: str, number: int, groups: Sequence[ChannelGroup]
-) -> _T | None:
-    """The value of a group; None if it is given none."""
-    if isinstance(values, Mapping):
-        for name in values:
-            check_name("group", name, [group.name for group in groups])
-        return values.get(groups[number].name)
-    if len(values) != len(groups):
-        raise ValueError(
-            f"{way} has {len(values)} numbers, but the network has {len(groups)} groups: "
-            f"{', '.join(f'{g.name} ({g.channels})' for g in groups)}; give one number for each"
-        )
-    return values[number]
+            return whole | by_group(self.counts, groups, setting="counts")
+        rates = by_group(self.rates, groups, setting="rates")
+        return whole | {name: round((1 - rate) * whole[name]) for name, rate in rates.items()}

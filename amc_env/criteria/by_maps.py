@@ -32,7 +32,8 @@ class AuraInformation(Criterion):
     ``grid_mi`` of Musat and Andonie, "Spatial Aura Entropy", 2023, with 128 bins as in their
     experiments, or with the number that ``bins_for`` chooses (``"auto"``). Maps of a single pixel
     are refused. ``samples`` is how many calibration samples are read, from the first; all if None
-    (the paper reads 100).
+    (the paper reads 100). ``shuffled`` gives the samples each other's labels, to see by how much
+    the true ones matter.
     """
 
     name = "mi_aura"
@@ -41,6 +42,7 @@ class AuraInformation(Criterion):
     bins: Bins = 128
     orient: Orient = "columns"
     samples: int | None = None
+    shuffled: bool = False
 
     def __post_init__(self) -> None:
         check_bins(self.bins)
@@ -50,6 +52,9 @@ class AuraInformation(Criterion):
     def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
         known = calibration.known_labels()
         classes, labels = int(known.max()) + 1, known[: self.samples]
+        if self.shuffled:
+            generator = torch.Generator().manual_seed(calibration.seed)
+            labels = labels[torch.randperm(len(labels), generator=generator)]
 
         def score(maps: Tensor) -> Tensor:
             maps = maps[: self.samples]

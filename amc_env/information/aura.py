@@ -24,7 +24,8 @@ from torch import Tensor
 
 from amc_env.information.counts import entropy_of_symbols
 
-Scope = Literal["channel", "map", "layer"] | Sequence[float]
+Span = Literal["channel", "map", "layer"]
+Scope = Span | Sequence[float]
 Pool = Literal["batch", "sample"]
 Base = Literal["pair", "global", "global-raw"]
 Dead = Literal["constant", "zero"]

@@ -4,6 +4,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -108,9 +109,10 @@ def begun(job: Job) -> Job:
     folder = job.folder
     if state_of(folder).joinpath(SETTINGS_FILE).exists():
         return replace(job, settings=settings_to_resume(folder, [], tell=say_plainly))
-    if folder.exists():
-        # Without settings it has computed nothing yet.
-        shutil.rmtree(folder)
+    # Without settings it has computed nothing yet. Anything else there is not the run's.
+    shutil.rmtree(state_of(folder), ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()
     return job
 
 

@@ -21,7 +21,8 @@ from amc_env.memory import Memory
 from amc_env.metric import ACCURACY
 from amc_env.pipeline import stages
 from amc_env.pipeline.failures import explained
-from amc_env.pipeline.rounds import GroupScores, Iteration, Iterations, counts_by_round
+from amc_env.pipeline.round_counts import counts_by_round
+from amc_env.pipeline.rounds import GroupScores, Iteration, Iterations
 from amc_env.pipeline.run import Network, Run
 from amc_env.pipeline.screen import say
 from amc_env.pipeline.trainings import memory_for, train_
@@ -107,9 +108,11 @@ class _Rounds:
         target = self._found.result.best.counts
         whole = {group.name: torch.arange(group.channels) for group in graph.groups}
         stand = _Stand(number=0, network=graph.model, kept=whole)
-        for counts in counts_by_round(graph, target, rounds=settings.rounds):
+        for counts in counts_by_round(graph, target, settings=settings):
             pruner = self._ranked(stand)
             self._note(stand, pruner)
+            if stand.number:
+                self._run.later_ranking_seconds += pruner.ranking_seconds
             stand = self._cut(stand, pruner, counts)
             self._train_(stand)
         self._note(stand, self._ranked(stand, is_last=True))

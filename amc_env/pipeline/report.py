@@ -320,7 +320,7 @@ def _figures(
     """Figures of the run that are measured on training data only, and what the run was."""
     config, result, best = run.config, kept.result, kept.result.best
     names = run.parts.names
-    cost = env.graph.cost(best.counts)
+    cost, rewards = env.graph.cost(best.counts), [e.reward for e in result.episodes]
     held_out = {n.stage: n.held_out_accuracy for n in networks if n.held_out_accuracy is not None}
     return {
         "kept": kept.stage,
@@ -331,6 +331,7 @@ def _figures(
         "params": cost.params,
         "params_ratio": best.params_ratio,
         "reward": best.reward,
+        "reward_spread": max(rewards) - min(rewards),
         "validation_accuracy": best.accuracy,
         "model": names["model"],
         "data": names["data"],
@@ -340,7 +341,7 @@ def _figures(
         "episodes": len(result.episodes),
         "evaluations": result.evaluations,
         "search_seconds": result.seconds,
-        "ranking_seconds": env.pruner.ranking_seconds,
+        "ranking_seconds": env.pruner.ranking_seconds + run.later_ranking_seconds,
         "episode_seconds": _mean_seconds(result),
         "seconds": time.perf_counter() - run.started,
         "seed": config.seed,

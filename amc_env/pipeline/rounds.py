@@ -1,16 +1,46 @@
-"""Pruning in rounds: how many channels stay after each, and what the rounds leave in a file."""
+"""Pruning in rounds: its settings, and what the rounds leave in a file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
-from amc_env import ChannelGraph, ChannelGroup
 from amc_env.files import write_text
 from amc_env.training import TrainingSettings
 
 ITERATIONS_FILE = "iterations.json"
+
+Steps = Sequence[float | Sequence[float] | Mapping[str, float]]
+
+
+def _expecting(what: str) -> WrapValidator:
+    """Says what is expected, where pydantic would name its types."""
+
+    def check(given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(given)
+        except ValidationError as error:
+            raise ValueError(f"give a list with {what} for every round") from error
+
+    return WrapValidator(check)
+
+
+_Counts = Annotated[
+    tuple[tuple[int, ...] | Mapping[str, int], ...],
+    _expecting("[N, ...] for all groups in order, or {GROUP: N, ...},"),
+]
+_Rates = Annotated[
+    tuple[float | tuple[float, ...] | Mapping[str, float], ...],
+    _expecting("a share for all groups, [SHARE, ...] in order, or {GROUP: SHARE, ...},"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,15 +49,37 @@ class IterativeSettings:
 
     Attributes:
         rounds: How many; 0 for pruning at once.
+        counts: For the first rounds, the channels that are left after each: a number for every
+            group in order, or numbers by group.
+        rates: For the first rounds, the shares of the channels that a group still has which go in
+            each, but none that the policy keeps: one for all groups, one for each in order, or
+            by group.
         training: The training in each round.
     """
 
     rounds: int = 0
+    counts: _Counts | None = None
+    rates: _Rates | None = None
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self) -> None:
         if self.rounds < 0:
             raise ValueError(f"rounds is {self.rounds}; give 0 for none, or the number of rounds")
+        if self.counts is not None and self.rates is not None:
+            raise ValueError("counts and rates are both given; give one of them")
+        setting, steps = self.given
+        if len(steps) > self.rounds:
+            raise ValueError(
+                f"{setting} has numbers for {len(steps)} rounds, and rounds is {self.rounds}; give "
+                f"rounds={len(steps)} or fewer numbers"
+            )
+
+    @property
+    def given(self) -> tuple[str, Steps]:
+        """The setting that gives numbers for the first rounds, and these."""
+        if self.counts is not None:
+            return "counts", self.counts
+        return "rates", self.rates or ()
 
 
 class _Record(BaseModel):
@@ -84,25 +136,3 @@ class Iterations(_Record):
             ValueError: It holds something else.
         """
         return cls.model_validate_json((folder / ITERATIONS_FILE).read_bytes())
-
-
-def counts_by_round(
-    graph: ChannelGraph, target: Mapping[str, int], *, rounds: int
-) -> list[dict[str, int]]:
-    r"""How many channels each group keeps after each round; after the last, the target.
-
-    .. math:: n_r = n_0 \, (n_R / n_0)^{r / R}
-
-    ``n_0`` is the width of the group, ``n_R`` its target, ``R`` the number of rounds. In every
-    round a group thus loses the same share of the channels that it still has, as far as whole
-    channels allow.
-    """
-    return [
-        {group.name: _after(group, target, done / rounds) for group in graph.groups}
-        for done in range(1, rounds + 1)
-    ]
-
-
-def _after(group: ChannelGroup, target: Mapping[str, int], done: float) -> int:
-    kept = target.get(group.name, group.channels)
-    return group.round_count(group.channels * (kept / group.channels) ** done)

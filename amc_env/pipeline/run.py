@@ -48,6 +48,8 @@ class Run:
         journal: What the run has computed until now, before an interruption too.
         shared: What the budgets of a run leave for each other.
         source: What built the original network, once it is built.
+        later_ranking_seconds: How long the criterion took for the networks of rounds but the
+            first.
     """
 
     config: RunConfig
@@ -60,6 +62,7 @@ class Run:
     trust: tuple[Trust, ...] = ()
     shared: Shared = field(default_factory=Shared)
     source: ModelSource | None = None
+    later_ranking_seconds: float = 0.0
 
     @property
     def metric(self) -> Metric:

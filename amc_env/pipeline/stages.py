@@ -27,6 +27,7 @@ from amc_env.pipeline.failures import explained
 from amc_env.pipeline.folder import RunFolder
 from amc_env.pipeline.journal import Journal
 from amc_env.pipeline.networks import network_of, source_of
+from amc_env.pipeline.round_counts import check_given
 from amc_env.pipeline.run import Network, Run, Stage, choose, write_network
 from amc_env.pipeline.screen import progress, say, working
 from amc_env.pipeline.trainings import memory_for, train_
@@ -401,6 +402,7 @@ def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:
     # All budgets of a run have the same table.
     multiple = settings.multiple(next(iter(run.parts.budgets.values())))
     graph = ChannelGraph(model, samples.first(2), ignore=settings.ignore, round_to=multiple)
+    check_given(graph, run.config.iterative)
     for budget in run.parts.budgets.values():
         keeper = BudgetKeeper(graph, budget, min_keep=settings.min_keep, max_keep=settings.max_keep)
         if tried:

@@ -13,7 +13,16 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from amc_env.information.aura import Bins, Dead, Pool, check_bins, entropy_reward, live_channels
+from amc_env.information.aura import (
+    Base,
+    Bins,
+    Dead,
+    Pool,
+    Span,
+    check_bins,
+    entropy_reward,
+    live_channels,
+)
 from amc_env.information.histogram import layer_histogram_entropy
 from amc_env.names import check_name
 from amc_env.rewards.context import Reward, RewardContext
@@ -84,6 +93,11 @@ class SpatialEntropy:
             entropies of single maps (``sample``).
         dead: Leave out channels that have one value on all samples (``constant``), or only those
             whose value is 0, as the paper does (``zero``).
+        scope: Whose least and greatest value the grey levels lie between: those of a ``channel`` on
+            all samples, of a single ``map``, or of the whole ``layer``.
+        h0: The entropy of a single pixel, ``H(0)``: that of the pixels of the pairs (``pair``), or
+            that of all pixels, with the entropy held to 0 to 1 (``global``) or not
+            (``global-raw``).
         is_maximised: Pay the mean entropy itself, the paper's sanity check.
     """
 
@@ -93,12 +107,16 @@ class SpatialEntropy:
     before_activation: bool = False
     pool: Pool = "batch"
     dead: Dead = "constant"
+    scope: Span = "channel"
+    h0: Base = "pair"
     is_maximised: bool = False
 
     def __post_init__(self) -> None:
         check_bins(self.bins)
         _check_samples(self.samples)
         check_name("pool", self.pool, get_args(Pool))
+        check_name("scope", self.scope, get_args(Span))
+        check_name("h0", self.h0, get_args(Base))
         check_name("dead", self.dead, get_args(Dead))
         object.__setattr__(self, "layers", checked_choice(self.layers))
 
@@ -116,7 +134,9 @@ class SpatialEntropy:
         maps = _maps(self, context)
         if not any(x[0, 0].numel() > 1 and live_channels(x, dead=self.dead).any() for x in maps):
             raise _no_entropy(self, context)
-        reward = entropy_reward(maps, bins=self.bins, pool=self.pool, dead=self.dead)
+        reward = entropy_reward(
+            maps, bins=self.bins, scope=self.scope, pool=self.pool, h0=self.h0, dead=self.dead
+        )
         return 1.0 - reward if self.is_maximised else reward
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from safetensors.torch import save_file
@@ -18,8 +19,8 @@ BASES = "bases"
 _WEIGHTS = "base.safetensors"
 _DIGITS = 8
 
-# All that a base network depends on.
-_OF_BASE = ("model", "data", "base", "device", "threads")
+# The settings of all that a base network depends on.
+OF_BASE = ("model", "data", "base", "device", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,15 @@ def base_of(plan: Plan, run: PlannedRun) -> Base | None:
     settings = as_plain(run.settings)
     if settings["model"]["checkpoint"]:
         return None
-    facts = {key: settings[key] for key in _OF_BASE}
+    name = shared_name(settings, {key: settings[key] for key in OF_BASE})
+    return Base(folder=plan.folder / BASES / name, settings=changed(run.settings, seed=0))
+
+
+def shared_name(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """The name of a folder that runs share: their network's, and a checksum of other facts."""
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:_DIGITS]
     # A network of a user's own may be a path.
-    name = Path(settings["model"]["name"] or "network").name
-    seeded = changed(run.settings, seed=0)
-    return Base(folder=plan.folder / BASES / f"{name}-{key}", settings=seeded)
+    return f"{Path(settings['model']['name'] or 'network').name}-{key}"
 
 
 def job_of(folder: Path, settings: DictConfig, overrides: Sequence[str] = ()) -> Job:

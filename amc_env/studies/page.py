@@ -114,8 +114,9 @@ def _legend(plan: Plan) -> str:
         "Accuracies are of test images, and were measured after everything had been chosen. "
         "Differences are paired by image and seed; their intervals come from drawing images and "
         f"seeds again, and too few seeds make them too narrow. {NOTHING}: there is no such "
-        "figure. Shares in brackets are of the original network. A run that was interrupted counts "
-        "its seconds from the last start."
+        "figure. Shares in brackets are of the original network. Of the runs that share scores and "
+        "factors, the first has their computation in its seconds. A run that was interrupted "
+        "counts its seconds from the last start."
     )
 
 

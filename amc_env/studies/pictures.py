@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from amc_env.studies.plan import Plan
 from amc_env.studies.results import Row, read_rows
@@ -14,6 +14,8 @@ from amc_env.studies.study import Picture
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+T = TypeVar("T")
 
 MACS = "MACs"
 
@@ -91,6 +93,13 @@ def draw_points(
     axes.grid(alpha=0.3)
     _add_legend(figure)
     return save(figure, stem)
+
+
+def thinned(groups: Mapping[str, T], *, most: int = 8) -> dict[str, T]:
+    """As many layers as colours can tell apart, evenly spread over the network."""
+    names = list(groups)
+    step = -(-len(names) // most)
+    return {name: groups[name] for name in names[::step]}
 
 
 def save(figure: "Figure", stem: Path) -> Path:

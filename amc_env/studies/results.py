@@ -2,7 +2,7 @@
 
 import csv
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,12 +114,13 @@ def finished(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 def read_rows(plan: Plan) -> list[Row]:
     """The rows of the table: the original networks, then a row for every values of the axes."""
     axes = list(plan.study.axes_at(plan.scale))
-    originals: dict[str, list[Result]] = {}
+    originals: dict[tuple[str, str], list[Result]] = {}
     rows: dict[tuple[str, ...], list[Result]] = {}
     for run in finished(plan.runs):
         record = read_run(run.folder, plan.folder)
-        # Every run of a network has the same original, whose first run stands for all.
-        originals.setdefault(record.metrics["model"], [_result(run, record, ORIGINAL)])
+        # Runs of a network on the same data have the same original; the first stands for all.
+        network = (record.metrics["model"], record.metrics["data"])
+        originals.setdefault(network, [_result(run, record, ORIGINAL)])
         for stage in plan.study.networks:
             found = _result(run, record, stage)
             # Rows without a search have no networks with masks, for one.
@@ -135,8 +136,11 @@ def read_rows(plan: Plan) -> list[Row]:
     return first + [Row(values=values, results=tuple(own)) for values, own in rows.items()]
 
 
-def _original_title(name: str, originals: Mapping[str, object]) -> str:
-    return ORIGINAL if len(originals) == 1 else f"{ORIGINAL} {name}"
+def _original_title(network: tuple[str, str], originals: Iterable[tuple[str, str]]) -> str:
+    """What an original network is called, with its name or data where there are several."""
+    each = zip(network, zip(*originals, strict=True), strict=True)
+    differing = [own for own, known in each if len({*known}) > 1]
+    return " ".join([ORIGINAL, ", ".join(differing)]).strip()
 
 
 def _result(run: PlannedRun, record: RunRecord, stage: str) -> Result:

@@ -28,6 +28,11 @@ COLUMNS: Mapping[str, tuple[str, Callable[[Result], float | None], str]] = {
         ".2%",
     ),
     "reward": ("reward", lambda result: result.metrics["reward"], ".4f"),
+    "spread": (
+        "rewards of the search, greatest minus least",
+        lambda result: result.metrics["reward_spread"],
+        ".4f",
+    ),
     "ranking": ("seconds of ranking", lambda result: result.metrics["ranking_seconds"], ".1f"),
     "episode": (
         "seconds of an episode",

@@ -1,6 +1,6 @@
 """A study from its first run to its table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from amc_env.pipeline import stages
@@ -12,6 +12,7 @@ from amc_env.pipeline.screen import say
 from amc_env.studies import page
 from amc_env.studies.jobs import Base, base_of, job_of, save_base, with_checkpoint
 from amc_env.studies.plan import Plan, PlannedRun
+from amc_env.studies.preparations import Preparations
 from amc_env.studies.results import finished
 from amc_env.studies.works import WORKS, work_on
 
@@ -32,12 +33,16 @@ def run_study(plan: Plan, prune: RunJob, *, crew: Crew) -> int:
     plan.write()
     lock(plan.folder)
     work = _work(plan, prune)
-    done = len(finished(plan.runs))
-    say(f"study {plan.study.name}, {plan.order.scale}: {len(plan.runs)} runs, {done} finished")
-    status = (_run_each if crew.workers == 1 else partial(_run_side_by_side, crew))(plan, work)
+    preparations = Preparations(plan)
+    pending = [run for run in preparations.in_order() if not finished([run])]
+    total, done = len(plan.runs), len(plan.runs) - len(pending)
+    say(f"study {plan.study.name}, {plan.order.scale}: {total} runs, {done} finished")
+    run_all = _run_each if crew.workers == 1 else partial(_run_side_by_side, crew)
+    status = run_all(plan, pending, preparations, work)
     if status == INTERRUPTED:
         say(f"to go on with the study: {plan.order.command(plan.folder)}")
         return status
+    preparations.tidy([])
     page.write(plan)
     say(f"the table is {plan.folder / page.TABLE}.md, and .csv beside it")
     return status
@@ -49,14 +54,15 @@ def _work(plan: Plan, prune: RunJob) -> RunJob:
     return prune if compute is None else partial(work_on, compute, plan.options)
 
 
-def _run_each(plan: Plan, work: RunJob) -> int:
-    """Run what is not finished, one after the other; the worst exit status."""
-    worst = 0
-    for number, run in enumerate(plan.runs, 1):
-        if finished([run]):
-            continue
-        say(f"\nrun {number} of {len(plan.runs)}: {run.folder.name}")
-        status, job = _prepared(plan, run)
+def _run_each(
+    plan: Plan, pending: Sequence[PlannedRun], preparations: Preparations, work: RunJob
+) -> int:
+    """Run one after the other; the worst exit status."""
+    worst, total = 0, len(plan.runs)
+    for number, run in enumerate(pending):
+        preparations.tidy(pending[number:])
+        say(f"\nrun {total - len(pending) + number + 1} of {total}: {run.folder.name}")
+        status, job = _prepared(plan, run, preparations)
         status = status or run_jobs([job], work)
         if status == INTERRUPTED:
             return status
@@ -64,13 +70,18 @@ def _run_each(plan: Plan, work: RunJob) -> int:
     return worst
 
 
-def _run_side_by_side(crew: Crew, plan: Plan, work: RunJob) -> int:
-    """Train the base networks, then run what is not finished; the worst exit status."""
+def _run_side_by_side(
+    crew: Crew,
+    plan: Plan,
+    pending: Sequence[PlannedRun],
+    preparations: Preparations,
+    work: RunJob,
+) -> int:
+    """Train the base networks, then run all side by side; the worst exit status."""
+    preparations.tidy(pending)
     worst, jobs = 0, []
-    for run in plan.runs:
-        if finished([run]):
-            continue
-        status, job = _prepared(plan, run)
+    for run in pending:
+        status, job = _prepared(plan, run, preparations)
         if status == INTERRUPTED:
             return status
         worst = max(worst, status)
@@ -79,9 +90,9 @@ def _run_side_by_side(crew: Crew, plan: Plan, work: RunJob) -> int:
     return max(worst, crew.run(jobs, work))
 
 
-def _prepared(plan: Plan, run: PlannedRun) -> tuple[int, Job]:
+def _prepared(plan: Plan, run: PlannedRun, preparations: Preparations) -> tuple[int, Job]:
     """Train the run's base network, if nobody has yet; the exit status of that, and the run."""
-    base, status, settings = base_of(plan, run), 0, run.settings
+    base, status, settings = base_of(plan, run), 0, preparations.settings_for(run)
     if base is not None:
         settings = with_checkpoint(settings, base.weights)
     if base is not None and not base.weights.exists():

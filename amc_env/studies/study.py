@@ -109,7 +109,7 @@ class Study(_Record):
     name: str
     document: str
     claim: str
-    work: Literal["prune", "distributions", "map_entropy", "validity"] = "prune"
+    work: Literal["prune", "disorder", "distributions", "map_entropy", "validity"] = "prune"
     options: Mapping[str, Any] = Field(default_factory=dict)
     settings: Overrides = ()
     axes: Mapping[str, Mapping[str, Overrides]] = Field(default_factory=dict)

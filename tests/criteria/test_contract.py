@@ -284,6 +284,23 @@ def test_scores_of_some_samples_are_those_of_a_calibration_on_them(
         make_criterion(name, {"samples": 0})
 
 
+def test_shuffled_labels_are_those_of_other_samples_by_the_seed(
+    ordered: tuple[ChannelGroup, Calibration],
+) -> None:
+    group, calibration = ordered
+    options = {"bins": 16, "samples": 40}
+    shuffled = make_criterion("mi_aura", {**options, "shuffled": True})
+    found = channel_scores(shuffled, group, calibration)
+    assert torch.equal(found, channel_scores(shuffled, group, calibration))
+    assert not torch.equal(found, channel_scores(shuffled, group, replace(calibration, seed=1)))
+    plain = make_criterion("mi_aura", options)
+    assert not torch.equal(found, channel_scores(plain, group, calibration))
+    labels = calibration.known_labels()[:40]
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(calibration.seed))
+    other = replace(calibration, labels=torch.cat([labels[order], calibration.known_labels()[40:]]))
+    assert torch.equal(found, channel_scores(plain, group, other))
+
+
 def test_the_width_by_nearest_neighbours_comes_from_a_list_too(
     ordered: tuple[ChannelGroup, Calibration],
 ) -> None:

@@ -36,6 +36,17 @@ class Noting(Criterion):
         return make_criterion("l2").scores(group, calibration)
 """
 
+SLOW = """
+import time
+from amc_env.criteria import Criterion, make_criterion
+
+class Slow(Criterion):
+    name = "slow"
+    def scores(self, group, calibration):
+        time.sleep(0.05)
+        return make_criterion("l2").scores(group, calibration)
+"""
+
 
 def go(folder: Path, *arguments: str) -> int:
     return run_jobs(read_jobs([*SHORT, f"folder={folder}", *arguments], CONFIGS), run_job)
@@ -130,3 +141,36 @@ def test_rounds_repair_as_episodes_do_and_learn_from_the_original(tmp_path: Path
         assert go(folder, f"env.repair={repair}", *few, "iterative.epochs=0") == 0
     accuracies = [metrics_of(tmp_path / r)["iterative_accuracy"] for r in ("none", "plain")]
     assert accuracies[0] < accuracies[1]
+
+
+def test_numbers_are_given_for_rounds_and_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(SLOW)
+    given = ["iterative.rounds=2", "iterative.epochs=0", "latency=false", "base.epochs=1",
+             f"criterion._target_={file}:Slow"]  # fmt: skip
+    own = "iterative.counts=[{features.3:20,features.7:30}]"
+    assert go(tmp_path / "run", *given, own) == 0
+    found = [
+        {group.name: len(group.channels) for group in iteration.groups}
+        for iteration in Iterations.load(tmp_path / "run").iterations
+    ]
+    # Of 16, 32, 32 and 64 channels half stay in the end; those that are not named take even steps.
+    assert [[*each.values()] for each in found] == [
+        [16, 32, 32, 64],
+        [11, 20, 30, 45],
+        [8, 16, 16, 32],
+    ]
+    # Four groups are ranked for each of both rounds.
+    assert metrics_of(tmp_path / "run")["ranking_seconds"] > 8 * 0.05
+    for wrong, message in (
+        ("iterative.counts=[{features.3:33}]", "gives group 'features.3' 33 of 32 channels"),
+        ("iterative.counts=[[1,2,3]]", "round 1 of iterative.counts has 3 numbers"),
+        ("iterative.rates=[0.5,0.5,0.5]", "iterative: rates has numbers for 3 rounds"),
+        ("iterative.rates=[many]", "iterative.rates is ['many']: give a list with a share for all"),
+        ("iterative.counts=[5]", "iterative.counts is [5]: give a list with [N, ...] for all"),
+    ):
+        assert go(tmp_path / "other", *given, wrong) == 1
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "other").exists()

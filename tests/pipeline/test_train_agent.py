@@ -62,7 +62,9 @@ def test_a_run_leaves_its_files(done: Path) -> None:
     with (done / "episodes.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["number"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
-    assert max(float(row["reward"]) for row in rows) == pytest.approx(metrics["reward"])
+    rewards = [float(row["reward"]) for row in rows]
+    assert max(rewards) == pytest.approx(metrics["reward"])
+    assert max(rewards) - min(rewards) == pytest.approx(metrics["reward_spread"])
     assert list((done / "tensorboard").rglob("events*"))
     assert "episodes: 6" in (done / "config.yaml").read_text()
     assert not list(done.glob(".*.part"))

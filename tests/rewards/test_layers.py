@@ -148,9 +148,19 @@ def test_an_option_that_is_none_is_refused(
         make_reward(name, options)
 
 
-def test_a_pooling_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match="pool 'samples' does not exist; the nearest is 'sample'"):
-        make_reward("spatial_entropy", {"pool": "samples"})
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool": "samples"}, "pool 'samples' does not exist; the nearest is 'sample'"),
+        ({"scope": "maps"}, "scope 'maps' does not exist; the nearest is 'map'"),
+        ({"h0": "pairs"}, "h0 'pairs' does not exist; the nearest is 'pair'"),
+    ],
+)
+def test_an_option_of_the_spatial_entropy_that_is_none_is_refused(
+    options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_reward("spatial_entropy", options)
 
 
 def test_a_layer_that_does_not_exist_is_refused_before_the_network_is_calibrated() -> None:

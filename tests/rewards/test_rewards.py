@@ -1,4 +1,6 @@
 from dataclasses import replace
+from itertools import product
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from amc_env import ChannelPruningEnv, Split
 from amc_env.calibration.hooks import evaluating
 from amc_env.evaluation import Evaluator
-from amc_env.information.aura import spatial_entropy
+from amc_env.information.aura import Base, Span, layer_entropy, spatial_entropy
 from amc_env.rewards import REWARDS, NetworkLayers, RewardContext, WeightedSum, make_reward
 from amc_env.rewards.functions import is_repeatable
 
@@ -200,6 +202,20 @@ def test_an_entropy_reward_refuses_a_network_without_any_entropy(name: str) -> N
     env.reset()
     with pytest.raises(ValueError, match=f"reward {name} at bins 256 finds no entropy in any of"):
         env.step(np.array([0.5], np.float32))
+
+
+def test_the_range_of_the_grey_levels_and_the_entropy_of_a_pixel_may_be_chosen() -> None:
+    given = context()
+    each = given.maps(100, layers="all")
+    paid = {}
+    for scope, h0 in product(get_args(Span), get_args(Base)):
+        paid[scope, h0] = make_reward("spatial_entropy", {"bins": 8, "scope": scope, "h0": h0})(
+            given
+        )
+        layers = [layer_entropy(maps, bins=8, scope=scope, h0=h0) for maps in each]
+        assert paid[scope, h0] == pytest.approx(1 - sum(layers) / len(layers))
+    assert len({paid[scope, "pair"] for scope in get_args(Span)}) == 3
+    assert len({paid["channel", h0] for h0 in get_args(Base)}) >= 2
 
 
 def test_the_histogram_reward_refuses_maps_that_are_constant() -> None:

@@ -11,7 +11,7 @@ from amc_env.studies import STUDIES
 from amc_env.studies.main import main
 
 # The quickest; the others take two or three seconds for each of their runs.
-QUICK = ("entropy_correlation",)
+QUICK = ("entropy_correlation", "entropy_disorder")
 NAMES = [
     pytest.param(path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
     for path in sorted(STUDIES.glob("*.yaml"))
@@ -63,6 +63,7 @@ def test_a_study_that_is_killed_again_and_again_ends_in_the_same_table(tmp_path:
     for until in (
         any_file("study.json"),
         any_file("bases/*/resume/base.pt"),
+        any_file("preparation/*/*/index.json"),
         any_file("runs/000*/policy.json"),
         any_file("runs/000*/resume/finetune.pt"),
         any_file("runs/*/metrics.json"),

@@ -67,6 +67,20 @@ def test_a_table_of_accuracies_has_the_largest_network_in_it(name: str) -> None:
     assert "agent=most_parameters" in text or study.work != "prune"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_study_has_a_section_with_its_claim_and_its_command(name: str) -> None:
+    text = (CONFIGS.parents[1] / "docs" / "studies.md").read_text()
+    section = text.split(f"\n## {name}\n")[1].split("\n## ")[0]
+    assert f"uv run train_agent.py study={name} scale=" in section
+    assert "**Claim" in section or name in (
+        "entropy_criterion",
+        "mi_elsewhere",
+        "spatial_or_univariate",
+    )
+    needs = read_study(name).scales["gpu" if "scale=gpu" in section else "cpu"].needs
+    assert [need for need in needs if f"{need}=" not in section] == []
+
+
 def test_values_that_come_later_take_the_options_of_others_along(tmp_path: Path) -> None:
     plan = read_plan(["study=mi_configurations", f"folder={tmp_path / 'a'}", "search.episodes=2"])
     one, largest = plan.runs[0].settings, plan.runs[-1].settings

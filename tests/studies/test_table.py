@@ -40,7 +40,8 @@ def finish(run: PlannedRun, *, is_marked: bool = False, **others: Any) -> None:
     right = RIGHT[run.cell.values["reward"]][run.cell.seed]
     names, accuracies = ["original", "ddpg, finetuned"], [0.9, right / 10]
     metrics = {
-        "agent": "ddpg", "model": "net", "seed": run.cell.seed, "is_complete": True,
+        "agent": "ddpg", "model": "net", "data": "digits", "seed": run.cell.seed,
+        "is_complete": True,
         "test_accuracies": dict(zip(names, accuracies, strict=True)),
         "network_flops": dict(zip(names, (4_000_000, 2_000_000), strict=True)),
         "network_params": dict(zip(names, (1000, 400), strict=True)),
@@ -106,6 +107,14 @@ def test_accuracies_on_original_images_have_a_column_where_the_data_marks_them(
     header, rows = tabulated(plan)
     column = header.index("accuracy on original images")
     assert [row[column] for row in rows] == ["50.00%", *["50.00% (50.00% to 50.00%)"] * 2]
+
+
+def test_the_originals_of_a_network_on_other_data_are_told_apart(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    for run, data in zip(plan.runs, ("mnist", "mnist", "digits", "digits"), strict=True):
+        finish(run, data=data)
+    _, rows = tabulated(plan)
+    assert [row[0] for row in rows] == ["original mnist", "original digits", "accuracy", "entropy"]
 
 
 def test_the_page_says_what_was_claimed_what_differs_and_what_is_missing(tmp_path: Path) -> None:

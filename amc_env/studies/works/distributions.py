@@ -2,13 +2,13 @@
 
 Musat and Andonie, "Accelerating Convolutional Neural Network Pruning via Spatial Aura Entropy",
 2023, tables 4 and 5: histograms of the mutual information of two layers of VGG-16, by the kernel
-estimate and by spatial aura entropy.
+estimate and by spatial aura entropy. Beside them, the scores of all layers.
 """
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from amc_env.pipeline.rounds import GroupScores, Iteration, Iterations
 from amc_env.studies.pictures import save
@@ -17,7 +17,8 @@ from amc_env.studies.results import finished
 from amc_env.studies.works.work import Table, Work
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 _BARS = 20
 
@@ -44,26 +45,48 @@ def table(plan: Plan) -> Table:
 
 
 def draw(plan: Plan) -> Iterator[Path]:
-    """A picture of every layer: a row of histograms for each run, a column for each round."""
+    """The pictures of the paper's layers, and one of all layers."""
+    runs = {_named(run): Iterations.load(run.folder).iterations for run in finished(plan.runs)}
+    for layer in plan.options["layers"]:
+        yield _draw_layer(runs, layer, plan.folder / f"scores-{layer.replace('.', '-')}")
+    yield _draw_all_layers(runs, plan.folder / "scores-by-layer")
+
+
+def _draw_layer(runs: Mapping[str, Sequence[Iteration]], layer: str, stem: Path) -> Path:
+    """Histograms of a layer's scores: a row for each run, a column for each round."""
+    rounds = len(next(iter(runs.values())))
+    figure, axes = _places(len(runs), rounds, width=2.6)
+    for line, (name, iterations) in zip(axes, runs.items(), strict=True):
+        for place, iteration in zip(line, iterations, strict=True):
+            (group,) = (group for group in iteration.groups if group.name == layer)
+            place.hist(group.scores, bins=_BARS)
+            place.set_title(f"{name}: {len(group.scores)} channels", fontsize="small")
+    return save(figure, stem)
+
+
+def _draw_all_layers(runs: Mapping[str, Sequence[Iteration]], stem: Path) -> Path:
+    """The scores of every layer of the original network and of the last: a row for each run."""
+    figure, axes = _places(len(runs), 2, width=5.0)
+    for line, (name, iterations) in zip(axes, runs.items(), strict=True):
+        for place, iteration in zip(line, (iterations[0], iterations[-1]), strict=True):
+            place.boxplot([group.scores for group in iteration.groups], flierprops={"ms": 2})
+            names = [group.name for group in iteration.groups]
+            place.set_xticks(range(1, len(names) + 1), names, rotation=90, fontsize="x-small")
+            when = f"after round {iteration.number}" if iteration.number else "before any round"
+            place.set_title(f"{name}, {when}", fontsize="small")
+    return save(figure, stem)
+
+
+def _places(rows: int, columns: int, *, width: float) -> "tuple[Figure, NDArray[Any]]":
+    """A figure with places for so many pictures."""
     from matplotlib.figure import Figure
 
-    runs = finished(plan.runs)
-    for layer in plan.options["layers"]:
-        each = [(run, _of_layer(run, layer)) for run in runs]
-        rounds = len(each[0][1])
-        size = (2.6 * rounds, 2.2 * len(each))
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(len(each), rounds, squeeze=False)
-        for line, (run, groups) in zip(axes, each, strict=True):
-            for place, group in zip(line, groups, strict=True):
-                _draw_histogram(place, run, group)
-        yield save(figure, plan.folder / f"scores-{layer.replace('.', '-')}")
+    figure = Figure(figsize=(width * columns, 2.2 * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _draw_histogram(axes: "Axes", run: PlannedRun, group: GroupScores) -> None:
-    axes.hist(group.scores, bins=_BARS)
-    named = ", ".join(run.cell.values.values())
-    axes.set_title(f"{named}: {len(group.scores)} channels", fontsize="small")
+def _named(run: PlannedRun) -> str:
+    return f"{', '.join(run.cell.values.values())}, seed {run.cell.seed}"
 
 
 def _cells(iteration: Iteration, group: GroupScores) -> list[str]:
@@ -92,11 +115,6 @@ def _chosen(plan: Plan, iteration: Iteration) -> list[GroupScores]:
             f"are {known}"
         )
     return found
-
-
-def _of_layer(run: PlannedRun, layer: str) -> list[GroupScores]:
-    iterations = Iterations.load(run.folder).iterations
-    return [g for iteration in iterations for g in iteration.groups if g.name == layer]
 
 
 DISTRIBUTIONS = Work(compute=None, table=table, draw=draw, legend=LEGEND)

@@ -9,7 +9,6 @@ import statistics
 from collections.abc import Iterator, Sequence
 from math import isnan
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +21,20 @@ from amc_env.information.filters import filter_entropy
 from amc_env.information.renyi import renyi_channel_entropy
 from amc_env.pipeline.screen import progress
 from amc_env.rewards import NetworkLayers
-from amc_env.studies.pictures import draw_points
+from amc_env.studies.pictures import draw_points, thinned
 from amc_env.studies.plan import Plan
 from amc_env.studies.results import NOTHING
-from amc_env.studies.works.work import Bench, Found, Options, Table, Work, figures_of, kept
-from amc_env.trust import bootstrap_interval, rank_correlation
+from amc_env.studies.works.work import (
+    Bench,
+    Found,
+    Options,
+    Table,
+    Work,
+    correlation,
+    figures_of,
+    kept,
+)
+from amc_env.trust import rank_correlation
 
 _FILTER, _MAP, _RANK = "filter", "map", "rank"
 
@@ -71,7 +79,7 @@ def draw(plan: Plan) -> Iterator[Path]:
         layers = figures["layers"]
         groups = {name: (values[_FILTER], values[_MAP]) for name, values in layers.items()}
         yield draw_points(
-            _thinned(groups),
+            thinned(groups),
             plan.folder / f"entropies-{number}",
             labels=("entropy of the filter in bits", "entropy of its maps in bits"),
         )
@@ -121,8 +129,8 @@ def _lines(layers: dict[str, dict[str, list[float]]]) -> Iterator[list[str]]:
         yield [
             name,
             str(len(ranks)),
-            _correlation(values[_FILTER], values[_MAP]),
-            _correlation(ranks, values[_MAP]),
+            correlation(values[_FILTER], values[_MAP]),
+            correlation(ranks, values[_MAP]),
             f"{len(ranks) / len(set(ranks)):.1f}",
             _deviation(ranks),
             _deviation(values[_MAP]),
@@ -142,14 +150,6 @@ def _medians(layers: Sequence[dict[str, list[float]]]) -> Iterator[str]:
         yield f"{statistics.median(_relative_deviation(values[key]) for values in layers):.3f}"
 
 
-def _correlation(first: Sequence[float], second: Sequence[float]) -> str:
-    value = rank_correlation(first, second)
-    if isnan(value):
-        return NOTHING
-    low, high = bootstrap_interval(first, second)
-    return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
-
-
 def _relative_deviation(values: Sequence[float]) -> float:
     mean = statistics.fmean(values)
     return statistics.pstdev(values) / mean if mean else 0.0
@@ -162,13 +162,6 @@ def _deviation(values: Sequence[float]) -> str:
 def _relative(values: Sequence[float]) -> list[float]:
     mean = statistics.fmean(values) or 1.0
     return [value / mean for value in values]
-
-
-def _thinned(groups: dict[str, Any], *, most: int = 8) -> dict[str, Any]:
-    """As many layers as colours can tell apart, evenly spread over the network."""
-    names = list(groups)
-    step = -(-len(names) // most)
-    return {name: groups[name] for name in names[::step]}
 
 
 MAP_ENTROPY = Work(compute=compute, table=table, draw=draw, legend=LEGEND)

@@ -1,9 +1,10 @@
 """A piece of work that a study does on a network: what it computes, and how it is shown."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from amc_env.pipeline.config import RunConfig
 from amc_env.pipeline.run import Run
 from amc_env.pipeline.table import read_run
 from amc_env.studies.plan import Plan, PlannedRun
-from amc_env.studies.results import finished
+from amc_env.studies.results import NOTHING, finished
+from amc_env.trust import bootstrap_interval, rank_correlation
 
 Options = Mapping[str, Any]
 Found = dict[str, Any]
@@ -72,6 +74,15 @@ def figures_of(plan: Plan) -> Iterator[tuple[PlannedRun, Found]]:
     """The figures of all finished runs."""
     for run in finished(plan.runs):
         yield run, dict(read_run(run.folder, plan.folder).metrics)
+
+
+def correlation(first: Sequence[float], second: Sequence[float]) -> str:
+    """Spearman's rank correlation with its bootstrap interval, as a cell of a table."""
+    value = rank_correlation(first, second)
+    if isnan(value):
+        return NOTHING
+    low, high = bootstrap_interval(first, second)
+    return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def kept(bench: Bench, what: str, compute: Callable[..., Any], *given: Any) -> Any:
