@@ -12,8 +12,9 @@ import pytest
 from searching import is_running
 
 from amc_env.pipeline import CONFIGS
-from amc_env.pipeline.command import INTERRUPTED, Job, read_jobs
+from amc_env.pipeline.command import INTERRUPTED, Job, begun, read_jobs
 from amc_env.pipeline.crew import Crew
+from amc_env.pipeline.settings_file import state_of
 from amc_env.studies.main import main
 
 QUICK = ["base.epochs=1", "search.episodes=4", "search.compare=[]", "search.finalists=1",
@@ -51,6 +52,18 @@ def pids_in(folder: Path) -> list[list[int]]:
 def test_a_crew_of_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"runs\.workers is 0; give at least 1"):
         Crew(workers=0)
+
+
+def test_a_run_that_was_killed_before_it_began_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+    ours, others = jobs_in(tmp_path)[:2]
+    for job in (ours, others):
+        state_of(job.folder).mkdir(parents=True)
+        (state_of(job.folder) / "lock").touch()
+    (others.folder / "notes.txt").write_text("mine")
+    assert begun(ours) == ours
+    assert begun(others) == others
+    assert not ours.folder.exists()
+    assert [path.name for path in others.folder.iterdir()] == ["notes.txt"]
 
 
 def test_a_crew_is_taken_from_a_command_line() -> None:
