@@ -2,7 +2,7 @@
 
 They depend on the network, its data, the criterion, the repair and the seed, but not on budgets,
 rewards or agents. Runs that share them follow one another, and what no further run reads is
-removed, so that a study never keeps more of them than it has runs at work.
+removed, so that a study that runs one after the other never keeps those of two.
 """
 
 import shutil
