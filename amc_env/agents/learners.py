@@ -88,10 +88,10 @@ class Ddpg(Searcher):
 
     Attributes:
         settings: The settings of the agent.
-        warm_start: Whether the first episodes are those of ``blend``; without a budget, which it
-            needs, they are not. Where there is a policy to begin from, the next is that policy. The
-            actor is trained to imitate the best of them, the replay buffer holds all, and the
-            warm-up explores around the actor instead of uniformly.
+        warm_start: Whether the search begins with the episodes of ``blend``; without a budget,
+            which it needs, it does not. Where there is a policy to begin from, it is played before
+            them. The actor is trained to imitate the best of all, the replay buffer holds them, and
+            the warm-up explores around the actor instead of uniformly.
         name: The name in tables and files.
     """
 
@@ -127,11 +127,9 @@ class Ddpg(Searcher):
 
     def _plans(self, recorder: Recorder) -> list[Mapping[str, int]]:
         """The policies to begin with, as the numbers of channels to keep."""
-        plans: list[Mapping[str, int]] = []
+        plans: list[Mapping[str, int]] = [recorder.start] if recorder.start else []
         if self.warm_start and recorder.pruning.budget:
             plans += blends(recorder.pruning)
-        if recorder.start:
-            plans.append(recorder.start)
         return plans
 
 

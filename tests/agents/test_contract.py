@@ -571,15 +571,14 @@ def test_the_policy_to_begin_from_is_played_within_the_budget(name: str) -> None
     env = env_of()
     result = make(name).search(env, episodes=EPISODES, seed=0, start=START)
     start = env.keeper.scaled(START)
-    # ddpg plays the blends before it.
-    first = result.episodes[len(blends(env)) if name == "ddpg" else 0]
+    first = result.episodes[0]
     # tpe asks for it as for any other policy, and what is left of the budget is spent.
     assert first.counts == (env.keeper.spent(start) if name == "tpe" else start)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_warm_start_imitates_the_best_policy(sign: int) -> None:
-    # Of the policies to begin with, the last is the best by one of these rewards and the worst by
+    # Of the policies to begin with, the first is the best by one of these rewards and the worst by
     # its opposite.
     env = env_of(lambda context: float(sign * context.counts["wide"]))
     # With next to no noise, an episode of the warm-up shows what the actor imitates.
@@ -591,7 +590,7 @@ def test_a_warm_start_imitates_the_best_policy(sign: int) -> None:
         return sum(abs(count - imitated.counts[name]) for name, count in episode.counts.items())
 
     best = max(begun, key=lambda episode: episode.reward)
-    assert (best is begun[-1]) is (sign == -1)
+    assert (best is begun[0]) is (sign == -1)
     assert distance(best) == min(map(distance, begun))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_model
 
-from amc_env import Budget, ChannelGraph, Policy
+from amc_env import Budget, ChannelGraph
 from amc_env.data.datasets import digits
 from amc_env.env.budget import BudgetKeeper
 from amc_env.evaluation import Evaluator
@@ -138,14 +138,21 @@ def test_one_table_and_one_picture_show_all_budgets(
 @pytest.mark.slow
 def test_a_search_begins_from_the_best_at_the_budget_before(go: Go) -> None:
     _, folder = go("agent=ddpg", TWO, "search.episodes=2", "search.compare=[]")
-    best = Policy.load(folder / "budget.flops=0.6" / "policy.json")
-    assert best.reached["flops"] > 0.4
+    best = max(episodes_of(folder / "budget.flops=0.6"), key=lambda row: float(row["reward"]))
+    assert float(best["flops_ratio"]) > 0.4
     graph = ChannelGraph(build_model("digits_cnn").eval(), digits().train.inputs[:2])
-    expected = BudgetKeeper(graph, Budget(flops=0.4)).scaled(best.counts)
-    with (folder / "budget.flops=0.4" / "episodes.csv").open() as file:
-        _, second = csv.DictReader(file)
-    begun = {g.name: float(second[f"sparsity/{g.name}"]) for g in graph.groups}
+    kept = {
+        g.name: round((1 - float(best[f"sparsity/{g.name}"])) * g.channels) for g in graph.groups
+    }
+    expected = BudgetKeeper(graph, Budget(flops=0.4)).scaled(kept)
+    first = episodes_of(folder / "budget.flops=0.4")[0]
+    begun = {g.name: float(first[f"sparsity/{g.name}"]) for g in graph.groups}
     assert begun == {g.name: 1.0 - expected[g.name] / g.channels for g in graph.groups}
+
+
+def episodes_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "episodes.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize(("after", "finished"), [(0, 1), (1, 2)])
