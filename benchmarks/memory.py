@@ -102,7 +102,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text()) if path.exists() else []
 
 
-def search(network: str, train: Source, images: int, marks: Marks) -> None:
+def search(model: torch.nn.Module, train: Source, images: int, marks: Marks) -> None:
     """Analyse, calibrate, factor and play some episodes."""
 
     def note(what: str, compute: Compute) -> Any:
@@ -112,7 +112,7 @@ def search(network: str, train: Source, images: int, marks: Marks) -> None:
         return compute()
 
     env = ChannelPruningEnv(
-        model=built(network),
+        model=model,
         data=PruningData(
             calibration=train.take(slice(VALIDATION, VALIDATION + images)),
             validation=train.take(slice(VALIDATION)),
@@ -130,21 +130,21 @@ def search(network: str, train: Source, images: int, marks: Marks) -> None:
     marks.end(PLAYED)
 
 
-def evaluation(network: str, train: Source, images: int, marks: Marks) -> None:
+def evaluation(model: torch.nn.Module, train: Source, images: int, marks: Marks) -> None:
     """Run the network once on images that are read meanwhile."""
     split = train.take(slice(images))
-    Evaluator(split, precision="float32").outputs(built(network))
+    Evaluator(split, precision="float32").outputs(model)
     marks.end(EVALUATION)
 
 
-def built(network: str) -> torch.nn.Module:
+def built(network: str, classes: int) -> torch.nn.Module:
     """A network of torchvision with random weights."""
     torch.manual_seed(0)
-    return torchvision.models.get_model(network, weights=None).eval()
+    return torchvision.models.get_model(network, weights=None, num_classes=classes).eval()
 
 
 def measure(
-    what: str, folder: Path, images: int, *, network: str, size: int, is_held: bool = False
+    what: str, folder: Path, images: int, model: torch.nn.Module, *, size: int, is_held: bool
 ) -> None:
     """Measure parts in this process, which is to be fresh."""
     torch.set_num_threads(1)
@@ -153,10 +153,10 @@ def measure(
     train = load_dataset("folder", options).train.take(slice(VALIDATION + images)).resident()
     marks = Marks(folder / "parts.json", images)
     if what == EVALUATION:
-        evaluation(network, train, images, marks)
+        evaluation(model, train, images, marks)
     else:
         marks.end(BEFORE)
-        search(network, train, images, marks)
+        search(model, train, images, marks)
 
 
 def measure_all(folder: Path) -> None:
@@ -238,6 +238,7 @@ def main() -> None:
     parser.add_argument("--part", choices=["search", EVALUATION], help="measure one here")
     parser.add_argument("--images", type=int, default=IMAGES[0], help="images of that one")
     parser.add_argument("--network", default="resnet50", help="of that one")
+    parser.add_argument("--classes", type=int, default=1000, help="of that one")
     parser.add_argument("--size", type=int, default=224, help="pixels of that one")
     parser.add_argument(
         "--held", action="store_true", help="hold the images of that one in memory, to compare with"
@@ -248,7 +249,7 @@ def main() -> None:
             options.part,
             options.folder,
             options.images,
-            network=options.network,
+            built(options.network, options.classes),
             size=options.size,
             is_held=options.held,
         )
