@@ -10,13 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pruning import tiny_env
+from pruning import tiny, tiny_data, tiny_env
 
 from amc_env import Budget, ChannelPruningEnv, EnvSettings, RepairSettings
-from amc_env.agents import Episode, SearchResult, make_agent
+from amc_env.agents import Episode, SearchResult, make_agent, search
 from amc_env.rewards import RewardContext
 
-EPISODES = 8
+# More than the mixtures that some agents begin with.
+EPISODES = 14
 HALF = Budget(flops=0.5)
 # Small batches of evaluation, so that there is something to race for.
 RACED = EnvSettings(
@@ -51,6 +52,23 @@ def searched(
 def alone(way: str) -> SearchResult:
     """A search without workers."""
     return searched(env_of(), way)
+
+
+def in_one_call(*, workers: int, engine: str = "processes") -> SearchResult:
+    """A search by the function that needs no other."""
+    data = tiny_data()
+    return search(
+        tiny(),
+        calibration=data.calibration,
+        validation=data.validation,
+        budget=0.5,
+        agent="cma_es",
+        reward="loss",
+        settings=RACED,
+        episodes=6,
+        workers=workers,
+        engine=engine,
+    )
 
 
 def outcomes(result: SearchResult) -> list[tuple[object, ...]]:

@@ -253,6 +253,7 @@ def _global_randomness_restored() -> Iterator[None]:
 
 def _demonstrate_(model: "AMCDDPG", recorder: Recorder, plans: Sequence[Mapping[str, int]]) -> None:
     """Play these policies, keep them in the agent's memory, and let it imitate the best."""
+    recorder.pruning.expect(plans)
     played = [_demonstrated(recorder, counts) for counts in plans]
     rewards = [episode.reward for episode in recorder.episodes]
     for (observations, actions), reward in zip(played, rewards, strict=True):

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pruning import tiny, tiny_data
 from searching import (
-    RACED,
     alone,
     env_of,
     held_in_workers,
+    in_one_call,
     is_running,
     killing_one,
     outcomes,
@@ -20,7 +19,6 @@ from searching import (
     words_of,
 )
 
-from amc_env.agents import SearchResult, search
 from amc_env.agents.cluster import RayEngine
 from amc_env.agents.packing import Packed, pack
 from amc_env.agents.processes import LocalEngine
@@ -135,21 +133,6 @@ def test_all_workers_of_a_machine_read_one_copy(cluster: Any) -> None:
 def test_one_call_starts_a_cluster_of_its_own_and_ends_it() -> None:
     ray = pytest.importorskip("ray", reason="Ray, which the extra ray installs, is not installed")
     ray.shutdown()
-    data = tiny_data()
-
-    def found(workers: int) -> SearchResult:
-        return search(
-            tiny(),
-            calibration=data.calibration,
-            validation=data.validation,
-            budget=0.5,
-            agent="cma_es",
-            reward="loss",
-            settings=RACED,
-            episodes=6,
-            workers=workers,
-            engine="ray",
-        )
-
-    assert outcomes(found(2)) == outcomes(found(1))
+    found = [in_one_call(workers=workers, engine="ray") for workers in (1, 2)]
+    assert outcomes(found[1]) == outcomes(found[0])
     assert not ray.is_initialized()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from pruning import tiny, tiny_data, tiny_env
+from pruning import tiny_env
 from searching import (
     AGENTS,
     EPISODES,
@@ -23,6 +23,7 @@ from searching import (
     alone,
     env_of,
     held_in_workers,
+    in_one_call,
     is_running,
     killing_one,
     outcomes,
@@ -31,7 +32,7 @@ from searching import (
 )
 
 from amc_env import ChannelPruningEnv
-from amc_env.agents import Episode, SearchFailedError, SearchResult, make_agent, search
+from amc_env.agents import Episode, SearchFailedError, make_agent
 from amc_env.agents.processes import LocalProcess, read_shared, write_shared
 from amc_env.agents.station import Station
 from amc_env.agents.workers import Workers, check_device
@@ -83,7 +84,7 @@ def test_what_is_evaluated_ahead_is_what_the_episodes_ask_for(way: str) -> None:
     result = searched(env, way)
     assert outcomes(result) == outcomes(alone(way))
     assert words_of(result) == words_of(alone(way))
-    assert ahead.expected > EPISODES // 3
+    assert ahead.expected >= 4
     # Every candidate that was expected is asked for, and nothing of it is left over.
     assert ahead.served >= ahead.expected
     assert not ahead.known
@@ -95,13 +96,13 @@ def test_what_does_not_depend_on_rewards_is_all_evaluated_ahead(way: str) -> Non
     env = env_of()
     env.ahead = ahead = Beforehand(env=env)
     if "ddpg" in way:
-        # The last episode is played alone, and so is the policy that ddpg begins with.
+        # The last episode is played alone.
         options = {**options, "warmup_episodes": EPISODES}
     if way == "spdy":
         options = {**options, "shots": 1.0}
     make_agent(name, options).search(env, episodes=EPISODES, seed=0)
-    # The eighth episode of cma_es is the only one of its generation that is left.
-    missed = {"ddpg": 2, "ddpg_amc": 1, "cma_es": 1}.get(way, 0)
+    # A generation of cma_es may have a single episode that is left.
+    missed = {"ddpg": 1, "ddpg_amc": 1, "cma_es": 1}.get(way, 0)
     # Different actions may lead to one policy, which is evaluated once.
     assert ahead.missed <= missed
     assert ahead.served + ahead.missed <= EPISODES
@@ -339,22 +340,8 @@ def test_a_script_needs_no_guard_and_its_workers_end_with_it(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_one_call_takes_workers() -> None:
-    data = tiny_data()
-
-    def found(workers: int) -> SearchResult:
-        return search(
-            tiny(),
-            calibration=data.calibration,
-            validation=data.validation,
-            budget=0.5,
-            agent="cma_es",
-            reward="loss",
-            settings=RACED,
-            episodes=6,
-            workers=workers,
-        )
-
-    assert outcomes(found(2)) == outcomes(found(1))
+    found = [in_one_call(workers=workers) for workers in (1, 2)]
+    assert outcomes(found[1]) == outcomes(found[0])
 
 
 def test_wrong_numbers_and_devices_are_refused() -> None:
