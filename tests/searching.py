@@ -10,10 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pruning import tiny, tiny_data, tiny_env
 
 from amc_env import Budget, ChannelPruningEnv, EnvSettings, RepairSettings
 from amc_env.agents import Episode, SearchResult, make_agent, search
+from amc_env.agents.workers import Workers
 from amc_env.rewards import RewardContext
 
 # More than the mixtures that some agents begin with.
@@ -109,6 +111,45 @@ def killing_one(folder: Path) -> Iterator[Callable[[], int]]:
     killer.start()
     yield lambda: killed[0]
     killer.join(timeout=60)
+
+
+def check_as_alone(crew: Workers, env: ChannelPruningEnv, way: str, workers: int) -> None:
+    """Hold that so many workers find what a search without any finds."""
+    with crew:
+        result = searched(env, way)
+        assert len(crew.processes) == workers
+    assert outcomes(result) == outcomes(alone(way))
+    assert words_of(result) == words_of(alone(way))
+
+
+def check_an_error(env: ChannelPruningEnv, crew: Workers) -> None:
+    """Hold that an error of a reward in a worker becomes a sentence that names the candidate."""
+
+    def fails(context: RewardContext) -> float:
+        raise RuntimeError(f"no luck with {context.cost.params} parameters")
+
+    env.use_reward_(fails)
+    with crew, pytest.raises(ValueError, match=r"keeps . of stem, .*: no luck with \d+"):
+        searched(env, "random")
+
+
+def check_a_kill(
+    env: ChannelPruningEnv, crew: Workers, folder: Path, see: Callable[[int], None]
+) -> None:
+    """Hold that a killed worker changes nothing; ``see`` is given which one it was."""
+    env.use_reward_(held_in_workers(folder))
+    with crew, killing_one(folder) as killed:
+        result = searched(env, "random")
+        see(killed())
+    without = searched(env_of(held_in_workers(folder)), "random")
+    assert outcomes(result) == outcomes(without)
+    assert words_of(result) == words_of(without)
+
+
+# Elsewhere a process that has ended could not be told from one that runs.
+needs_processes = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="/proc, which lists processes, is not there"
+)
 
 
 def is_running(pid: str) -> bool:

@@ -8,22 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 from searching import (
-    alone,
+    check_a_kill,
+    check_an_error,
+    check_as_alone,
     env_of,
-    held_in_workers,
     in_one_call,
     is_running,
-    killing_one,
+    needs_processes,
     outcomes,
     searched,
-    words_of,
 )
 
 from amc_env.agents.cluster import RayEngine
 from amc_env.agents.packing import Packed, pack
 from amc_env.agents.processes import LocalEngine
 from amc_env.agents.workers import Workers, make_engine
-from amc_env.rewards import RewardContext
 
 MAPS = Path("/proc/self/maps")
 
@@ -64,34 +63,25 @@ def on_ray(env: Any, workers: int = 2) -> Workers:
 )
 def test_the_result_does_not_depend_on_the_engine(way: str, workers: int) -> None:
     env = env_of()
-    with on_ray(env, workers) as crew:
-        result = searched(env, way)
-        assert len(crew.processes) == workers
-    assert outcomes(result) == outcomes(alone(way))
-    assert words_of(result) == words_of(alone(way))
+    check_as_alone(on_ray(env, workers), env, way, workers)
 
 
 @pytest.mark.slow
+@needs_processes
 @pytest.mark.usefixtures("cluster")
 def test_a_worker_that_is_killed_in_a_candidate_changes_nothing(tmp_path: Path) -> None:
-    env = env_of(held_in_workers(tmp_path))
-    with on_ray(env), killing_one(tmp_path) as killed:
-        result = searched(env, "random")
-        assert not is_running(str(killed()))
-    without = searched(env_of(held_in_workers(tmp_path)), "random")
-    assert outcomes(result) == outcomes(without)
-    assert words_of(result) == words_of(without)
+    def see(killed: int) -> None:
+        assert not is_running(str(killed))
+
+    env = env_of()
+    check_a_kill(env, on_ray(env), tmp_path, see)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_an_error_in_a_worker_is_a_sentence_with_its_candidate() -> None:
-    def fails(context: RewardContext) -> float:
-        raise RuntimeError(f"no luck with {context.cost.params} parameters")
-
-    env = env_of(fails)
-    with on_ray(env), pytest.raises(ValueError, match=r"keeps . of stem, .*: no luck with \d+"):
-        searched(env, "random")
+    env = env_of()
+    check_an_error(env, on_ray(env))
 
 
 @pytest.mark.slow

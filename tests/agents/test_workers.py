@@ -21,11 +21,13 @@ from searching import (
     HALF,
     RACED,
     alone,
+    check_a_kill,
+    check_an_error,
+    check_as_alone,
     env_of,
-    held_in_workers,
     in_one_call,
     is_running,
-    killing_one,
+    needs_processes,
     outcomes,
     searched,
     words_of,
@@ -225,34 +227,26 @@ def pid_of(process: Any) -> int:
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_in_a_candidate_changes_nothing(tmp_path: Path) -> None:
-    env = env_of(held_in_workers(tmp_path))
-    with working(env) as crew, killing_one(tmp_path) as killed:
-        result = searched(env, "random")
-        assert killed() not in {pid_of(process) for process in crew.processes}
-    without = searched(env_of(held_in_workers(tmp_path)), "random")
-    assert outcomes(result) == outcomes(without)
-    assert words_of(result) == words_of(without)
+    env = env_of()
+    crew = Workers(env, workers=2)
+
+    def see(killed: int) -> None:
+        assert killed not in {pid_of(process) for process in crew.processes}
+
+    check_a_kill(env, crew, tmp_path, see)
 
 
 @pytest.mark.slow
 def test_an_error_in_a_worker_is_a_sentence_with_its_candidate() -> None:
-    def fails(context: RewardContext) -> float:
-        raise RuntimeError(f"no luck with {context.cost.params} parameters")
-
-    env = env_of(fails)
-    with working(env), pytest.raises(ValueError, match=r"keeps . of stem, .*: no luck with \d+"):
-        searched(env, "random")
+    env = env_of()
+    check_an_error(env, Workers(env, workers=2))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("way", "workers"), [*((way, 2) for way in AGENTS), ("cma_es", 4)])
 def test_the_result_does_not_depend_on_the_number_of_workers(way: str, workers: int) -> None:
     env = env_of()
-    with working(env, workers) as crew:
-        result = searched(env, way)
-        assert len(crew.processes) == workers
-    assert outcomes(result) == outcomes(alone(way))
-    assert words_of(result) == words_of(alone(way))
+    check_as_alone(Workers(env, workers=workers), env, way, workers)
 
 
 @pytest.mark.slow
@@ -318,7 +312,7 @@ with Workers(env, workers=2) as workers:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SMAPS.exists(), reason="/proc, which lists processes, is not there")
+@needs_processes
 def test_a_script_needs_no_guard_and_its_workers_end_with_it(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
