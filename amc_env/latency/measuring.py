@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from amc_env.latency.clock import CLOCKS, Timing, threads_of_torch, timings
 from amc_env.latency.in_place import SegmentTime, times_in_place
-from amc_env.latency.plan import check_levels, designs, offset_designs, uniform_designs
+from amc_env.latency.plan import check_levels, designs, mixed_designs, offset_designs
 from amc_env.latency.runtimes import Conditions, runner
 from amc_env.latency.segments import Segment, record_segments
 from amc_env.latency.table import LatencyTable, Measured, Offset, SegmentTimes, WholeNetwork
@@ -18,7 +18,7 @@ from amc_env.models import NamedModel
 from amc_env.structure import ChannelGraph, Cost
 
 # The time for all the networks that are timed as a whole, in times of one point.
-_WHOLE_POINTS = 300
+_WHOLE_POINTS = 600
 # Seconds of one block of runs, and the fewest blocks of which the least is taken.
 _BLOCK_SECONDS = 0.002
 _FEWEST_BLOCKS = 5
@@ -157,27 +157,27 @@ class _Work:
 
     def whole_networks(self, table: LatencyTable) -> dict[str, Any]:
         """The fields of the table with the networks that are timed as a whole, in turns."""
-        uniform = uniform_designs(self.graph, self.settings.levels)
+        mixed = mixed_designs(self.graph)
         offsets = offset_designs(self.graph)
         mine = self.conditions
         runs = [
             runner(self._network(kept), [self.batch], runtime=mine.runtime, threads=mine.threads)
-            for kept in (*uniform, *offsets.values())
+            for kept in (*mixed, *offsets.values())
         ]
         seconds = _WHOLE_POINTS * self.settings.seconds
         found = timings(
             runs, seconds=seconds, device=self.batch.device, clock=mine.clock, at_least=9
         )
-        sums = [sum(table.by_layer(self.graph.cost(kept))) for kept in uniform]
+        sums = [sum(table.by_layer(self.graph.cost(kept))) for kept in mixed]
         times = [timing._asdict() for timing in found]
         return {
             "networks": tuple(
                 WholeNetwork(sum_ms=total, **time)
-                for total, time in zip(sums, times[: len(uniform)], strict=True)
+                for total, time in zip(sums, times[: len(mixed)], strict=True)
             ),
             "offsets": tuple(
                 Offset(channels=channels, **time)
-                for channels, time in zip(offsets, times[len(uniform) :], strict=True)
+                for channels, time in zip(offsets, times[len(mixed) :], strict=True)
             ),
         }
 

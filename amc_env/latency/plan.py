@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
+
 from amc_env.latency.surface import LANES
 from amc_env.structure import ChannelGraph, ChannelGroup
 
@@ -20,6 +22,10 @@ LEVELS = tuple(_SHARES)
 _AMID = 11
 # Channels behind a multiple of 16 at which whole networks show which multiples are fast.
 OFFSETS = (0, 1, 2, 4, 6, 8, 12, 16)
+# Mean shares of channels of the networks that are cut as policies are, and how far a group's share
+# may lie from the mean.
+_MEAN_SHARES = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75)
+_SPREAD = 0.25
 
 
 def designs(graph: ChannelGraph, levels: int) -> Iterator[dict[str, int]]:
@@ -42,12 +48,22 @@ def designs(graph: ChannelGraph, levels: int) -> Iterator[dict[str, int]]:
             yield {g.name: counts_of(g, levels)[level[g.name]] for g in graph.groups}
 
 
-def uniform_designs(graph: ChannelGraph, levels: int) -> list[dict[str, int]]:
-    """The networks whose groups all have the same level, the whole one first."""
-    return [
-        {group.name: counts_of(group, levels)[level] for group in graph.groups}
-        for level in reversed(range(levels))
-    ]
+def mixed_designs(graph: ChannelGraph) -> list[dict[str, int]]:
+    """The whole network, and networks whose groups are cut differently, as policies are.
+
+    Each has a mean share of channels of its own; a group's share is drawn around it.
+    """
+    rng = np.random.default_rng(0)
+    whole = {group.name: group.channels for group in graph.groups}
+    return [whole, *(_mixed(graph, rng, mean) for mean in _MEAN_SHARES)]
+
+
+def _mixed(graph: ChannelGraph, rng: np.random.Generator, mean: float) -> dict[str, int]:
+    shares = rng.uniform(mean - _SPREAD, mean + _SPREAD, size=len(graph.groups))
+    return {
+        group.name: group.round_count(max(1, round(float(share) * group.channels)))
+        for group, share in zip(graph.groups, shares, strict=True)
+    }
 
 
 def offset_designs(graph: ChannelGraph) -> dict[int, dict[str, int]]:

@@ -11,8 +11,8 @@ from amc_env.latency.plan import (
     check_levels,
     counts_of,
     designs,
+    mixed_designs,
     offset_designs,
-    uniform_designs,
 )
 from amc_env.models import build_model
 
@@ -40,11 +40,19 @@ def test_every_layer_is_seen_at_all_pairs_of_its_levels(graph: ChannelGraph, lev
 
 
 @pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
-def test_uniform_networks_begin_with_the_whole_one(graph: ChannelGraph) -> None:
-    found = uniform_designs(graph, 5)
-    assert len(found) == 5
-    assert found[0] == {group.name: group.channels for group in graph.groups}
-    assert found[-1] == {group.name: counts_of(group, 5)[0] for group in graph.groups}
+def test_mixed_networks_begin_with_the_whole_one_and_cut_groups_differently(
+    graph: ChannelGraph,
+) -> None:
+    whole, *mixed = mixed_designs(graph)
+    assert mixed_designs(graph) == [whole, *mixed]
+    assert whole == {group.name: group.channels for group in graph.groups}
+    costs = [graph.cost(kept).flops / graph.cost().flops for kept in mixed]
+    assert min(costs) < 0.4 < 0.6 < max(costs) < 1.0
+    widest = max(graph.groups, key=lambda group: group.channels)
+    assert len({kept[widest.name] for kept in mixed}) > 5
+    for kept in mixed:
+        assert all(kept[group.name] in group.counts for group in graph.groups)
+        assert len({kept[group.name] / group.channels for group in graph.groups}) > 1
 
 
 def test_wide_groups_have_multiples_of_16_and_other_numbers() -> None:
