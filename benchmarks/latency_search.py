@@ -50,10 +50,12 @@ def main() -> None:
         images={**images, "selection": options.validation},
         seed=options.seed,
     )
-    found = [_search(env, options, table, f"flops={options.flops}")]
-    for ratio in options.latencies:
-        limited = env.with_budget(Budget(latency=ratio, table=table))
-        found.append(_search(limited, options, table, f"latency={ratio}"))
+    # All are made first, so that a budget out of reach is refused before anything is searched.
+    envs = {f"flops={options.flops}": env} | {
+        f"latency={ratio}": env.with_budget(Budget(latency=ratio, table=table))
+        for ratio in options.latencies
+    }
+    found = [_search(each, options, table, budget) for budget, each in envs.items()]
     times = _timed(table, [env.graph.model, *(each.network for each in found)], options.seconds)
     print(_markdown(found, times[1:], times[0]))
 

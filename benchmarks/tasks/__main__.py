@@ -172,7 +172,9 @@ def judged_by_ultralytics(folder: Path, subject: Subject) -> list[str]:
     network = YOLO(folder / CHECKPOINT_FILE)
     described = shapes.write_yolo(folder / "shapes", **YOLO_IMAGES)
     where = {"project": str(folder), "name": "val", "workers": 0, "plots": False}
-    found = network.val(data=str(described), imgsz=YOLO_IMAGES["size"], verbose=False, **where)
+    # By default it pads images to 96 pixels, and the network has never seen a padded one.
+    where |= {"imgsz": YOLO_IMAGES["size"], "rect": False}
+    found = network.val(data=str(described), verbose=False, **where)
     return [f"validated by `ultralytics.YOLO`: mAP {subject.task.metric.text(found.box.map)}"]
 
 
