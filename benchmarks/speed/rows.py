@@ -1,6 +1,6 @@
 """The rows of the benchmark, in the order in which they run."""
 
-from benchmarks.speed import episodes, repair, scores, structure
+from benchmarks.speed import episodes, repair, scores, structure, workers
 from benchmarks.speed.records import Row
 
 ROWS: tuple[Row, ...] = (
@@ -70,6 +70,14 @@ ROWS: tuple[Row, ...] = (
         name="search",
         about="A search by `ddpg`, its environment prepared, wall clock.",
         measure=episodes.search,
+        opt_in=True,
+    ),
+    Row(
+        name="workers",
+        about="A random search in float32 by one process, by two workers, and by two on a Ray "
+        "cluster of this machine where Ray is installed, wall clock, one thread each. All find the "
+        "same episodes.",
+        measure=workers.workers,
         opt_in=True,
     ),
 )

@@ -56,8 +56,15 @@ def test_an_episode_is_told_by_phase() -> None:
     assert 0.0 < phases <= case.values["all s"] * 1.5
 
 
+@pytest.mark.slow
+def test_one_process_is_compared_with_two_workers() -> None:
+    cases = table("workers").cases
+    assert [case.name for case in cases][:2] == ["1", "2"]
+    assert all(value > 0.0 for case in cases for value in case.values.values())
+
+
 def test_rows_are_chosen_by_name_and_searches_only_so() -> None:
-    assert "search" not in {row.name for row in chosen([])}
+    assert not {"search", "workers"} & {row.name for row in chosen([])}
     assert [row.name for row in chosen(["search", "costs"])] == ["search", "costs"]
     assert len({row.name for row in ROWS}) == len(ROWS)
     with pytest.raises(ValueError, match="there is no row 'cost'; choose from analysis"):
