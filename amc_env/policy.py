@@ -12,12 +12,13 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
 
 from amc_env.batches import Batch
 from amc_env.checksums import checksum
 from amc_env.files import atomic, write_text
+from amc_env.models import copy_weights_
 from amc_env.structure import ChannelGraph
 
 POLICY_FILE = "policy.json"
@@ -359,14 +360,27 @@ def with_weights(compact: nn.Module, folder: str | Path) -> nn.Module:
         ValueError: The weights have other names or shapes.
     """
     path = Path(folder) / WEIGHTS_FILE
+    weights = load_file(path)
     try:
-        load_model(compact, path)
+        if missing := _missing(compact.state_dict(), weights):
+            raise RuntimeError(f"{', '.join(missing)} are missing")
+        copy_weights_(compact, weights)
     except RuntimeError as error:
         raise ValueError(
             f"the weights in {path} do not fit {type(compact).__name__} pruned by {POLICY_FILE}; "
             "build the original network as it was when it was pruned"
         ) from error
     return compact.eval()
+
+
+def _missing(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """The names that no weights are given for; of tensors that share memory, one name is enough."""
+
+    def place(name: str) -> int:
+        return state[name].untyped_storage().data_ptr()
+
+    given = {place(name) for name in weights if name in state}
+    return [name for name in state if name not in weights and place(name) not in given]
 
 
 def _check_accuracy(value: float | None, metric: str | None) -> None:

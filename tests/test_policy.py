@@ -4,18 +4,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from pruning import Tiny, tiny, tiny_env
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
+from torch import nn
+from typing_extensions import override
 
 from amc_env import Budget, Policy
 from amc_env.files import atomic, write_text
 from amc_env.models import build_model
-from amc_env.policy import ModelSource, PrunedFacts, load_pruned, save_pruned
+from amc_env.policy import ModelSource, PrunedFacts, load_pruned, save_pruned, with_weights
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +187,31 @@ def test_missing_files_foreign_weights_and_networks_are_refused(
     (folder / "pruned.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"there is no pruned.safetensors in"):
         load_pruned(tiny(), folder)
+
+
+class Shared(nn.Module):
+    """Two names of one tensor, and a version that has to be there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.two.weight = self.one.weight
+
+    @override
+    def _load_from_state_dict(self, weights: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        assert "version" in metadata
+        super()._load_from_state_dict(weights, prefix, metadata, *rest)
+
+
+def test_shared_weights_and_modules_with_a_version_are_read(tmp_path: Path) -> None:
+    saved, network = Shared(), Shared()
+    save_model(saved, tmp_path / "pruned.safetensors")
+    with_weights(network, tmp_path)
+    assert torch.equal(network.one.weight, saved.one.weight)
+    assert network.two.weight is network.one.weight
+    save_file({"one.weight": torch.zeros(3, 3)}, tmp_path / "pruned.safetensors")
+    with pytest.raises(ValueError, match="do not fit Shared pruned by"):
+        with_weights(network, tmp_path)
 
 
 @pytest.mark.slow

@@ -54,7 +54,20 @@ def load_checkpoint_(model: nn.Module, path: str | Path) -> None:
             f"checkpoint {path} holds NaN or infinite values in {_first(broken)}; "
             "choose one that was saved before the training diverged"
         )
-    model.load_state_dict(given, strict=False)
+    copy_weights_(model, given)
+
+
+def copy_weights_(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into the parameters and buffers of these names; all others stay.
+
+    Raises:
+        RuntimeError: The model has no such names, or other shapes.
+    """
+    # Beside the tensors, PyTorch's dictionaries keep the versions of their modules, which files
+    # mostly lack and torchvision's MNASNet asks for. Here they are the model's own.
+    state = model.state_dict()
+    state.update(weights)
+    model.load_state_dict(state)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:

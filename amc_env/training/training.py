@@ -14,6 +14,7 @@ from amc_env.batches import Batch, call, count, tensors_in
 from amc_env.calibration.hooks import evaluating
 from amc_env.data import Source
 from amc_env.memory import Memory, forgetful
+from amc_env.models import copy_weights_
 from amc_env.precision import measure, own_randomness
 from amc_env.randomness import random_states, restore_random_states_
 from amc_env.tasks import Classification, Task
@@ -136,7 +137,7 @@ class Training:
 
     def restore_(self, state: Mapping[str, Any]) -> None:
         """Go on from the state of a training with the same arguments."""
-        self.model.load_state_dict(state["model"])
+        copy_weights_(self.model, state["model"])
         self.epoch = state["epoch"]
         self._generator.set_state(state["generator"])
         if not self.is_finished:

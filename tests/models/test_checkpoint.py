@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -54,6 +55,18 @@ class TestLoading:
         self, tmp_path: Path, model: nn.Module, trained: nn.Module, suffix: str
     ) -> None:
         load_checkpoint_(model, saved(trained.state_dict(), tmp_path, f"weights.{suffix}"))
+        assert is_same(model, trained)
+
+    @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+    def test_a_network_that_asks_for_the_version_of_its_modules_is_loaded(
+        self, tmp_path: Path, suffix: str
+    ) -> None:
+        trained = torchvision.models.mnasnet0_5()
+        save = torch.save if suffix == "pt" else save_file
+        save(dict(trained.state_dict()), tmp_path / f"weights.{suffix}")
+        model = torchvision.models.mnasnet0_5()
+        assert not is_same(model, trained)
+        load_checkpoint_(model, tmp_path / f"weights.{suffix}")
         assert is_same(model, trained)
 
     def test_a_safetensors_file_gives_its_weights(
