@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from amc_env.batches import call, tensors_in
 from amc_env.export.finished import Finished
@@ -32,6 +33,7 @@ def write_checkpoint(run: Finished, out: Path) -> list[Path]:
             "yolo; use another format"
         )
     network: Any = copy.deepcopy(run.network).cpu()
+    _split_in_halves_(network)
     content = {
         "epoch": -1,
         "model": network,
@@ -46,6 +48,17 @@ def write_checkpoint(run: Finished, out: Path) -> list[Path]:
         loaded = torch.load(temporary, weights_only=False)["model"].eval().to(_device(run))
         check_agrees(run, path, lambda inputs: tensors_in(call(loaded, inputs)))
     return [path]
+
+
+def _split_in_halves_(network: nn.Module) -> None:
+    """Tell blocks that Ultralytics exports with another forward pass how many channels they halve.
+
+    ``forward_split`` takes the number from the attribute ``c``, where ``forward`` asks for halves.
+    """
+    for module in network.modules():
+        if hasattr(module, "forward_split"):
+            block: Any = module
+            block.c = block.cv1.conv.out_channels // 2
 
 
 def _device(run: Finished) -> torch.device:
