@@ -4,7 +4,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -106,6 +106,9 @@ class _Shift:
         with ThreadPoolExecutor(len(self._processes)) as pool:
             serving = [pool.submit(self._serve, process) for process in self._processes]
             try:
+                # Ctrl-C does not wake a waiting thread where a library restarts system calls.
+                while not _are_over(serving):
+                    continue
                 return max(each.result() for each in serving)
             except KeyboardInterrupt:
                 say_plainly("interrupted; a run that had begun goes on by resume=FOLDER")
@@ -153,6 +156,12 @@ class _Shift:
     def _submitted(self, process: "Process", job: Job) -> "Future[Any] | None":
         with self._lock:
             return None if self._is_over else process.submit(job)
+
+
+def _are_over(serving: "Sequence[Future[int]]") -> bool:
+    """Whether all are done, or one has failed; waits for that for a second at most."""
+    done, left = wait(serving, timeout=1.0, return_when=FIRST_EXCEPTION)
+    return not left or any(each.exception() for each in done)
 
 
 def _run_alone(run: RunJob, here: Path, job: Job) -> int:
