@@ -1,22 +1,19 @@
 """Peak memory of calibrating and of factoring, each network in a fresh process, on one thread.
 
-Memory is the resident set: its peak so far (``ru_maxrss``) less what was resident just before the
-network first ran. The stated bound of calibration is 8 bytes times columns squared for each layer
+Memory is the resident set: its peak in each part, less what was resident just before the network
+first ran. The stated bound of calibration is 8 bytes times columns squared for each layer
 and convolution group, and what a chunk of rows is unfolded in: float64, and float32 beside it. The
 activations of one batch, which any run needs, are not in it: `forward` is the peak of a plain run.
 """
 
 import argparse
 import json
-import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -28,6 +25,7 @@ from amc_env.calibration import calibrate
 from amc_env.calibration.rows import _CHUNK
 from amc_env.models import build_model
 from amc_env.repair.plan import Reconstruction, repaired_layers
+from benchmarks.resident import forget_peak_, peak_bytes, resident_bytes
 
 MIB = 2**20
 
@@ -85,17 +83,6 @@ class Peak:
     plan_s: float
 
 
-def resident_bytes() -> int:
-    """What this process has in memory now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def peak_bytes() -> int:
-    """The most that this process has had in memory."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def columns_squared(layer: nn.Module) -> int:
     """Numbers in a layer's Gram matrices."""
     parts = layer.groups if isinstance(layer, nn.Conv2d) else 1
@@ -117,15 +104,16 @@ def measure(case: Case) -> Peak:
     modules = dict(model.named_modules())
     grams = 8 * sum(columns_squared(modules[name]) for name in layers)
     before = resident_bytes()
+    forget_peak_()
     with torch.no_grad():
         model(batches[0])
     ran = peak_bytes()
+    forget_peak_()
     started = time.perf_counter()
     sums = calibrate(model, batches, layers=layers)
     calibration_s = time.perf_counter() - started
     calibrated = peak_bytes()
-    if calibrated == ran:
-        raise RuntimeError("calibration stayed below what came before it; there is no number")
+    forget_peak_()
     started = time.perf_counter()
     Reconstruction(graph, sums, {}, takes_grams=True)
     return Peak(

@@ -40,6 +40,7 @@ from amc_env.files import atomic
 from amc_env.memory import Compute
 from amc_env.structure import ChannelGroup
 from benchmarks.images import write_folder
+from benchmarks.resident import forget_peak_, peak_bytes, resident_bytes
 
 IMAGES = (256, 2048)
 VALIDATION = 256
@@ -66,8 +67,8 @@ class Marks:
         row = {
             "part": part,
             "images": self._images,
-            "peak_mib": _status("VmHWM") / 1024,
-            "after_mib": _status("VmRSS") / 1024,
+            "peak_mib": peak_bytes() / 2**20,
+            "after_mib": resident_bytes() / 2**20,
             "seconds": time.perf_counter() - self._started,
         }
         rows = [r for r in read(self._path) if (r["part"], r["images"]) != (part, self._images)]
@@ -76,7 +77,7 @@ class Marks:
         self._begin()
 
     def _begin(self) -> None:
-        Path("/proc/self/clear_refs").write_text("5")
+        forget_peak_()
         self._started = time.perf_counter()
 
 
@@ -210,12 +211,6 @@ def _machine() -> str:
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
     python = f"Python {platform.python_version()}"
     return f"{platform.machine()}, {os.cpu_count()} cores, {python}, {libraries}."
-
-
-def _status(name: str) -> int:
-    """A number of this process, in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
 @contextmanager
