@@ -7,7 +7,8 @@ agent. Writes a table in Markdown.
 
 import argparse
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -166,16 +167,22 @@ VARIANTS = {
 }
 
 
-def quickstart() -> tuple[ChannelPruningEnv, AMCSettings, int]:
-    """The quickstart's environment, its agent's settings and its number of episodes."""
+@contextmanager
+def quickstart() -> Iterator[tuple[ChannelPruningEnv, AMCSettings, int]]:
+    """The quickstart's environment, its agent's settings and its number of episodes.
+
+    Outcomes are kept in the run's folder, which lasts as long as the context.
+    """
     config = RunConfig.of(Settings(CONFIGS).compose(["agent=ddpg_amc", "env.budgeting=clip"]))
     with TemporaryDirectory() as folder:
         run = stages.start(config, Path(folder))
         model, data = stages.base_model(run)
         env = stages.environment(run, model, data)
-        run.folder.close()
-    options = {k: v for k, v in config.agent.options.items() if k != "warm_start"}
-    return env, AMCSettings(**options), config.search.episodes
+        options = {k: v for k, v in config.agent.options.items() if k != "warm_start"}
+        try:
+            yield env, AMCSettings(**options), config.search.episodes
+        finally:
+            run.folder.close()
 
 
 def row(name: str, found: Sequence[Sequence[float]]) -> str:
@@ -197,28 +204,32 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="a file for the table")
     options = parser.parse_args()
-    env, settings, episodes = quickstart()
     over = f"Median and range over {options.seeds} seeds."
-    lines = [
-        "# DDPG's departures from AMC",
-        "",
-        f"Rewards of {episodes} episodes: the best, and the mean of the last {LAST}. {over}",
-        "",
-        "| agent | best reward | last rewards |",
-        "| --- | --: | --: |",
-    ]
-    for name, variant in VARIANTS.items():
-        found = []
-        for seed in range(options.seeds):
-            noted = variant.wrapper(env)
-            chosen = replace(settings, **variant.settings)
-            model = variant.agent(noted, settings=chosen, seed=seed)
-            learn_episodes(model, episodes=episodes)
-            found.append(noted.rewards)
-        lines.append(row(name, found))
-        print(lines[-1], flush=True)
+    lines = ["# DDPG's departures from AMC", ""]
+    with quickstart() as (env, settings, episodes):
+        lines += [
+            f"Rewards of {episodes} episodes: the best, and the mean of the last {LAST}. {over}",
+            "",
+            "| agent | best reward | last rewards |",
+            "| --- | --: | --: |",
+        ]
+        for name, variant in VARIANTS.items():
+            lines.append(row(name, list(_found(variant, env, settings, episodes, options.seeds))))
+            print(lines[-1], flush=True)
     if options.out:
         options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _found(
+    variant: Variant, env: ChannelPruningEnv, settings: AMCSettings, episodes: int, seeds: int
+) -> Iterator[list[float]]:
+    """The rewards of a variant's searches."""
+    for seed in range(seeds):
+        noted = variant.wrapper(env)
+        chosen = replace(settings, **variant.settings)
+        model = variant.agent(noted, settings=chosen, seed=seed)
+        learn_episodes(model, episodes=episodes)
+        yield noted.rewards
 
 
 if __name__ == "__main__":
