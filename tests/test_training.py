@@ -21,6 +21,7 @@ from amc_env.training import (
     TrainingSettings,
     expected_seconds,
     fit_,
+    held_out_loss,
     with_measured_precision,
 )
 
@@ -144,6 +145,37 @@ def test_few_images_make_smaller_batches_where_that_is_asked() -> None:
     assert TrainingSettings(batch=64).steps(200) == 3
     fine = TrainingSettings(batch=64, min_steps=16)
     assert [fine.steps(n) for n in (5, 64, 200, 8000)] == [1, 8, 16, 125]
+
+
+class Reading(nn.Module):
+    """Tells which samples are read by their only number, in training and in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[int] = []
+        self.linear = nn.Linear(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.read += [int(n) for n in x[:, 0]]
+        scores: Tensor = self.linear(x / 40)
+        return scores
+
+
+def test_an_epoch_of_fewer_samples_draws_them_anew_each_time() -> None:
+    split = Split(inputs=torch.arange(40.0)[:, None], labels=torch.arange(40) % 2)
+    settings = TrainingSettings(epochs=2, samples=12, batch=5, precision="float32")
+    assert settings.steps(40) == 2
+    assert settings.steps(11) == replace(settings, samples=0).steps(11)
+    model = Reading()
+    fit_(model, split, settings)
+    first, second = set(model.read[:12]), set(model.read[12:])
+    assert [len(model.read), len(first), len(second)] == [24, 12, 12]
+    assert first != second
+    model.read.clear()
+    held_out_loss(model, split, settings)
+    assert sorted(model.read) == list(range(40))
+    with pytest.raises(ValueError, match="samples is -1; it must be at least 0"):
+        TrainingSettings(samples=-1)
 
 
 @pytest.mark.parametrize(("count", "held"), [(40, 10), (400, 100), (1200, 250), (8000, 800)])

@@ -54,7 +54,7 @@ def test_two_processes_augment_images_of_their_own_and_stay_together(tmp_path: P
 
 def test_more_batches_than_samples_are_refused() -> None:
     settings = TrainingSettings(epochs=1, batch=1, accumulate=5, precision="float32")
-    with pytest.raises(ValueError, match="a step sums up 5 batches, but there are 3 samples"):
+    with pytest.raises(ValueError, match="a step sums up 5 batches, but an epoch has 3 samples"):
         fit_(build_model("lenet5", seed=0), images(3), settings)
     with pytest.raises(ValueError, match="accumulate is 0; it must be at least 1"):
         TrainingSettings(accumulate=0)

@@ -26,6 +26,7 @@ _SETTINGS = {
     "network": ("model.name",),
     "epochs of the network's training": ("base.epochs",),
     "epochs of fine-tuning": ("finetune.epochs",),
+    "images of an epoch of fine-tuning": ("finetune.samples",),
     "episodes of a search": ("search.episodes",),
     "images for ranking and repair": ("split.calibration",),
     "criterion": ("criterion.name",),
@@ -104,7 +105,8 @@ def _varied(plan: Plan, keys: Sequence[str]) -> str:
 def _value(plan: Plan, run: PlannedRun, key: str) -> str:
     if key == "base.epochs" and base_of(plan, run) is None:
         return _GIVEN
-    return str(OmegaConf.select(run.settings, key))
+    value = OmegaConf.select(run.settings, key)
+    return "all" if key == "finetune.samples" and value == 0 else str(value)
 
 
 def _legend(plan: Plan) -> str:

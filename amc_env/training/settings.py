@@ -17,6 +17,7 @@ class TrainingSettings:
 
     Attributes:
         epochs: Passes over the samples; 0 leaves the network as it is.
+        samples: Samples of an epoch, drawn anew for each; 0 for all, as where there are no more.
         learning_rate: The highest learning rate, for steps of whole batches; it falls to 0
             along a cosine. Where batches are made smaller, it is made smaller in proportion (Goyal
             et al., "Accurate, Large Minibatch SGD", 2017, section 2.1).
@@ -44,6 +45,7 @@ class TrainingSettings:
     """
 
     epochs: int = 10
+    samples: int = 0
     learning_rate: float = 0.05
     milestones: Sequence[int] = ()
     warmup: float = 0.0
@@ -63,6 +65,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         laws = {
             "epochs": (self.epochs >= 0, "at least 0"),
+            "samples": (self.samples >= 0, "at least 0"),
             "learning_rate": (0 < self.learning_rate < float("inf"), "positive and finite"),
             "milestones": (
                 list(self.milestones) == sorted({m for m in self.milestones if m >= 1}),
@@ -88,8 +91,13 @@ class TrainingSettings:
             if not holds:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {expected}")
 
+    def in_epoch(self, samples: int) -> int:
+        """How many of this many samples an epoch has."""
+        return min(self.samples or samples, samples)
+
     def steps(self, samples: int) -> int:
-        """How many steps an epoch over this many samples has."""
+        """How many steps an epoch has where there are this many samples."""
+        samples = self.in_epoch(samples)
         # The last samples are dealt out to the other batches: a batch norm finds no variance in a
         # batch of a single image.
         by_size = samples // self.whole

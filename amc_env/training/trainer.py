@@ -51,10 +51,10 @@ class Trainer:
         self._teacher = None
         if settings.distil and teacher is not None:
             self._teacher = _ready(teacher, split.first(2))
-        steps = settings.steps(len(split))
+        steps, in_epoch = settings.steps(len(split)), settings.in_epoch(len(split))
         self._optimizer = torch.optim.SGD(
             model.parameters(),
-            lr=settings.learning_rate * min(1.0, len(split) / steps / settings.whole),
+            lr=settings.learning_rate * min(1.0, in_epoch / steps / settings.whole),
             momentum=settings.momentum,
             nesterov=settings.momentum > 0,
             weight_decay=settings.weight_decay,
@@ -144,9 +144,9 @@ def _check_fits(task: Task, settings: TrainingSettings, split: Source) -> None:
     if reads_labels:
         task.check_labels(split.labels, samples=len(split))
     parts = settings.accumulate * processes()
-    if len(split) < parts:
+    if (samples := settings.in_epoch(len(split))) < parts:
         raise ValueError(
-            f"a step sums up {parts} batches, but there are {len(split)} samples; give more, or a "
+            f"a step sums up {parts} batches, but an epoch has {samples} samples; give more, or a "
             "smaller accumulate"
         )
     is_whole = isinstance(split.first(1), Tensor) and (task.has_classes or not reads_labels)
@@ -176,7 +176,7 @@ def epoch_batches(
         is_shared: Whether processes that train together share each step, so that the batches are
             only those of this one.
     """
-    order = torch.randperm(len(split), generator=generator)
+    order = torch.randperm(len(split), generator=generator)[: settings.in_epoch(len(split))]
     steps = order.tensor_split(settings.steps(len(split)))
     dealt = [chosen.tensor_split(settings.accumulate * processes()) for chosen in steps]
     own = slice(rank(), None, processes()) if is_shared else slice(None)

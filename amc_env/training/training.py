@@ -218,13 +218,14 @@ def held_out_loss(
     teacher: nn.Module | None = None,
     seed: int = 0,
 ) -> float:
-    """Mean loss of a network on samples that it was not trained on, augmented as in training.
+    """Mean loss of a network on all samples, which it was not trained on, augmented as in training.
 
     The network is in evaluation mode meanwhile, and is not changed.
 
     Raises:
         ValueError: As ``fit_`` raises it.
     """
+    settings = replace(settings, samples=0)
     trainer = Trainer(model, split, settings, task or Classification(), teacher)
     generator = torch.Generator().manual_seed(seed)
     _, batches = epoch_batches(split, settings, generator, is_shared=False)

@@ -193,6 +193,10 @@ def main(arguments: Sequence[str]) -> None:
     if arguments[:1] == ["--row"]:
         sys.stdout.write(json.dumps(asdict(work(arguments[1]))) + "\n")
         return
+    if unknown := set(arguments) - set(ARCHITECTURES):
+        sys.exit(
+            f"no architecture is called {', '.join(sorted(unknown))}; known: {', '.join(ARCHITECTURES)}"
+        )
     rows = read_rows()
     for name in arguments or [name for name in ARCHITECTURES if name not in rows]:
         rows[name] = in_own_process(name)

@@ -96,7 +96,8 @@ def _try(bench: Bench, options: Options) -> list[dict[str, Any]]:
     rewards = _rewards(options["rewards"])
     env, seed = bench.env, bench.run.config.seed
     policies = spread_policies(env.graph, env.keeper, options["policies"], seed=seed)
-    judge = Evaluator(bench.data.test, precision="float32")
+    # In the format of the run's evaluations: there are hundreds of networks.
+    judge = Evaluator(bench.data.test, precision=env.evaluator.choice or "auto")
     found = []
     with progress("trying policies", total=len(policies)) as advance:
         for counts in policies:
