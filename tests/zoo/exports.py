@@ -194,9 +194,8 @@ def main(arguments: Sequence[str]) -> None:
         sys.stdout.write(json.dumps(asdict(work(arguments[1]))) + "\n")
         return
     if unknown := set(arguments) - set(ARCHITECTURES):
-        sys.exit(
-            f"no architecture is called {', '.join(sorted(unknown))}; known: {', '.join(ARCHITECTURES)}"
-        )
+        known = ", ".join(ARCHITECTURES)
+        sys.exit(f"no architecture is called {', '.join(sorted(unknown))}; known: {known}")
     rows = read_rows()
     for name in arguments or [name for name in ARCHITECTURES if name not in rows]:
         rows[name] = in_own_process(name)
