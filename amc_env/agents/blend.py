@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from typing_extensions import override
@@ -11,7 +11,7 @@ from amc_env import ChannelGroup, ChannelPruningEnv
 from amc_env.agents.division import fill_budget, need_budget
 from amc_env.agents.episodes import Recorder
 from amc_env.agents.error_curves import allocate, cut_to_budget
-from amc_env.agents.options import FRACTION, check_values
+from amc_env.agents.options import FRACTION, check_values, several
 from amc_env.agents.searcher import Searcher
 
 # Rounds in which the parameters of channels are counted.
@@ -39,7 +39,7 @@ class Blend(Searcher):
     shares: Sequence[float] = SHARES
 
     def __post_init__(self) -> None:
-        rule = (_are_shares, "shares from 0 to 1, such as [0.0, 0.5, 1.0]")
+        rule = several(FRACTION, "shares from 0 to 1, such as [0.0, 0.5, 1.0]")
         check_values("agent 'blend'", vars(self), {"shares": rule})
         # A file gives a list, and records that are equal must compare so.
         object.__setattr__(self, "shares", tuple(self.shares))
@@ -98,8 +98,3 @@ def _mixed(
         ]
     )
     return env.rehearse(lambda _: next(sparsities), budgeting="scale")
-
-
-def _are_shares(value: Any) -> bool:
-    is_list = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
-    return is_list and all(FRACTION[0](each) for each in value)

@@ -13,7 +13,7 @@ from amc_env import ChannelGroup, ChannelPruningEnv
 from amc_env.agents.division import Curves, Values, fill_budget, levels_of, need_budget
 from amc_env.agents.episodes import Recorder
 from amc_env.agents.error_curves import cut_to_budget
-from amc_env.agents.options import check_values, real
+from amc_env.agents.options import check_values, real, several
 from amc_env.agents.searcher import Searcher
 
 # The solver stops here, at the same division on every machine; seconds would not give the same.
@@ -41,7 +41,7 @@ class Milp(Searcher):
     exponents: Sequence[float] = (2.0, 1.0, 3.0)
 
     def __post_init__(self) -> None:
-        rule = (_are_exponents, "positive numbers, such as [2.0, 1.0, 3.0]")
+        rule = several(_POSITIVE, "positive numbers, such as [2.0, 1.0, 3.0]")
         check_values("agent 'milp'", vars(self), {"exponents": rule})
         # A file gives a list, and records that are equal must compare so.
         object.__setattr__(self, "exponents", tuple(self.exponents))
@@ -240,8 +240,3 @@ class _Rows:
         parts = np.concatenate(self._values), np.concatenate(self._columns), ends
         low, high = zip(*self._bounds, strict=True)
         return LinearConstraint(csr_array(parts, shape=(len(ends) - 1, size)), low, high)
-
-
-def _are_exponents(value: Any) -> bool:
-    is_list = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
-    return is_list and all(_POSITIVE[0](each) for each in value)

@@ -1,6 +1,6 @@
 """Checks of the values that an agent's options may have."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,16 @@ def whole(at_least: int) -> Rule:
 def real(holds: Callable[[Any], bool], expected: str) -> Rule:
     """Accept numbers for which ``holds`` is true."""
     return lambda x: _is_number(x, int, float, np.integer, np.floating) and holds(x), expected
+
+
+def several(each: Rule, expected: str) -> Rule:
+    """Accept lists with at least one entry, all of which ``each`` accepts."""
+
+    def holds(value: Any) -> bool:
+        is_list = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
+        return is_list and all(map(each[0], value))
+
+    return holds, expected
 
 
 def _is_number(value: Any, *types: type) -> bool:
