@@ -76,6 +76,21 @@ def test_differences_are_paired_over_the_images(found: Found) -> None:
     assert other[7:] == ["37.50 (25.00 to 50.00)"] * 2 + [f"-37.50 ± {100 * half:.2f}"]
 
 
+def test_without_an_adjustment_repaired_networks_are_compared(found: Found) -> None:
+    env = tiny_env(budget=Budget(flops=0.5), selection=samples(24, seed=2))
+    test = Evaluator(samples(30, seed=3), precision="float32")
+    short = search(env, test, DESCRIBED, episodes=3, adjustment=None)
+    assert short.is_right == {"repaired": found.is_right["repaired"]}
+    other = with_right(short, "ours", 1, [*map(bool, ~short.right("repaired"))])
+    table = markdown([short, other], {"own": np.ones(30, dtype=bool)}, reference="ours")
+    head, _, mine, theirs = (line.split("|")[1:-1] for line in table.splitlines())
+    assert [name.strip() for name in head[7:]] == ["repaired, own", "to ours, own"]
+    share = 100 * short.right("repaired").mean()
+    assert mine[7].strip() == f"{share:.2f}"
+    assert mine[8].strip().startswith(f"{share - (100 - share):+.2f} ± ")
+    assert theirs[8].strip() == ""
+
+
 def test_rewards_are_shown_after_so_many_episodes(found: Found) -> None:
     line = reached([found.model_copy(update={"rewards": [-3.0, -1.0, -2.0, 0.5]})], ends=(1, 3))
     cells = [cell.strip() for cell in line.splitlines()[2].split("|")[1:-1]]

@@ -77,7 +77,8 @@ def _search(
         "reward": options.reward,
         "seed": seed,
     }
-    return search(env, test, described, episodes=options.episodes, adjustment=ADJUSTMENT)
+    adjustment = None if options.repaired else ADJUSTMENT
+    return search(env, test, described, episodes=options.episodes, adjustment=adjustment)
 
 
 def _options() -> argparse.Namespace:
@@ -97,6 +98,7 @@ def _options() -> argparse.Namespace:
         "--again", action="store_true",
         help="search nothing: repair and adjust the policies of OUT's files anew",
     )  # fmt: skip
+    parser.add_argument("--repaired", action="store_true", help="leave the adjustment out")
     parser.add_argument("--table", action="store_true", help="print the tables and do nothing")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

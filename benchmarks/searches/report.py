@@ -11,6 +11,9 @@ from benchmarks.searches.search import Found
 # Of a normal distribution 95 % lie within so many deviations.
 _WIDE = 1.96
 
+# In the order in which a network goes through them; the last is what agents are compared by.
+_STAGES = ("repaired", "adjusted")
+
 Mask = NDArray[np.bool_]
 
 
@@ -22,13 +25,15 @@ def markdown(found: Sequence[Found], images: Mapping[str, Mask], *, reference: s
         images: Which of the test images count, as masks by their names.
         reference: The agent that others are compared with.
     """
-    rows = [_Row(found, line, images, reference) for line in dict.fromkeys(map(_line, found))]
+    rows = stages = [stage for stage in _STAGES if all(stage in one.is_right for one in found)]
     heads = [
         "agent", "reward", "seeds", "episodes", "MACs", "parameters", "best reward",
-        *(f"{stage}, {name}" for name in images for stage in ("repaired", "adjusted")),
+        *(f"{stage}, {name}" for name in images for stage in stages),
         *(f"to {reference}, {name}" for name in images),
     ]  # fmt: skip
     rules = ["---", "---", *("--:" for _ in heads[2:])]
+    lines = dict.fromkeys(map(_line, found))
+    rows = [_Row(found, line, images, reference, stages) for line in lines]
     return "\n".join(
         "| " + " | ".join(line) + " |" for line in (heads, rules, *(r.cells for r in rows))
     )
@@ -43,6 +48,7 @@ class _Row:
         line: tuple[str, str],
         images: Mapping[str, Mask],
         reference: str,
+        stages: Sequence[str],
     ) -> None:
         own = [one for one in found if _line(one) == line]
         title, reward = line
@@ -56,11 +62,11 @@ class _Row:
             _middle(own, lambda one: max(one.rewards)),
         ]
         for mask in images.values():
-            for stage in ("repaired", "adjusted"):
+            for stage in stages:
                 self.cells.append(_range([100 * one.right(stage)[mask].mean() for one in own]))
         aim = [one for one in found if one.title == reference]
         for mask in images.values():
-            self.cells.append("" if title == reference else _difference(own, aim, mask))
+            self.cells.append("" if title == reference else _difference(own, aim, mask, stages[-1]))
 
 
 def reached(found: Sequence[Found], *, ends: Sequence[int] = (25, 50, 100)) -> str:
@@ -88,16 +94,16 @@ def _range(values: Sequence[float]) -> str:
     return middle if len(values) == 1 else f"{middle} ({min(values):.2f} to {max(values):.2f})"
 
 
-def _difference(own: Sequence[Found], reference: Sequence[Found], mask: Mask) -> str:
+def _difference(own: Sequence[Found], reference: Sequence[Found], mask: Mask, stage: str) -> str:
     """Points gained on the reference, paired over the images, of the mean over seeds."""
     if not reference:
         return ""
-    gained = _by_image(own, mask) - _by_image(reference, mask)
+    gained = _by_image(own, mask, stage) - _by_image(reference, mask, stage)
     return (
         f"{100 * gained.mean():+.2f} ± {100 * _WIDE * gained.std(ddof=1) / len(gained) ** 0.5:.2f}"
     )
 
 
-def _by_image(found: Sequence[Found], mask: Mask) -> NDArray[np.float64]:
-    mean: NDArray[np.float64] = np.mean([one.right("adjusted")[mask] for one in found], axis=0)
+def _by_image(found: Sequence[Found], mask: Mask, stage: str) -> NDArray[np.float64]:
+    mean: NDArray[np.float64] = np.mean([one.right(stage)[mask] for one in found], axis=0)
     return mean

@@ -104,7 +104,7 @@ def search(
     described: Mapping[str, Any],
     *,
     episodes: int,
-    adjustment: TrainingSettings,
+    adjustment: TrainingSettings | None,
 ) -> Found:
     """Search, realise the best policy, adjust it, and test both networks.
 
@@ -113,7 +113,7 @@ def search(
         test: Runs networks on the test images.
         described: The fields of ``Found`` that say what is searched.
         episodes: The greatest number of episodes.
-        adjustment: How the weights are adjusted without labels.
+        adjustment: How the weights are adjusted without labels; None where they are not.
     """
     agent = _agent(described["agent"], described["options"])
     result = agent.search(env, episodes=episodes, seed=described["seed"])
@@ -130,11 +130,11 @@ def search(
         flops_ratio=realised.best.flops_ratio,
         params_ratio=realised.best.params_ratio,
         sparsities=list(realised.best.sparsities),
-        seconds=seconds,
+        seconds={phase: round(value, 2) for phase, value in seconds.items()},
         is_right={"repaired": packed_right(test, realised.compact)},
         tests=len(test.split),
     )
-    return adjusted(env, test, found, realised.compact, adjustment)
+    return found if adjustment is None else adjusted(env, test, found, realised.compact, adjustment)
 
 
 def adjusted_again(
@@ -167,10 +167,10 @@ def adjusted(
     """A search with the figures of its repaired network after an adjustment."""
     started = time.perf_counter()
     network = adjust(env, repaired, adjustment, seed=found.seed)
-    seconds = found.seconds | {"adjust": time.perf_counter() - started}
+    seconds = round(time.perf_counter() - started, 2)
     return found.model_copy(
         update={
-            "seconds": {phase: round(value, 2) for phase, value in seconds.items()},
+            "seconds": found.seconds | {"adjust": seconds},
             "is_right": found.is_right | {"adjusted": packed_right(test, network)},
         }
     )
