@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from amc_env.files import write_text
 from amc_env.pipeline.output import ERROR_FILE
-from amc_env.pipeline.table import markdown
+from amc_env.pipeline.table import markdown, read_run
 from amc_env.studies import pictures, rows
 from amc_env.studies.jobs import BASES, base_of
 from amc_env.studies.plan import Plan, PlannedRun
@@ -91,9 +91,16 @@ def _comparison(plan: Plan) -> str:
     published = plan.study.published.setting
     ours = {title: _varied(plan, keys) for title, keys in _SETTINGS.items()}
     ours["seeds"] = str(len(plan.scale.seeds))
+    ours["seconds of all runs"] = _seconds(plan)
     titles = dict.fromkeys([*ours, *published])
     lines = [[t, ours.get(t, NOTHING), published.get(t, NOTHING)] for t in titles]
     return markdown(["", "here", "in the paper"], lines, texts=3)
+
+
+def _seconds(plan: Plan) -> str:
+    """How long all finished runs took together."""
+    each = [read_run(run.folder, plan.folder).metrics["seconds"] for run in finished(plan.runs)]
+    return f"{sum(each):,.0f}"
 
 
 def _varied(plan: Plan, keys: Sequence[str]) -> str:
