@@ -17,7 +17,8 @@ class TrainingSettings:
 
     Attributes:
         epochs: Passes over the samples; 0 leaves the network as it is.
-        samples: Samples of an epoch, drawn anew for each; 0 for all, as where there are no more.
+        samples: Samples of an epoch; all come once before any comes again. 0 for all, as where
+            there are no more.
         learning_rate: The highest learning rate, for steps of whole batches; it falls to 0
             along a cosine. Where batches are made smaller, it is made smaller in proportion (Goyal
             et al., "Accurate, Large Minibatch SGD", 2017, section 2.1).

@@ -163,7 +163,12 @@ def _ready(teacher: nn.Module, batch: Batch) -> nn.Module:
 
 
 def epoch_batches(
-    split: Source, settings: TrainingSettings, generator: torch.Generator, *, is_shared: bool
+    split: Source,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+    *,
+    epoch: int,
+    is_shared: bool,
 ) -> tuple[list[int], Iterator[LabelledBatch]]:
     """How many samples each step of an epoch has, and the epoch's batches, in a random order.
 
@@ -173,15 +178,33 @@ def epoch_batches(
         split: The samples.
         settings: How they are trained on.
         generator: Draws the order and the augmentation.
+        epoch: The number of the epoch, from 0.
         is_shared: Whether processes that train together share each step, so that the batches are
             only those of this one.
     """
-    order = torch.randperm(len(split), generator=generator)[: settings.in_epoch(len(split))]
+    order = _order(len(split), settings.in_epoch(len(split)), generator, epoch=epoch)
     steps = order.tensor_split(settings.steps(len(split)))
     dealt = [chosen.tensor_split(settings.accumulate * processes()) for chosen in steps]
     own = slice(rank(), None, processes()) if is_shared else slice(None)
     chosen = [part for parts in dealt for part in parts[own] if len(part)]
     return [len(step) for step in steps], _read(split, chosen, settings, generator)
+
+
+def _order(samples: int, in_epoch: int, generator: torch.Generator, *, epoch: int) -> Tensor:
+    """Which samples an epoch has; a short one goes on where the one before has ended."""
+    if in_epoch == samples:
+        return torch.randperm(samples, generator=generator)
+    first = epoch * in_epoch
+    rounds = range(first // samples, (first + in_epoch - 1) // samples + 1)
+    orders = [_round(samples, generator.initial_seed(), number) for number in rounds]
+    return torch.cat(orders)[first - rounds.start * samples :][:in_epoch]
+
+
+def _round(samples: int, seed: int, number: int) -> Tensor:
+    """All samples in an order of their own for each time that they come."""
+    # Far from the seeds that people give, so that no other generator draws the same.
+    own = torch.Generator().manual_seed(seed + (number + 1) * 2**32)
+    return torch.randperm(samples, generator=own)
 
 
 def _read(

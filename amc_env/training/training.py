@@ -147,7 +147,9 @@ class Training:
     def _epoch_(self) -> float:
         """Train for one epoch, and return its mean loss."""
         self.model.train()
-        sizes, batches = epoch_batches(self.split, self.settings, self._generator, is_shared=True)
+        sizes, batches = epoch_batches(
+            self.split, self.settings, self._generator, epoch=self.epoch, is_shared=True
+        )
         losses = [self._trainer.step_(batches, samples=size) for size in sizes]
         mean = torch.tensor(sum(losses) / len(losses), dtype=torch.float64)
         loss = float(mean_over_processes(mean))
@@ -200,7 +202,7 @@ def expected_seconds(
         twin = copy.deepcopy(model).train()
         trainer = Trainer(twin, split, settings, task or Classification(), teacher)
         generator = torch.Generator().manual_seed(0)
-        sizes, batches = epoch_batches(split, settings, generator, is_shared=True)
+        sizes, batches = epoch_batches(split, settings, generator, epoch=0, is_shared=True)
         # A step that is taken twice, as the first one also allocates memory and picks kernels.
         step = [*islice(batches, settings.accumulate)]
         trainer.step_(iter(step), samples=sizes[0])
@@ -228,7 +230,7 @@ def held_out_loss(
     settings = replace(settings, samples=0)
     trainer = Trainer(model, split, settings, task or Classification(), teacher)
     generator = torch.Generator().manual_seed(seed)
-    _, batches = epoch_batches(split, settings, generator, is_shared=False)
+    _, batches = epoch_batches(split, settings, generator, epoch=0, is_shared=False)
     with evaluating(model):
         losses = [float(trainer.loss(inputs, labels)) * count(inputs) for inputs, labels in batches]
     return sum(losses) / len(split)
