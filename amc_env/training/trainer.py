@@ -202,9 +202,8 @@ def _order(samples: int, in_epoch: int, generator: torch.Generator, *, epoch: in
 
 def _round(samples: int, seed: int, number: int) -> Tensor:
     """All samples in an order of their own for each time that they come."""
-    # Far from the seeds that people give, so that no other generator draws the same.
-    own = torch.Generator().manual_seed(seed + (number + 1) * 2**32)
-    return torch.randperm(samples, generator=own)
+    seeds = torch.randint(2**31, (number + 1,), generator=torch.Generator().manual_seed(seed))
+    return torch.randperm(samples, generator=torch.Generator().manual_seed(int(seeds[-1])))
 
 
 def _read(
