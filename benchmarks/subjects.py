@@ -24,6 +24,8 @@ class Subject:
         train: Calibration images are drawn from these samples.
         test: Accuracy is measured on these samples.
         is_original: For each test image whether it is as the network's training had it.
+        reencoded: Training samples that are not as the network's training had them, if there are
+            any: good enough to read without labels.
         ignore: Modules whose output channels stay.
     """
 
@@ -32,6 +34,7 @@ class Subject:
     train: Split
     test: Split
     is_original: Tensor
+    reencoded: Split | None = None
     ignore: tuple[str, ...] = ()
 
 
@@ -53,12 +56,14 @@ def published(folder: Path, name: str, *, data: Path | None = None) -> Subject:
     model = build_model(name)
     load_checkpoint_(model, folder / "models" / f"{name.replace('cifar_', 'cifar10_')}.th")
     are_original = _are_original(path, "train", len(found.train))
+    others = (~are_original).nonzero().flatten()
     return Subject(
         name=name,
         model=model.eval(),
         train=found.train.take(are_original.nonzero().flatten()),
         test=found.test,
         is_original=_are_original(path, "test", len(found.test)),
+        reencoded=found.train.take(others) if len(others) else None,
         # The channels of the residual stream stay, as in He et al. (2018).
         ignore=("conv1",),
     )

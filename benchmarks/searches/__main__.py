@@ -4,7 +4,7 @@ A seed draws the images too. Every search is a file in OUT; a search whose file 
 again. ``--table`` writes the tables of all files of this network and budget. Accuracies are of
 test images: those that are original, and all of them where ``--data`` has re-encoded ones too.
 "repaired" is the best of five finalists, repaired layer by layer; "adjusted" the same after all
-weights were trained on 6,000 images towards the original's class scores, without labels.
+weights were trained for 5 epochs of 9,000 images towards the original's class scores, without labels.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from benchmarks.subjects import Subject, add_published_options, published
 
 # As in the experiments of amc_env/configs/experiment.
 ADJUSTMENT = TrainingSettings(
-    epochs=5, learning_rate=0.03, warmup=0.1, min_steps=16, clip=1.0, weight_decay=0.0,
-    distil=1.0, shift=4, flip=True,
+    epochs=5, samples=9000, learning_rate=0.03, warmup=0.1, min_steps=16, clip=1.0,
+    weight_decay=0.0, distil=1.0, shift=4, flip=True,
 )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def _environment(options: argparse.Namespace, subject: Subject, seed: int) -> Ch
         "calibration": options.calibration,
         "validation": 1000,
         "selection": 1000,
-        "adjustment": 6000,
+        "adjustment": 45000,
     }
     return environment(
         subject, flops=options.flops, reward=options.reward, images=images, seed=seed

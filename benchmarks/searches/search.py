@@ -3,6 +3,7 @@
 import base64
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel
 from torch import nn
 
-from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, RepairSettings
+from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, RepairSettings, Split
 from amc_env.agents import make_agent
+from amc_env.data import Source
 from amc_env.env.realise import adjust
 from amc_env.evaluation import Evaluator
 from amc_env.files import write_text
@@ -86,8 +88,16 @@ def environment(
     images: Mapping[str, int],
     seed: int,
 ) -> ChannelPruningEnv:
-    """The environment of a seed's searches; ``images`` has the sizes of the drawn splits."""
+    """The environment of a seed's searches; ``images`` has the sizes of the drawn splits.
+
+    Where there are too few original images for the adjustment, it has re-encoded ones too.
+    """
     drawn = PruningData.of_training(subject.train, test=subject.test, seed=seed, **images)
+    more = images.get("adjustment", 0) - len(drawn.adjusting)
+    if more > 0 and subject.reencoded is not None:
+        drawn = replace(
+            drawn, adjustment=_with_others(drawn.adjusting, subject.reencoded, more, seed=seed)
+        )
     return ChannelPruningEnv(
         model=subject.model,
         data=drawn,
@@ -96,6 +106,12 @@ def environment(
         budget=Budget(flops=flops),
         settings=EnvSettings(ignore=subject.ignore, seed=seed, repair=RepairSettings(seed=seed)),
     )
+
+
+def _with_others(own: Source, others: Split, count: int, *, seed: int) -> Split:
+    """All of the samples, and so many random ones of the others."""
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))
+    return Split.of([(s.inputs, s.labels) for s in (own.resident(), others.take(order[:count]))])
 
 
 def search(
