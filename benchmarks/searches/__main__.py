@@ -4,7 +4,8 @@ A seed draws the images too. Every search is a file in OUT; a search whose file 
 again. ``--table`` writes the tables of all files of this network and budget. Accuracies are of
 test images: those that are original, and all of them where ``--data`` has re-encoded ones too.
 "repaired" is the best of five finalists, repaired layer by layer; "adjusted" the same after all
-weights were trained for 5 epochs of 9,000 images towards the original's class scores, without labels.
+weights were trained towards the original's class scores, without labels, for 5 epochs of 9,000
+images, re-encoded ones among them.
 """
 
 import argparse
