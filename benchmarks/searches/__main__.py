@@ -9,6 +9,7 @@ images, re-encoded ones among them.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def main() -> None:
         print(f"networks are evaluated in {env.evaluator.choice}", flush=True)
         for agent in names:
             found = (
-                adjusted_again(env, test, done[agent, seed], ADJUSTMENT)
+                adjusted_again(env, test, done[agent, seed], _adjustment(options))
                 if options.again
                 else _search(options, env, test, agent, seed)
             )
@@ -78,8 +79,12 @@ def _search(
         "reward": options.reward,
         "seed": seed,
     }
-    adjustment = None if options.repaired else ADJUSTMENT
+    adjustment = None if options.repaired else _adjustment(options)
     return search(env, test, described, episodes=options.episodes, adjustment=adjustment)
+
+
+def _adjustment(options: argparse.Namespace) -> TrainingSettings:
+    return replace(ADJUSTMENT, precision=options.precision)
 
 
 def _options() -> argparse.Namespace:
@@ -94,6 +99,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--calibration", type=int, default=3000)
+    parser.add_argument(
+        "--precision", default="auto", help="of the adjustment: auto, float32 or bfloat16"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--again", action="store_true",
