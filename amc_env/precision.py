@@ -34,7 +34,9 @@ _HOPELESS = 3.0
 _TRIAL_SAMPLES = 2
 # The samples of a measured run are so many that it takes about this long.
 _RUN_SECONDS = 0.1
-_REPEATS = 5
+_REPEATS, _FEWEST_REPEATS = 5, 2
+# All repeats together take about so long, unless they are the fewest.
+_REPEATS_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,7 @@ def measure(
     batch: Batch,
     *,
     by_scores: bool = False,
+    seconds: float = _RUN_SECONDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Choice:
     """The fastest format on this batch whose results agree with those of float32.
@@ -116,22 +119,24 @@ def measure(
     float32 with channels last is the standard. Another format is chosen only if it is clearly
     faster and, on the whole batch, gives the same classes but for 2 % of the samples; where outputs
     are no class scores, they have to be nearly the same. The measurement takes about a second, or
-    some runs on two samples where these take longer.
+    some runs on two samples where these take longer; it takes several where ``seconds`` is 1.
 
     Args:
         run: Runs the network on samples and returns class scores or other outputs (samples, ...).
         batch: Samples, on the device of the network.
         by_scores: Whether outputs have to be close, instead of the classes the same: for a step of
             training, and for outputs that are no class scores.
+        seconds: About how long a measured run takes, where the batch has enough samples: few
+            samples say little about many, since every layer costs something whatever it runs on.
         clock: Gives the time in seconds.
     """
     with own_randomness(first_tensor(batch).device):
-        samples, seconds = _times(run, batch, clock)
-        standard = next(iter(seconds))
+        samples, times = _times(run, batch, clock, seconds)
+        standard = next(iter(times))
         choice = Choice(
-            format=standard, samples=samples, seconds={str(f): s for f, s in seconds.items()}
+            format=standard, samples=samples, seconds={str(f): s for f, s in times.items()}
         )
-        for candidate in _clearly_faster(seconds, than=standard):
+        for candidate in _clearly_faster(times, than=standard):
             difference, changed = _deviation(run, batch, candidate, standard)
             if difference <= _DIFFERENCE if by_scores else changed <= _CHANGED:
                 return replace(choice, format=candidate, difference=difference, changed=changed)
@@ -159,16 +164,29 @@ def _formats(batch: Batch) -> list[Format]:
     return [Format(), Format(channels_last=False), Format(precision="bfloat16")]
 
 
-def _times(run: Run, batch: Batch, clock: Callable[[], float]) -> tuple[int, dict[Format, float]]:
+def _times(
+    run: Run, batch: Batch, clock: Callable[[], float], seconds: float
+) -> tuple[int, dict[Format, float]]:
     """Number of samples in a measured run, and its duration in seconds for each format."""
     few = first(batch, _TRIAL_SAMPLES)
     timed = partial(_medians, run, clock)
     once = timed(few, _formats(batch), repeats=1)
-    per_sample = min(once.values()) / count(few)
-    samples = min(count(batch), max(count(few), int(_RUN_SECONDS / per_sample)))
-    hopeful = [f for f in once if once[f] <= _HOPELESS * min(once.values())]
+    quickest = min(once, key=once.__getitem__)
+    samples, took = count(few), once[quickest]
+    while (more := _more(samples, took, seconds, limit=count(batch))) > samples:
+        samples = more
+        took = timed(first(batch, samples), [quickest], repeats=1)[quickest]
+    hopeful = [f for f in once if once[f] <= _HOPELESS * once[quickest]]
     scaled = {f: once[f] * samples / count(few) for f in once}
-    return samples, scaled | timed(first(batch, samples), hopeful, repeats=_REPEATS)
+    repeats = min(_REPEATS, max(_FEWEST_REPEATS, int(_REPEATS_SECONDS / max(took, 1e-9))))
+    return samples, scaled | timed(first(batch, samples), hopeful, repeats=repeats)
+
+
+def _more(samples: int, took: float, seconds: float, *, limit: int) -> int:
+    """More samples, for a run of about so many seconds; as many as before if that is near."""
+    fitting = round(samples * seconds / took) if took else limit
+    more = min(limit, 4 * samples, fitting)
+    return more if more == limit or more > 1.2 * samples else samples
 
 
 def _medians(

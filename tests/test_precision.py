@@ -26,6 +26,7 @@ class Timed:
         seconds: For a run with channels first and last in float32, and for one in bfloat16.
         per_sample: Whether these are the seconds for one sample.
         half: What is added to scores in bfloat16.
+        extra: Seconds that a run in bfloat16 takes more, whatever it runs on.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class Timed:
         *seconds: float,
         per_sample: bool = False,
         half: Tensor | None = None,
+        extra: float = 0.0,
     ) -> None:
-        self.seconds, self.per_sample = seconds, per_sample
+        self.seconds, self.per_sample, self.extra = seconds, per_sample, extra
         self.half = torch.zeros(1, 4) if half is None else half
         self.now = 0.0
         self.samples: dict[str, set[int]] = {}
@@ -45,6 +47,7 @@ class Timed:
     def __call__(self, images: Tensor) -> Tensor:
         number = 2 if is_bfloat16() else int(is_last(images))
         self.now += self.seconds[number] * (len(images) if self.per_sample else 1)
+        self.now += self.extra if number == 2 else 0.0
         self.samples.setdefault(("first", "last", "half")[number], set()).add(len(images))
         scores = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(len(images), 1)
         return scores + self.half[: len(images)] if number == 2 else scores
@@ -93,7 +96,7 @@ def test_the_fastest_format_that_agrees_is_chosen(timed: Timed, expected: Format
 def test_a_hopelessly_slow_format_is_tried_on_two_samples_only() -> None:
     timed = Timed(0.004, 0.004, 0.02, per_sample=True)
     choice = measure(timed, BATCH, clock=timed.clock)
-    assert timed.samples == {"first": {2, 25}, "last": {2, 25}, "half": {2}}
+    assert timed.samples == {"first": {2, 25}, "last": {2, 8, 25}, "half": {2}}
     assert choice.samples == 25
     assert choice.seconds[str(HALF)] == pytest.approx(25 * 0.02)
 
@@ -106,8 +109,22 @@ def test_the_slower_a_network_the_fewer_samples_it_is_measured_on(
 ) -> None:
     timed = Timed(seconds, seconds, seconds, per_sample=True)
     assert measure(timed, BATCH, clock=timed.clock).samples == pytest.approx(samples, abs=1)
-    # Three formats, twice on two samples and six times on a tenth of a second, at the most.
-    assert timed.now < 3 * (4 * seconds + 6 * max(0.1, 2 * seconds)) + 1e-6
+    # Three formats, twice on two samples and six times on a tenth of a second, at the most, and
+    # two runs for each number of samples that is tried on the way.
+    assert timed.now < 3 * (4 * seconds + 6 * max(0.1, 2 * seconds)) + 6 * 0.1
+
+
+def test_more_samples_show_what_a_few_do_not() -> None:
+    few = Timed(0.02, 0.02, 0.01, per_sample=True, extra=0.05)
+    choice = measure(few, BATCH, clock=few.clock)
+    assert (choice.samples, choice.format) == (5, LAST)
+    many = Timed(0.02, 0.02, 0.01, per_sample=True, extra=0.05)
+    choice = measure(many, BATCH, seconds=1.0, clock=many.clock)
+    assert (choice.samples, choice.format) == (50, HALF)
+    # All formats run twice on two samples, the quickest twice on 8, 32 and 50, all three times on 50;
+    # then the scores of two are compared.
+    on_few, on_the_way = 2 * (0.04 + 0.04 + 0.07), 2 * 0.02 * (8 + 32 + 50)
+    assert many.now == pytest.approx(on_few + on_the_way + 3 * (1.0 + 1.0 + 0.55) + 1.0 + 0.55)
 
 
 @pytest.mark.parametrize(("error", "expected"), [(0.05, HALF), (0.5, LAST)])

@@ -22,6 +22,9 @@ from amc_env.training.processes import mean_over_processes
 from amc_env.training.settings import TrainingSettings
 from amc_env.training.trainer import Trainer, epoch_batches
 
+# How long a run may be that chooses the precision, for each step of the training and at all.
+_RUN_PER_STEP, _SHORTEST_RUN, _LONGEST_RUN = 0.002, 0.1, 1.0
+
 
 def fit_(  # noqa: PLR0913 (all but three have defaults)
     model: nn.Module,
@@ -166,7 +169,7 @@ def with_measured_precision(
 ) -> TrainingSettings:
     """The settings with a stated precision: where it is ``auto``, the one that is faster.
 
-    Some steps are timed, without changing ``model``.
+    Some steps are timed, without changing ``model``: the more, the longer the training.
     """
     if settings.precision != "auto" or not settings.epochs:
         return settings
@@ -179,7 +182,9 @@ def with_measured_precision(
         torch.stack([x.square().mean() for x in each]).sum().backward()
         return torch.cat([x.flatten(1) for x in each], 1)
 
-    choice = measure(step, split.first(settings.batch), by_scores=True)
+    steps = settings.epochs * settings.steps(len(split))
+    seconds = min(_LONGEST_RUN, max(_SHORTEST_RUN, steps * _RUN_PER_STEP))
+    choice = measure(step, split.first(settings.batch), by_scores=True, seconds=seconds)
     return replace(settings, precision=choice.format.precision)
 
 
