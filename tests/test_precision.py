@@ -121,8 +121,8 @@ def test_more_samples_show_what_a_few_do_not() -> None:
     many = Timed(0.02, 0.02, 0.01, per_sample=True, extra=0.05)
     choice = measure(many, BATCH, seconds=1.0, clock=many.clock)
     assert (choice.samples, choice.format) == (50, HALF)
-    # All formats run twice on two samples, the quickest twice on 8, 32 and 50, all three times on 50;
-    # then the scores of two are compared.
+    # All formats run twice on two samples, the quickest twice on 8, 32 and 50, all three times on
+    # 50; then the scores of two are compared.
     on_few, on_the_way = 2 * (0.04 + 0.04 + 0.07), 2 * 0.02 * (8 + 32 + 50)
     assert many.now == pytest.approx(on_few + on_the_way + 3 * (1.0 + 1.0 + 0.55) + 1.0 + 0.55)
 
