@@ -76,6 +76,7 @@ def _parts(
     yield f"**Claim.** {study.claim}"
     yield f"**Command.** `{plan.order.command(plan.folder)}`"
     yield _CAUTIONS.get(plan.order.scale, "")
+    yield _progress(plan)
     yield _comparison(plan)
     yield "\n".join(f"- {text}" for text in (*study.differences, *plan.scale.differences))
     if cells:
@@ -84,6 +85,12 @@ def _parts(
     yield _missing(plan)
     yield "\n\n".join(f"![{path.stem}]({path.stem}.svg)" for path in drawn)
     yield "\n".join(_failures(plan))
+
+
+def _progress(plan: Plan) -> str:
+    """How many runs are finished, where some are not."""
+    done, total = len(finished(plan.runs)), len(plan.runs)
+    return f"**{done} of {total} runs are finished.**" if done < total else ""
 
 
 def _comparison(plan: Plan) -> str:

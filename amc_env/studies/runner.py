@@ -40,6 +40,9 @@ def run_study(plan: Plan, prune: RunJob, *, crew: Crew) -> int:
     run_all = _run_each if crew.workers == 1 else partial(_run_side_by_side, crew)
     status = run_all(plan, pending, preparations, work)
     if status == INTERRUPTED:
+        if finished(plan.runs):
+            page.write(plan)
+            say(f"the table of the runs that are finished is {plan.folder / page.TABLE}.md")
         say(f"to go on with the study: {plan.order.command(plan.folder)}")
         return status
     preparations.tidy([])

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from amc_env.pipeline.command import INTERRUPTED, Job
+from amc_env.pipeline.crew import Crew
 from amc_env.studies import page
-from amc_env.studies.plan import Order, Plan, PlannedRun
+from amc_env.studies.plan import Order, Plan, PlannedRun, read_plan
 from amc_env.studies.rows import tabulated
+from amc_env.studies.runner import run_study
 from amc_env.studies.study import Scale, Study, cells
 
 STUDY = Study.model_validate(
@@ -34,10 +37,13 @@ STUDY = Study.model_validate(
 RIGHT = {"accuracy": (6, 8), "entropy": (4, 5)}
 
 
-def finish(run: PlannedRun, *, is_marked: bool = False, **others: Any) -> None:
+def finish(
+    run: PlannedRun, *, right: int | None = None, is_marked: bool = False, **others: Any
+) -> None:
     """Leave what a finished run leaves."""
     run.folder.mkdir(parents=True)
-    right = RIGHT[run.cell.values["reward"]][run.cell.seed]
+    if right is None:
+        right = RIGHT[run.cell.values["reward"]][run.cell.seed]
     names, accuracies = ["original", "ddpg, finetuned"], [0.9, right / 10]
     metrics = {
         "agent": "ddpg", "model": "net", "data": "digits", "seed": run.cell.seed,
@@ -155,3 +161,27 @@ def test_a_reference_that_no_row_has_is_refused() -> None:
     wrong = STUDY.model_dump() | {"reference": {"reward": "loss"}}
     with pytest.raises(ValueError, match="value of axis reward 'loss' does not exist"):
         Study.model_validate(wrong)
+
+
+def test_an_interrupted_study_leaves_the_table_of_what_is_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = read_plan(["study=capacity_sigma", "model.checkpoint=a.th", f"folder={tmp_path}"])
+    waiting = list(plan.runs)
+
+    def prune(job: Job) -> int:
+        if len(waiting) == 2:
+            raise KeyboardInterrupt
+        finish(waiting.pop(0), right=5)
+        return 0
+
+    assert run_study(plan, prune, crew=Crew()) == INTERRUPTED
+    text, total = (tmp_path / "table.md").read_text(), len(plan.runs)
+    assert f"**{total - 2} of {total} runs are finished.**" in text
+    assert f"the table of the runs that are finished is {tmp_path / 'table.md'}" in (
+        capsys.readouterr().out
+    )
+    for run in waiting:
+        finish(run, right=5)
+    page.write(plan)
+    assert "runs are finished" not in (tmp_path / "table.md").read_text()
