@@ -169,7 +169,7 @@ def test_an_interrupted_study_leaves_the_table_of_what_is_finished(
     plan = read_plan(["study=capacity_sigma", "model.checkpoint=a.th", f"folder={tmp_path}"])
     waiting = list(plan.runs)
 
-    def prune(job: Job) -> int:
+    def prune(_: Job) -> int:
         if len(waiting) == 2:
             raise KeyboardInterrupt
         finish(waiting.pop(0), right=5)
