@@ -87,7 +87,7 @@ def draw(plan: Plan) -> Iterator[Path]:
             if title.startswith("minus")
         }
         named = ", ".join(run.cell.values.values())
-        label = f"{named}: rank correlation with minus the realised loss"
+        label = f"{named}: rank correlation\nwith minus the realised loss"
         yield draw_forest(groups, plan.folder / f"correlations-{number}", label=label)
 
 
