@@ -117,6 +117,7 @@ class Ddpg(Searcher):
                 device="cpu",
                 tensorboard_log=_folder(recorder),
             )
+            _leave_nothing_behind_(model)
             if plans:
                 _demonstrate_(model, recorder, plans[:episodes])
             left = episodes - len(recorder.episodes)
@@ -185,7 +186,7 @@ class Learner(Searcher):
         algorithm = _algorithm(self.algorithm)
         log = _folder(recorder)
         try:
-            return algorithm(
+            model = algorithm(
                 "MlpPolicy", recorder, seed=seed, device="cpu", tensorboard_log=log, **given
             )
         except (TypeError, ValueError, AttributeError, KeyError, AssertionError) as error:
@@ -193,6 +194,8 @@ class Learner(Searcher):
                 f"agent {self.algorithm!r} cannot be made with the options {dict(self.options)}: "
                 f"{str(error) or type(error).__name__}"
             ) from error
+        _leave_nothing_behind_(model)
+        return model
 
     def _learning_steps(self, given: Mapping[str, Any], *, steps: int, episodes: int) -> int:
         """How many steps to learn for: whole rollouts that leave room for a last episode."""
@@ -279,6 +282,14 @@ def _rehearsal(recorder: Recorder) -> "Rehearsal | None":
     from amc_env.agents.rehearsal import Rehearsal
 
     return Rehearsal(recorder.pruning)
+
+
+def _leave_nothing_behind_(model: "BaseAlgorithm") -> None:
+    """Take its own logger from a learner without a log, which makes a temporary folder for it."""
+    from stable_baselines3.common.logger import Logger
+
+    if model.tensorboard_log is None:
+        model.set_logger(Logger(folder=None, output_formats=[]))
 
 
 def _play_greedily(model: "BaseAlgorithm", recorder: Recorder) -> None:

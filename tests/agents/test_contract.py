@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,15 @@ def test_the_network_is_not_modified(name: str) -> None:
     before, after = tiny().state_dict(), model.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert not model.training
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_search_leaves_no_temporary_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    make(name).search(env_of(), episodes=EPISODES, seed=0)
+    assert list(tmp_path.iterdir()) == []
 
 
 @every_agent
