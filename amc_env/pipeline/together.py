@@ -5,6 +5,7 @@ The others wait for its trainings, take part in each, and forget it again.
 """
 
 import copy
+import gc
 import os
 import pickle
 from collections.abc import Mapping
@@ -144,6 +145,10 @@ def _broadcast(content: bytes | None) -> bytes:
 def _end() -> None:
     from torch import distributed as dist
 
+    # Where one process left before another, or what had trained together still held the group, a
+    # process was aborted now and then when all was done.
+    gc.collect()
+    dist.barrier()
     dist.destroy_process_group()
 
 
