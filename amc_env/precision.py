@@ -35,8 +35,6 @@ _TRIAL_SAMPLES = 2
 # The samples of a measured run are so many that it takes about this long.
 _RUN_SECONDS = 0.1
 _REPEATS, _FEWEST_REPEATS = 5, 2
-# All repeats together take about so long, unless they are the fewest.
-_REPEATS_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +126,7 @@ def measure(
             training, and for outputs that are no class scores.
         seconds: About how long a measured run takes, where the batch has enough samples: few
             samples say little about many, since every layer costs something whatever it runs on.
+            Longer runs are repeated less.
         clock: Gives the time in seconds.
     """
     with own_randomness(first_tensor(batch).device):
@@ -178,7 +177,7 @@ def _times(
         took = timed(first(batch, samples), [quickest], repeats=1)[quickest]
     hopeful = [f for f in once if once[f] <= _HOPELESS * once[quickest]]
     scaled = {f: once[f] * samples / count(few) for f in once}
-    repeats = min(_REPEATS, max(_FEWEST_REPEATS, int(_REPEATS_SECONDS / max(took, 1e-9))))
+    repeats = max(_FEWEST_REPEATS, round(_REPEATS * _RUN_SECONDS / seconds))
     return samples, scaled | timed(first(batch, samples), hopeful, repeats=repeats)
 
 

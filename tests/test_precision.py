@@ -102,16 +102,19 @@ def test_a_hopelessly_slow_format_is_tried_on_two_samples_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "samples"), [(1.0, 2), (0.01, 10), (0.001, 50)], ids=["slow", "fair", "fast"]
+    ("seconds", "samples", "on_the_way"),
+    [(1.0, 2, 0), (0.01, 10, 8 + 10), (0.001, 50, 8 + 32 + 50)],
+    ids=["slow", "fair", "fast"],
 )
 def test_the_slower_a_network_the_fewer_samples_it_is_measured_on(
-    seconds: float, samples: int
+    seconds: float, samples: int, on_the_way: int
 ) -> None:
     timed = Timed(seconds, seconds, seconds, per_sample=True)
     assert measure(timed, BATCH, clock=timed.clock).samples == pytest.approx(samples, abs=1)
     # Three formats, twice on two samples and six times on a tenth of a second, at the most, and
-    # two runs for each number of samples that is tried on the way.
-    assert timed.now < 3 * (4 * seconds + 6 * max(0.1, 2 * seconds)) + 6 * 0.1
+    # one of them twice on each number of samples that is tried on the way.
+    tried = 2 * seconds * on_the_way
+    assert timed.now < 3 * (4 * seconds + 6 * max(0.1, 2 * seconds)) + tried + 1e-6
 
 
 def test_more_samples_show_what_a_few_do_not() -> None:
