@@ -117,7 +117,7 @@ class Ddpg(Searcher):
                 device="cpu",
                 tensorboard_log=_folder(recorder),
             )
-            _leave_nothing_behind_(model)
+            _log_nowhere_unless_asked_(model)
             if plans:
                 _demonstrate_(model, recorder, plans[:episodes])
             left = episodes - len(recorder.episodes)
@@ -194,7 +194,7 @@ class Learner(Searcher):
                 f"agent {self.algorithm!r} cannot be made with the options {dict(self.options)}: "
                 f"{str(error) or type(error).__name__}"
             ) from error
-        _leave_nothing_behind_(model)
+        _log_nowhere_unless_asked_(model)
         return model
 
     def _learning_steps(self, given: Mapping[str, Any], *, steps: int, episodes: int) -> int:
@@ -284,7 +284,7 @@ def _rehearsal(recorder: Recorder) -> "Rehearsal | None":
     return Rehearsal(recorder.pruning)
 
 
-def _leave_nothing_behind_(model: "BaseAlgorithm") -> None:
+def _log_nowhere_unless_asked_(model: "BaseAlgorithm") -> None:
     """Take its own logger from a learner without a log, which makes a temporary folder for it."""
     from stable_baselines3.common.logger import Logger
 

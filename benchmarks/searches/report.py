@@ -25,7 +25,7 @@ def markdown(found: Sequence[Found], images: Mapping[str, Mask], *, reference: s
         images: Which of the test images count, as masks by their names.
         reference: The agent that others are compared with.
     """
-    rows = stages = [stage for stage in _STAGES if all(stage in one.is_right for one in found)]
+    stages = [stage for stage in _STAGES if all(stage in one.is_right for one in found)]
     heads = [
         "agent", "reward", "seeds", "episodes", "MACs", "parameters", "best reward",
         *(f"{stage}, {name}" for name in images for stage in stages),
