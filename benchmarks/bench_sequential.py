@@ -38,7 +38,7 @@ class Half:
     @classmethod
     def of(cls, subject: Subject, *, flops: float) -> "Half":
         """A network at one sparsity for all groups."""
-        graph = ChannelGraph(subject.model, subject.train.inputs[:2], ignore=subject.ignore)
+        graph = ChannelGraph(subject.model, subject.train.first(2), ignore=subject.ignore)
         counts = BudgetKeeper(graph, Budget(flops=flops)).scaled({})
         return cls(subject=subject, graph=graph, counts=counts)
 

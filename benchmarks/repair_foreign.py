@@ -75,15 +75,16 @@ def trained(shared: Path, name: str, images: list[int], settings: RepairSettings
     """Rows of a CIFAR-10 ResNet, one for every number of calibration images."""
     subject = published(shared, f"cifar_{name}")
     model = subject.model
-    drawn = PruningData.of_training(
+    data = PruningData.of_training(
         subject.train, test=subject.test, calibration=max(images), validation=1, seed=0
-    ).calibration
+    )
+    drawn = data.calibration.first(max(images))
     judge = Evaluator(subject.test, precision="float32")
-    small = pruned(model, drawn.inputs, macs=0.5)
+    small = pruned(model, drawn, macs=0.5)
     for count in images:
-        repaired, seconds = timed(small, model, drawn.inputs[:count], settings)
+        repaired, seconds = timed(small, model, drawn[:count], settings)
         accuracies = [f"{judge.evaluate(network):.4f}" for network in (model, small, repaired)]
-        ratio = f"{share(small, model, drawn.inputs):.3f}"
+        ratio = f"{share(small, model, drawn):.3f}"
         yield row(name, str(count), ratio, "accuracy", *accuracies, seconds)
 
 

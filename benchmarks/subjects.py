@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amc_env import Split
+from amc_env.data import Source
 from amc_env.data.datasets import arrays, digits
 from amc_env.models import build_model, load_checkpoint_
 from amc_env.training import TrainingSettings, fit_
@@ -31,10 +31,10 @@ class Subject:
 
     name: str
     model: nn.Module
-    train: Split
-    test: Split
+    train: Source
+    test: Source
     is_original: Tensor
-    reencoded: Split | None = None
+    reencoded: Source | None = None
     ignore: tuple[str, ...] = ()
 
 
@@ -61,7 +61,7 @@ def published(folder: Path, name: str, *, data: Path | None = None) -> Subject:
         name=name,
         model=model.eval(),
         train=found.train.take(are_original.nonzero().flatten()),
-        test=found.test,
+        test=found.test.resident(),
         is_original=_are_original(path, "test", len(found.test)),
         reencoded=found.train.take(others) if len(others) else None,
         # The channels of the residual stream stay, as in He et al. (2018).

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amc_env.data.folders import Preparation, folder_streams
+from amc_env.data.images import Images
 from amc_env.data.sources import Source
 from amc_env.data.splits import Split, stratified_order
 from amc_env.data.streams import Reading
@@ -155,8 +156,8 @@ def arrays(
         parts = {name: file[name] for name in ("train_x", "train_y", "test_x", "test_y")}
         marked = file["test_lossless"] if "test_lossless" in file.files else None
     return Dataset(
-        train=_split(parts["train_x"], parts["train_y"], (mean, deviation)),
-        test=_split(parts["test_x"], parts["test_y"], (mean, deviation)),
+        train=_images(parts["train_x"], parts["train_y"], (mean, deviation)),
+        test=_images(parts["test_x"], parts["test_y"], (mean, deviation)),
         # With every image original there is nothing to tell apart.
         test_originals=None if marked is None or marked.all() else torch.from_numpy(marked),
     )
@@ -186,7 +187,7 @@ def image_folder(
     for found in (train, test):
         images = [resize(pil_to_tensor(image), [size, size]) for image, _ in found]
         pixels = torch.stack(images).permute(0, 2, 3, 1).numpy()
-        splits.append(_split(pixels, np.array(found.targets), (mean, deviation)))
+        splits.append(_images(pixels, np.array(found.targets), (mean, deviation)))
     return Dataset(train=splits[0], test=splits[1])
 
 
@@ -338,7 +339,7 @@ def _downloaded(
             "give its folder as data.options.path, or data=arrays"
         ) from error
     train, test = (
-        _split(_pixels(part.data), torch.as_tensor(part.targets).numpy(), scale) for part in parts
+        _images(_pixels(part.data), torch.as_tensor(part.targets).numpy(), scale) for part in parts
     )
     return Dataset(train=train, test=test)
 
@@ -359,24 +360,19 @@ def _folder(path: Path) -> "ImageFolder":
     return ImageFolder(str(path))
 
 
-def _split(
+def _images(
     images: NDArray[np.uint8],
     labels: NDArray[Any],
     scale: tuple[tuple[float, ...], tuple[float, ...]],
-) -> Split:
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != labels.size:
+) -> Images:
+    if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(
-            f"images are {images.dtype} {images.shape} with {labels.size} labels; "
-            "give bytes (samples, height, width, channels) and a label for each"
+            f"images are {images.dtype} {images.shape}; "
+            "give bytes (samples, height, width, channels)"
         )
-    if not len(scale[0]) == len(scale[1]) == images.shape[3]:
-        raise ValueError(
-            f"images have {images.shape[3]} channels, but mean is {scale[0]} and deviation "
-            f"{scale[1]}; give a number for each channel"
-        )
-    mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in scale)
-    pixels: Tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return Split(
-        inputs=((pixels - mean) / deviation).contiguous(),
+    return Images(
+        pixels=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
         labels=torch.from_numpy(labels).long().flatten(),
+        mean=tuple(scale[0]),
+        deviation=tuple(scale[1]),
     )

@@ -108,10 +108,11 @@ def environment(
     )
 
 
-def _with_others(own: Source, others: Split, count: int, *, seed: int) -> Split:
+def _with_others(own: Source, others: Source, count: int, *, seed: int) -> Split:
     """All of the samples, and so many random ones of the others."""
     order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))
-    return Split.of([(s.inputs, s.labels) for s in (own.resident(), others.take(order[:count]))])
+    both = own, others.take(order[:count])
+    return Split.of([(samples.first(len(samples)), samples.labels) for samples in both])
 
 
 def search(

@@ -52,11 +52,11 @@ def test_folders_of_images_are_classes_in_their_order(tmp_path: Path) -> None:
         write_image(tmp_path / part / "dog" / "one.png", (0, 102, 0), (5, 12))
     write_image(tmp_path / "train" / "dog" / "two.png", (0, 204, 0), (8, 8))
     data = load_dataset("image_folder", {"path": f"{tmp_path}", "size": 6, **PLAIN})
-    assert data.train.inputs.shape == (3, 3, 6, 6)
+    assert data.train.first(3).shape == (3, 3, 6, 6)
     assert data.train.labels.tolist() == [0, 1, 1]
     assert data.test.labels.tolist() == [0, 1]
     torch.testing.assert_close(
-        data.train.inputs[:, :, 2, 3].T,
+        data.train.first(3)[:, :, 2, 3].T,
         torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.4, 0.8], [0.2, 0.0, 0.0]]),
     )
 
@@ -91,9 +91,9 @@ def test_cifar_is_read_as_torchvision_keeps_it(
     names = {"label_names": ["plane"]}
     monkeypatch.setitem(CIFAR10.meta, "md5", written("batches.meta", names))
     data = load_dataset("cifar10", {"path": f"{tmp_path}", **PLAIN})
-    assert torch.equal(data.train.inputs, torch.from_numpy(pixels) / 255)
+    assert torch.equal(data.train.first(3), torch.from_numpy(pixels) / 255)
     assert data.train.labels.tolist() == [3, 7]
-    assert data.test.inputs[0, 2, 4, 5] == 1.0
+    assert data.test.first(1)[0, 2, 4, 5] == 1.0
     assert data.test.labels.tolist() == [1]
 
 
@@ -114,9 +114,9 @@ def test_grey_images_are_read_as_torchvision_keeps_them(
         sizes = np.array([0x0801, count], ">i4").tobytes()
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(sizes + bytes(range(count)))
     data = load_dataset(name, {"path": f"{tmp_path}", "mean": (0.5,), "deviation": (0.5,)})
-    assert data.train.inputs.shape == (3, 1, 28, 28)
-    assert data.train.inputs[2, 0, 4, 5] == 1.0
-    assert data.train.inputs.sum() == -(3 * 28 * 28 - 2)
+    assert data.train.first(3).shape == (3, 1, 28, 28)
+    assert data.train.first(3)[2, 0, 4, 5] == 1.0
+    assert data.train.first(3).sum() == -(3 * 28 * 28 - 2)
     assert data.test.labels.tolist() == [0, 1]
 
 
@@ -146,9 +146,9 @@ def test_a_download_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train_x": IMAGES / 2}, r"images are float64 \(4, 5, 6, 3\) with 4 labels; give bytes"),
-        ({"test_x": IMAGES[0]}, r"images are uint8 \(5, 6, 3\) with 4 labels; give bytes"),
-        ({"train_y": LABELS[:3]}, "with 3 labels; give bytes .* and a label for each"),
+        ({"train_x": IMAGES / 2}, r"images are float64 \(4, 5, 6, 3\); give bytes"),
+        ({"test_x": IMAGES[0]}, r"images are uint8 \(5, 6, 3\); give bytes"),
+        ({"train_y": LABELS[:3]}, r"labels have the shape \(3,\); give one for each of 4 images"),
         ({"test_x": IMAGES[..., :1]}, "images have 1 channels, but mean is"),
     ],
 )
@@ -157,7 +157,7 @@ def test_arrays_that_are_no_images_are_refused(
 ) -> None:
     parts = {"train_x": IMAGES, "train_y": LABELS, "test_x": IMAGES, "test_y": LABELS}
     np.savez(tmp_path / "good.npz", **parts)
-    assert load_dataset("arrays", {"path": f"{tmp_path}/good.npz"}).train.inputs.shape[1] == 3
+    assert load_dataset("arrays", {"path": f"{tmp_path}/good.npz"}).train.shapes == ((3, 5, 6),)
     np.savez(tmp_path / "bad.npz", **{**parts, **change})
     with pytest.raises(ValueError, match=message):
         load_dataset("arrays", {"path": f"{tmp_path}/bad.npz"})
