@@ -8,6 +8,7 @@ import the main script again, so a script that uses workers needs no guard.
 """
 
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -143,7 +144,7 @@ class LocalProcess(Process):
             max_workers=1,
             context=get_context("loky"),
             initializer=_begin_process,
-            initargs=(os.getpid(),),
+            initargs=(os.getpid(), self._path.parent),
             # Of the mapped file ever more is in memory, which is no leak.
             env={"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18", "OMP_NUM_THREADS": str(self._threads)},
         )
@@ -196,14 +197,16 @@ def _found(path: Path, threads: int, asked: object) -> Any:
     return told(lambda: _work(path, threads)(asked))
 
 
-def _begin_process(parent: int) -> None:
+def _begin_process(parent: int, folder: Path) -> None:
     """Leave Ctrl-C to the process that started this one, and end together with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent, folder), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
+def _end_with(parent: int, folder: Path) -> None:
     # A process whose parent was killed is told nothing; it has another parent then.
     while os.getppid() == parent:
         time.sleep(1.0)
+    # Nobody else is left to remove it.
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)

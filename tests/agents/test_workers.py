@@ -314,22 +314,26 @@ with Workers(env, workers=2) as workers:
 @pytest.mark.slow
 @needs_processes
 def test_a_script_needs_no_guard_and_its_workers_end_with_it(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
+    script, temporary = tmp_path / "script.py", tmp_path / "temporary"
     script.write_text(SCRIPT)
+    temporary.mkdir()
     paths = [str(Path(__file__).parents[1]), *sys.path]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "TMPDIR": f"{temporary}"}
+    environ = {**os.environ, **own}
     command = [sys.executable, str(script)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
         assert process.stdout is not None
         pids = process.stdout.readline().split()
         were_running = [is_running(pid) for pid in pids]
+        shared = list(temporary.glob("amc_env-*/work.pt"))
         process.kill()
     # Otherwise nothing would have ended with the script.
-    assert were_running == [True, True]
+    assert (were_running, len(shared)) == ([True, True], 1)
     deadline = time.monotonic() + 120
     while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(is_running, pids))
+    assert not list(temporary.glob("amc_env-*"))
 
 
 @pytest.mark.slow
