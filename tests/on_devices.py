@@ -19,6 +19,7 @@ from amc_env import (
 )
 from amc_env.agents import search
 from amc_env.criteria import make_criterion
+from amc_env.data import Images, Source
 from amc_env.env.realise import adjust
 from amc_env.latency import Conditions, LatencyTable
 from amc_env.latency.measuring import MeasureSettings, measure
@@ -56,12 +57,20 @@ def repaired(device: Device) -> list[Tensor]:
     return [p for model in models for p in model.parameters()]
 
 
-def trained(device: Device) -> list[Tensor]:
+def trained(device: Device, data: Source | None = None) -> list[Tensor]:
     """Parameters after a training."""
     model: nn.Module = tiny().to(device)
-    data: Split = tiny_data().validation.to(device)
+    data = (data or tiny_data().validation).to(device)
     fit_(model, data, TrainingSettings(epochs=2, shift=1, flip=True, precision="float32"), seed=3)
     return [p.detach().cpu() for p in model.parameters()]
+
+
+def trained_on_bytes(device: Device) -> list[Tensor]:
+    """Parameters after a training on images that are held as bytes."""
+    numbers = tiny_data().validation
+    pixels = (32 * numbers.inputs + 128).clamp(0, 255).byte()
+    data = Images(pixels=pixels, labels=numbers.labels, mean=(0.5,), deviation=(0.125,))
+    return trained(device, data)
 
 
 def adjusted(device: Device) -> list[Tensor]:

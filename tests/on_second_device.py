@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from on_devices import adjusted, outcome, repaired, trained
+from on_devices import adjusted, outcome, repaired, trained, trained_on_bytes
 from pruning import samples, tiny
 from second_device import DEVICE, MISSING, Elsewhere, Second
 from torch import Tensor
@@ -94,7 +94,7 @@ def test_rewards_on_a_device_without_float64(name: str) -> None:
     assert reward == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("parameters", [trained, adjusted])
+@pytest.mark.parametrize("parameters", [trained, trained_on_bytes, adjusted])
 def test_training(parameters: Callable[[torch.device | str], list[Tensor]]) -> None:
     for mine, other in zip(parameters(DEVICE), parameters("cpu"), strict=True):
         assert torch.equal(mine, other)

@@ -6,7 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from on_devices import TASKS, adjusted, measured, of_task, outcome, repaired, trained
+from on_devices import (
+    TASKS,
+    adjusted,
+    measured,
+    of_task,
+    outcome,
+    repaired,
+    trained,
+    trained_on_bytes,
+)
 from pruning import samples, tiny, tiny_data
 from torch import Tensor
 
@@ -96,7 +105,7 @@ def test_tasks_come_to_the_same(name: str) -> None:
     assert of_task(name, DEVICE) == pytest.approx(of_task(name, "cpu"), rel=1e-3)
 
 
-@pytest.mark.parametrize("parameters", [trained, adjusted])
+@pytest.mark.parametrize("parameters", [trained, trained_on_bytes, adjusted])
 def test_training_comes_to_the_same(parameters: Callable[[str], list[Tensor]]) -> None:
     for there, here in zip(parameters(DEVICE), parameters("cpu"), strict=True):
         assert torch.allclose(there, here, rtol=1e-3, atol=1e-4)

@@ -113,7 +113,7 @@ class Images(Source):
 
     def _read(self, index: Tensor | slice) -> Tensor:
         mean, deviation = (
-            torch.tensor(values, device=self.device).view(-1, 1, 1)
+            torch.tensor(values).view(-1, 1, 1).to(self.device)
             for values in (self.mean, self.deviation)
         )
         return (self.pixels[index].float() / 255 - mean) / deviation
