@@ -61,19 +61,40 @@ def with_right(found: Found, agent: str, seed: int, bits: list[bool]) -> Found:
     return found.model_copy(update=changes)
 
 
-def test_differences_are_paired_over_the_images(found: Found) -> None:
-    three = [
+def compared(*found: Found) -> list[list[str]]:
+    """The cells of the table's lines, of all images that there are."""
+    table = markdown(found, {"all": np.ones(found[0].tests, dtype=bool)}, reference="ours")
+    return [[c.strip() for c in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+
+
+def test_differences_are_paired_over_images_and_seeds(found: Found) -> None:
+    ours, other = compared(
         with_right(found, "ours", 0, [True, True, True, False]),
+        with_right(found, "ours", 1, [True, True, False, False]),
+        # Of a seed that the other has not.
+        with_right(found, "ours", 2, [True, True, True, True]),
         with_right(found, "other", 0, [True, False, True, False]),
-        with_right(found, "other", 1, [True, False, False, False]),
-    ]
-    table = markdown(three, {"4 images": np.ones(4, dtype=bool)}, reference="ours")
-    ours, other = ([c.strip() for c in line.split("|")[1:-1]] for line in table.splitlines()[2:])
-    assert ours[7:] == ["75.00", "75.00", ""]
-    gained = np.array([0.0, -1.0, -0.5, 0.0])
+        with_right(found, "other", 1, [True, False, False, True]),
+    )
+    assert ours[7:] == ["75.00 (50.00 to 100.00)"] * 2 + [""]
+    gained = np.array([0.0, -1.0, 0.0, 0.5])
     half = 1.96 * gained.std(ddof=1) / 2
     assert other[2] == "2"
-    assert other[7:] == ["37.50 (25.00 to 50.00)"] * 2 + [f"-37.50 ± {100 * half:.2f}"]
+    assert other[7:] == ["50.00 (50.00 to 50.00)"] * 2 + [f"-12.50 ± {100 * half:.2f}"]
+
+
+def test_where_no_seed_is_shared_there_is_no_difference(found: Found) -> None:
+    one = with_right(found, "ours", 0, [True, False])
+    assert compared(one, with_right(found, "other", 1, [True, True]))[1][-1] == ""
+
+
+def test_an_agent_is_compared_with_itself_under_another_reward(found: Found) -> None:
+    one = with_right(found, "ours", 0, [True, False])
+    other = with_right(found, "ours", 0, [True, True]).model_copy(update={"reward": "accuracy"})
+    first, second = compared(one, other)
+    assert first[-1] == ""
+    assert second[1] == "accuracy"
+    assert second[-1].startswith("+50.00 ± ")
 
 
 def test_without_an_adjustment_repaired_networks_are_compared(found: Found) -> None:

@@ -23,7 +23,8 @@ def markdown(found: Sequence[Found], images: Mapping[str, Mask], *, reference: s
     Args:
         found: Searches of one network at one budget.
         images: Which of the test images count, as masks by their names.
-        reference: The agent that others are compared with.
+        reference: The agent that others are compared with, by the seeds that both have. Of several
+            rewards it is paid by that of the first of its searches.
     """
     stages = [stage for stage in _STAGES if all(stage in one.is_right for one in found)]
     heads = [
@@ -64,9 +65,10 @@ class _Row:
         for mask in images.values():
             for stage in stages:
                 self.cells.append(_range([100 * one.right(stage)[mask].mean() for one in own]))
-        aim = [one for one in found if one.title == reference]
-        for mask in images.values():
-            self.cells.append("" if title == reference else _difference(own, aim, mask, stages[-1]))
+        first = next((_line(one) for one in found if one.title == reference), line)
+        aim = {one.seed: one for one in found if _line(one) == first != line}
+        pairs = [(one, aim[one.seed]) for one in own if one.seed in aim]
+        self.cells += [_difference(pairs, mask, stages[-1]) for mask in images.values()]
 
 
 def reached(found: Sequence[Found], *, ends: Sequence[int] = (25, 50, 100)) -> str:
@@ -94,16 +96,11 @@ def _range(values: Sequence[float]) -> str:
     return middle if len(values) == 1 else f"{middle} ({min(values):.2f} to {max(values):.2f})"
 
 
-def _difference(own: Sequence[Found], reference: Sequence[Found], mask: Mask, stage: str) -> str:
-    """Points gained on the reference, paired over the images, of the mean over seeds."""
-    if not reference:
+def _difference(pairs: Sequence[tuple[Found, Found]], mask: Mask, stage: str) -> str:
+    """Points that the first ones gain on the second, paired over images, in the mean over seeds."""
+    if not pairs:
         return ""
-    gained = _by_image(own, mask, stage) - _by_image(reference, mask, stage)
-    return (
-        f"{100 * gained.mean():+.2f} ± {100 * _WIDE * gained.std(ddof=1) / len(gained) ** 0.5:.2f}"
-    )
-
-
-def _by_image(found: Sequence[Found], mask: Mask, stage: str) -> NDArray[np.float64]:
-    mean: NDArray[np.float64] = np.mean([one.right(stage)[mask] for one in found], axis=0)
-    return mean
+    by_seed = [own.right(stage)[mask] * 1.0 - aim.right(stage)[mask] for own, aim in pairs]
+    gained: NDArray[np.float64] = np.mean(by_seed, axis=0)
+    half = _WIDE * gained.std(ddof=1) / len(gained) ** 0.5
+    return f"{100 * gained.mean():+.2f} ± {100 * half:.2f}"

@@ -132,7 +132,7 @@ def search(
         episodes: The greatest number of episodes.
         adjustment: How the weights are adjusted without labels; None where they are not.
     """
-    agent = _agent(described["agent"], described["options"])
+    agent = agent_of(described["agent"], described["options"])
     result = agent.search(env, episodes=episodes, seed=described["seed"])
     seconds = {"search": result.seconds}
     for phase in ("evaluate", "repair", "compact"):
@@ -199,7 +199,7 @@ def packed_right(test: Evaluator, network: nn.Module) -> str:
     return base64.b64encode(np.packbits(is_right.numpy()).tobytes()).decode()
 
 
-def _agent(name: str, options: str) -> Any:
+def agent_of(name: str, options: str) -> Any:
     """The agent of a file in ``configs/agent``, with options such as ``sigma=0.1 gamma=0``."""
     file = OmegaConf.load(AGENT_FILES / f"{name}.yaml")
     given = OmegaConf.to_container(OmegaConf.merge(file, {"options": _own(options)}))
