@@ -2,8 +2,8 @@
 
 import os
 import signal
+import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -137,19 +137,33 @@ def test_a_run_whose_process_is_killed_is_run_by_a_fresh_one(
     assert "finished the run for" in said.out
 
 
+WAITING = """
+import signal, sys
+from pathlib import Path
+from test_crew import Crew, jobs_in, noting
+
+sys.exit(Crew(workers=2).run(jobs_in(Path(sys.argv[1])), noting(lambda _: signal.pause())))
+"""
+
+
 @pytest.mark.slow
 @needs_processes
 def test_an_interruption_ends_runs_side_by_side(tmp_path: Path) -> None:
-    def wait(_: Job) -> None:
-        signal.pause()
-
-    def interrupt() -> None:
-        while not [*tmp_path.glob("*/pid-*")]:
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": paths},
+        # Where the tests run in the background, a shell has told them to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not [*tmp_path.glob("*/pid-*")] and time.monotonic() < deadline:
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt, daemon=True).start()
-    assert Crew(workers=2).run(jobs_in(tmp_path), noting(wait)) == INTERRUPTED
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == INTERRUPTED
+    finally:
+        process.kill()
     found = [str(pid) for pids in pids_in(tmp_path) for pid in pids]
     assert found
     assert not any(map(is_running, found))
