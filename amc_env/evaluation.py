@@ -6,9 +6,19 @@ from math import ceil
 from typing import get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amc_env.batches import Batch, call, in_parts, joined, mapped, taken, tensors_in
+from amc_env.batches import (
+    Batch,
+    call,
+    first_tensor,
+    in_parts,
+    joined,
+    mapped,
+    taken,
+    tensors_in,
+)
 from amc_env.calibration.hooks import evaluating
 from amc_env.data import Source, Split
 from amc_env.folding import Fold, folded
@@ -148,3 +158,21 @@ class Evaluator:
         if isinstance(outputs, Tensor):
             return outputs
         return torch.cat([x.flatten(1) for x in tensors_in(outputs)], 1)
+
+
+@torch.no_grad()
+def hardest_first(split: Source, model: nn.Module) -> list[int]:
+    """The numbers of a split's samples, those first on which a classifier has the greatest loss.
+
+    What a classifier is sure of is seldom lost by pruning it, so a race is over earlier where the
+    other samples come first.
+
+    Raises:
+        ValueError: The samples have no labels.
+    """
+    if split.labels is None:
+        raise ValueError("the samples have no labels; the loss on each of them needs labels")
+    scores = first_tensor(Evaluator(split, precision="float32").outputs(model))
+    losses = F.cross_entropy(scores, first_tensor(split.labels), reduction="none")
+    order: list[int] = losses.argsort(descending=True, stable=True).tolist()
+    return order

@@ -4,7 +4,7 @@ from pruning import samples, tiny, tiny_env
 from torch import Tensor, nn
 
 from amc_env import Split
-from amc_env.evaluation import Evaluator
+from amc_env.evaluation import Evaluator, hardest_first
 from amc_env.folding import folds_of
 from amc_env.precision import Choice, Format
 from amc_env.tasks import Classification
@@ -108,3 +108,11 @@ def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> 
 def test_accuracy_is_the_share_of_right_classes() -> None:
     scores = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 3.0], [0.5, 0.1]])
     assert Classification().evaluate(scores, torch.tensor([0, 1, 0, 0])) == 0.75
+
+
+def test_the_hardest_samples_are_those_of_the_greatest_loss() -> None:
+    scores = torch.tensor([[4.0, 0.0], [2.0, 0.0], [0.5, 0.0]])
+    split = Split(inputs=scores, labels=torch.tensor([1, 0, 1]))
+    assert hardest_first(split, nn.Identity()) == [0, 2, 1]
+    with pytest.raises(ValueError, match="the samples have no labels"):
+        hardest_first(Split(inputs=scores), nn.Identity())

@@ -73,6 +73,12 @@ class EvoPress(Searcher):
         # A file gives lists, and records that are equal must compare so.
         object.__setattr__(self, "stages", tuple((share, n) for share, n in self.stages))
 
+    @property
+    @override
+    def is_racing(self) -> bool:
+        # Stages compare offspring on the first samples, which then have to be like the others.
+        return self.race and not self.stages
+
     @override
     def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
         env = recorder.pruning

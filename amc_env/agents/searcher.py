@@ -35,6 +35,11 @@ class Searcher(ABC):
 
     is_single: ClassVar[bool] = False
 
+    @property
+    def is_racing(self) -> bool:
+        """Whether the first samples serve only to end episodes that are lost already."""
+        return False
+
     def search(
         self,
         env: ChannelPruningEnv,

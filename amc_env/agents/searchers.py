@@ -55,6 +55,11 @@ class RandomSearch(Searcher):
     def __post_init__(self) -> None:
         check_values("agent 'random'", vars(self), {"race": YES_OR_NO, "batch": whole(1)})
 
+    @property
+    @override
+    def is_racing(self) -> bool:
+        return self.race
+
     @override
     def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:
         generator = np.random.default_rng(seed)

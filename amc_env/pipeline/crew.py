@@ -76,6 +76,9 @@ class Crew:
             return self._run_side_by_side(jobs, run)
         except ValueError as error:
             return refuse(str(error))
+        except KeyboardInterrupt:
+            say_plainly("interrupted; a run that had begun goes on by resume=FOLDER")
+            return INTERRUPTED
 
     def _run_side_by_side(self, jobs: Sequence[Job], run: RunJob) -> int:
         from amc_env.agents.workers import make_engine
@@ -110,9 +113,6 @@ class _Shift:
                 while not _are_over(serving):
                     continue
                 return max(each.result() for each in serving)
-            except KeyboardInterrupt:
-                say_plainly("interrupted; a run that had begun goes on by resume=FOLDER")
-                return INTERRUPTED
             finally:
                 self._end_()
 

@@ -19,7 +19,7 @@ from amc_env.data.datasets import DATASET, Dataset
 from amc_env.data.holding_out import hold_out
 from amc_env.env.budget import BudgetKeeper
 from amc_env.env.realise import adjustment, nearer
-from amc_env.evaluation import Evaluator
+from amc_env.evaluation import Evaluator, hardest_first
 from amc_env.models import load_checkpoint_
 from amc_env.pipeline import history
 from amc_env.pipeline.config import RunConfig
@@ -99,7 +99,7 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
     Raises:
         ValueError: The network cannot be pruned as configured, or memory ran out.
     """
-    drawn = _drawn(run, data)
+    drawn = _in_order(run, model, _drawn(run, data))
     finalists = f", finalists on {len(drawn.selection)} more" if drawn.selection else ""
     say(
         f"calibrating on {len(drawn.calibration)} training samples; a search's rewards and "
@@ -386,6 +386,17 @@ def _drawn(run: Run, data: Dataset) -> PruningData:
         adjustment=run.config.split.adjustment,
         seed=run.config.seed,
     )
+
+
+def _in_order(run: Run, model: nn.Module, drawn: PruningData) -> PruningData:
+    """The validation samples in the order in which races are over early, if there are races."""
+    agents = (run.parts.agent, *run.parts.compared.values())
+    if not (run.parts.task.has_classes and any(agent.is_racing for agent in agents)):
+        return drawn
+    split = drawn.validation
+    # Sums of other processors could change the order, so it is remembered.
+    order = run.journal("order of the validation samples", lambda: hardest_first(split, model))
+    return replace(drawn, validation=split.take(torch.tensor(order)))
 
 
 def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:

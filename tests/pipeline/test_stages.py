@@ -13,8 +13,9 @@ from torch import nn
 
 import amc_env
 from amc_env import ChannelPruningEnv, Policy, Split
+from amc_env.agents.searchers import RandomSearch
 from amc_env.data.datasets import Dataset, digits
-from amc_env.evaluation import Evaluator
+from amc_env.evaluation import Evaluator, hardest_first
 from amc_env.models import build_model
 from amc_env.pipeline import CONFIGS, report, stages
 from amc_env.pipeline.config import RunConfig
@@ -375,6 +376,25 @@ def test_a_better_rival_is_named_with_its_files_and_its_command(
     # The other way round there is nothing to say.
     report.warn_of_rivals(run, env, rivals, networks)
     assert capsys.readouterr().out == ""
+
+
+def test_a_race_sees_the_hardest_samples_first_and_finds_the_same_policy(begin: Begin) -> None:
+    found = {}
+    for race in (False, True):
+        run, env, _ = begin("search.episodes=12", f"agent.options.race={race}", "reward=loss")
+        found[race] = stages.search(run, env)[-1].result, env
+    (plain, env), (raced, sorted_env) = found[False], found[True]
+    order = torch.tensor(hardest_first(env.data.validation, env.graph.model))
+    assert not torch.equal(order, torch.arange(len(order)))
+    first, second = env.data.validation.take(order), sorted_env.data.validation
+    assert all(
+        torch.equal(first.identity()[name], second.identity()[name])
+        for name in ("inputs", "labels")
+    )
+    assert raced.best.counts == plain.best.counts
+    assert raced.best.reward == pytest.approx(plain.best.reward, rel=1e-5)
+    in_drawn_order = RandomSearch(race=True).search(env, episodes=12, seed=run.config.seed)
+    assert raced.evaluations < in_drawn_order.evaluations
 
 
 @pytest.mark.slow
