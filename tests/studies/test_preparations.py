@@ -69,7 +69,7 @@ def test_the_second_run_reads_what_the_first_computed_and_the_table_is_the_same(
 def test_runs_that_share_follow_one_another(tmp_path: Path) -> None:
     plan = planned(tmp_path, "study=unstructured", "scale=cpu", "data.options.path=FILE.npz")
     assert [run.cell.seed for run in plan.runs] == [0, 1, 2] * 4
-    assert [run.cell.seed for run in Preparations(plan).in_order()] == [0] * 4 + [1] * 4
+    assert [run.cell.seed for run in Preparations(plan).in_order()] == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def test_runs_share_what_a_repair_reads_whatever_they_search_by(tmp_path: Path) -> None:
