@@ -144,6 +144,19 @@ def check_inputs(inputs: object) -> None:
             )
 
 
+def check_labels(labels: Batch | None, *, samples: int) -> None:
+    """Refuse labels that are not one for each sample.
+
+    Raises:
+        ValueError: They are not.
+    """
+    for own in tensors_in(labels):
+        if own.dim() == 0 or len(own) != samples:
+            raise ValueError(
+                f"labels have the shape {tuple(own.shape)}; give one for each of {samples} samples"
+            )
+
+
 def pair_of(value: object) -> tuple[Batch, Batch | None] | None:
     """The inputs and labels of a batch of samples; None if it is none."""
     if isinstance(value, Tensor):

@@ -19,9 +19,8 @@ from amc_env.batches import (
     joined,
     moved,
     taken,
-    tensors_in,
 )
-from amc_env.data.sources import Source, check_inputs, digests_of, pair_of
+from amc_env.data.sources import Source, check_inputs, check_labels, digests_of, pair_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,12 +40,7 @@ class Split(Source):
 
     def __post_init__(self) -> None:
         check_inputs(self.inputs)
-        for labels in tensors_in(self.labels):
-            if labels.dim() == 0 or len(labels) != len(self):
-                raise ValueError(
-                    f"labels have the shape {tuple(labels.shape)}; give one for each of "
-                    f"{len(self)} samples"
-                )
+        check_labels(self.labels, samples=len(self))
 
     @override
     def __len__(self) -> int:

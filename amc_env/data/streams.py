@@ -33,7 +33,7 @@ from amc_env.batches import (
     taken,
     tensors_in,
 )
-from amc_env.data.sources import Source, check_inputs, digests_of, pair_of
+from amc_env.data.sources import Source, check_inputs, check_labels, digests_of, pair_of
 from amc_env.data.splits import Split
 
 MIB = 2**20
@@ -104,12 +104,7 @@ class Stream(Source):
         self._index = torch.arange(_length(dataset))
         self._device = torch.device("cpu")
         self._given = labels if labels is not None else _targets(dataset)
-        for own in tensors_in(self._given):
-            if own.dim() == 0 or len(own) != len(self):
-                raise ValueError(
-                    f"labels have the shape {tuple(own.shape)}; give one for each of "
-                    f"{len(self)} samples"
-                )
+        check_labels(self._given, samples=len(self))
         if _length(self._training) != len(self):
             raise ValueError(
                 f"{_length(self._training)} samples are for training, but there are {len(self)}; "
