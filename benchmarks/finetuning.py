@@ -41,7 +41,7 @@ RECIPES = {
 def pruned(model: nn.Module, data: Dataset) -> nn.Module:
     """The network with half of the channels of each inner group, repaired layer by layer."""
     drawn = PruningData.of_training(data.train, calibration=500, validation=1000, seed=0)
-    graph = ChannelGraph(model, drawn.calibration.inputs[:2], ignore=("conv1",))
+    graph = ChannelGraph(model, drawn.calibration.first(2), ignore=("conv1",))
     pruner = Pruner(
         graph,
         drawn.calibration,
@@ -65,7 +65,7 @@ def main() -> None:
     model = build_model(options.model).eval()
     load_checkpoint_(model, options.weights)
     start = pruned(model, data)
-    fitted, held = hold_out(data.train, calibration=500, validation=1000, seed=0)
+    fitted, held = hold_out(data.train, calibration=500, validation=1000, selection=1000, seed=0)
     judges = [Evaluator(split, precision="float32") for split in (held, data.test)]
     print("| recipe | held out | test | processor seconds |\n| --- | --: | --: | --: |", flush=True)
     for name, network in (("original", model), ("repaired", start)):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from amc_env import Budget, ChannelPruningEnv, EnvSettings, Policy, PruningData, RepairSettings
 from amc_env.agents.error_curves import allocate
 from amc_env.agents.searchers import uniform_counts
+from amc_env.batches import first_tensor
 from amc_env.evaluation import Evaluator
 from benchmarks.rivals.methods import METHODS, Method, Task, with_norms_
 from benchmarks.rivals.outside import SCORES, globally_pruned, widths_of
@@ -134,8 +135,9 @@ class _Comparison:
 
     def _repaired(self, env: ChannelPruningEnv, preparing: float) -> Iterator[_Line]:
         """Every repair on both allocations."""
+        images = _images(env)
         for allocation, counts in self._allocations(env).items():
-            task = Task(pruner=env.pruner, counts=counts, images=env.data.calibration.inputs)
+            task = Task(pruner=env.pruner, counts=counts, images=images)
             for name, method in self._settings.methods.items():
                 yield _Line(
                     allocation=allocation,
@@ -160,7 +162,7 @@ class _Comparison:
             model, before = self._outside[name]
             line = partial(_Line, allocation=name, before=before)
             yield line(method=METHODS["none"], make=partial(copy.deepcopy, model), key=name)
-            adapted = partial(_adapted, model, env.data.calibration.inputs)
+            adapted = partial(_adapted, model, _images(env))
             yield line(method=METHODS["norms"], make=adapted)
 
     def _run(self, env: ChannelPruningEnv, line: _Line) -> Run:
@@ -174,6 +176,12 @@ class _Comparison:
             seconds=line.before + seconds,
             is_right=self._evaluator.outputs(model).argmax(1) == self._subject.test.labels,
         )
+
+
+def _images(env: ChannelPruningEnv) -> Tensor:
+    """All calibration images."""
+    split = env.data.calibration
+    return first_tensor(split.first(len(split)))
 
 
 def _adapted(model: nn.Module, images: Tensor) -> nn.Module:

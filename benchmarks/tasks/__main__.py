@@ -22,7 +22,7 @@ from torch import nn
 
 from amc_env import PruningData, load
 from amc_env.agents import SearchResult, search
-from amc_env.batches import call, first, tensors_in
+from amc_env.batches import call, tensors_in
 from amc_env.calibration.hooks import evaluating
 from amc_env.data.datasets import Dataset
 from amc_env.env.settings import EnvSettings
@@ -158,7 +158,7 @@ def read_back(subject: Subject, found: SearchResult, tuned: nn.Module, data: Dat
         written = export(Path(folder), subject.formats, out=Path(folder), model=subject.builder)
         names = [path.name for path in written]
         names += judged_by_ultralytics(Path(folder), subject) if "yolo" in subject.formats else []
-    images = first(data.test.inputs, 8)
+    images = data.test.first(8)
     with evaluating(tuned), evaluating(loaded):
         pairs = zip(tensors_in(call(tuned, images)), tensors_in(call(loaded, images)), strict=True)
         off = max(float((own - other).abs().max()) for own, other in pairs)
