@@ -76,8 +76,12 @@ class EvoPress(Searcher):
     @property
     @override
     def is_racing(self) -> bool:
-        # Stages compare offspring on the first samples, which then have to be like the others.
-        return self.race and not self.stages
+        return self.race
+
+    @property
+    @override
+    def is_sampling(self) -> bool:
+        return bool(self.stages)
 
     @override
     def run(self, recorder: Recorder, *, episodes: int, seed: int) -> None:

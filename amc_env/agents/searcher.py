@@ -37,7 +37,12 @@ class Searcher(ABC):
 
     @property
     def is_racing(self) -> bool:
-        """Whether the first samples serve only to end episodes that are lost already."""
+        """Whether episodes end as soon as their first samples show that they are lost."""
+        return False
+
+    @property
+    def is_sampling(self) -> bool:
+        """Whether policies are compared on the first samples, which have to be like the others."""
         return False
 
     def search(

@@ -391,7 +391,9 @@ def _drawn(run: Run, data: Dataset) -> PruningData:
 def _in_order(run: Run, model: nn.Module, drawn: PruningData) -> PruningData:
     """The validation samples in the order in which races are over early, if there are races."""
     agents = (run.parts.agent, *run.parts.compared.values())
-    if not (run.parts.task.has_classes and any(agent.is_racing for agent in agents)):
+    is_raced = any(agent.is_racing for agent in agents)
+    is_sampled = any(agent.is_sampling for agent in agents)
+    if not run.parts.task.has_classes or not is_raced or is_sampled:
         return drawn
     split = drawn.validation
     # Sums of other processors could change the order, so it is remembered.

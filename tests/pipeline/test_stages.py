@@ -397,6 +397,15 @@ def test_a_race_sees_the_hardest_samples_first_and_finds_the_same_policy(begin: 
     assert raced.evaluations < in_drawn_order.evaluations
 
 
+@pytest.mark.parametrize("others", [["agent=evopress"], ["search.compare=[evopress]"]])
+def test_beside_a_searcher_that_samples_the_validation_samples_stay_as_they_are_drawn(
+    begin: Begin, others: list[str]
+) -> None:
+    raced = [*others, "agent.options.race=true"]
+    drawn, found = (begin(*given)[1].data.validation for given in ([], raced))
+    assert torch.equal(found.identity()["inputs"], drawn.identity()["inputs"])
+
+
 @pytest.mark.slow
 def test_no_choice_reads_the_test_data(begin: Begin) -> None:
     found = []
