@@ -5,12 +5,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch_pruning
+from latency_tables import by_law, in_eights
 from omegaconf import OmegaConf
 
 from amc_env.env.observation import feature_names
+from amc_env.latency import LatencyTable, measuring
+from amc_env.latency.measuring import measure
+from amc_env.models import NamedModel
 from amc_env.pipeline import CONFIGS
 from amc_env.pipeline.choices import choices_of
 
@@ -48,8 +53,16 @@ def test_code_blocks_run(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # A busy machine's clock could put the page's budget for latency out of reach.
+    monkeypatch.setattr(measuring, "measure", _measured_without_a_clock)
     exec(compile(block, "block", "exec"), {"__name__": "block"})
     assert capsys.readouterr().err == ""
+
+
+def _measured_without_a_clock(network: NamedModel, out: Path, **options: Any) -> LatencyTable:
+    table = by_law(measure(network, out, **options), in_eights)
+    table.save(out)
+    return table
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
