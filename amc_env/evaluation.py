@@ -22,8 +22,11 @@ from amc_env.batches import (
 from amc_env.calibration.hooks import evaluating
 from amc_env.data import Source, Split
 from amc_env.folding import Fold, folded
-from amc_env.precision import Choice, Format, Precision, fixed, measure
+from amc_env.precision import Choice, Format, Precision, fixed, measure, worthwhile_seconds
 from amc_env.tasks import Classification, Task
+
+# How long a run may be that chooses the format, in seconds for each sample that is evaluated.
+_RUN_PER_SAMPLE = 5e-4
 
 
 class Evaluator:
@@ -113,7 +116,9 @@ class Evaluator:
             with evaluating(model):
                 run = partial(self._as_one, model)
                 few = self._arranged(self.split.first(self._batch))
-                self.choice = measure(run, few, by_scores=by_scores)
+                # On few samples, what every layer costs at all hides what the others would.
+                seconds = worthwhile_seconds(len(self.split) * _RUN_PER_SAMPLE)
+                self.choice = measure(run, few, by_scores=by_scores, seconds=seconds)
             self._arrange_(self.choice.format)
         return self.choice
 

@@ -32,8 +32,9 @@ _DIFFERENCE = 0.1
 # it, bfloat16 can take forty times as long as float32.
 _HOPELESS = 3.0
 _TRIAL_SAMPLES = 2
-# The samples of a measured run are so many that it takes about this long.
-_RUN_SECONDS = 0.1
+# The samples of a measured run are so many that it takes about this long; where a run is worth more
+# time, it may take as long as the second.
+_RUN_SECONDS, _LONGEST_RUN = 0.1, 1.0
 _REPEATS, _FEWEST_REPEATS = 5, 2
 
 
@@ -102,6 +103,11 @@ class Choice:
 def fixed(precision: Precision) -> Choice | None:
     """The choice where the precision is stated, with channels last; None for ``auto``."""
     return None if precision == "auto" else Choice(format=Format(precision=precision))
+
+
+def worthwhile_seconds(seconds: float) -> float:
+    """The nearest to ``seconds`` that a measured run should take."""
+    return min(_LONGEST_RUN, max(_RUN_SECONDS, seconds))
 
 
 def measure(

@@ -1,12 +1,14 @@
+from functools import partial
+
 import pytest
 import torch
 from pruning import samples, tiny, tiny_env
 from torch import Tensor, nn
 
-from amc_env import Split
+from amc_env import Split, evaluation
 from amc_env.evaluation import Evaluator, hardest_first
 from amc_env.folding import folds_of
-from amc_env.precision import Choice, Format
+from amc_env.precision import Choice, Format, measure
 from amc_env.tasks import Classification
 
 
@@ -53,6 +55,27 @@ def test_auto_measures_on_the_first_network_and_stays_with_it() -> None:
     assert evaluator.choose(second) is chosen
     evaluator.outputs(second)
     assert second.is_half == [chosen.format.precision == "bfloat16"]
+
+
+class Slow(nn.Module):
+    """Computes for two milliseconds a sample, by a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.now += 2e-3 * len(x)
+        return x.flatten(1)[:, :4]
+
+
+@pytest.mark.parametrize(("count", "measured"), [(150, 50), (400, 100), (4000, 200)])
+def test_the_more_samples_are_evaluated_the_more_auto_measures_on(
+    count: int, measured: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Slow()
+    monkeypatch.setattr(evaluation, "measure", partial(measure, clock=lambda: model.now))
+    assert Evaluator(split(count), batch=200).choose(model).samples == measured
 
 
 def test_images_lie_in_memory_as_was_chosen() -> None:

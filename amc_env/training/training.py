@@ -15,15 +15,15 @@ from amc_env.calibration.hooks import evaluating
 from amc_env.data import Source
 from amc_env.memory import Memory, forgetful
 from amc_env.models import copy_weights_
-from amc_env.precision import measure, own_randomness
+from amc_env.precision import measure, own_randomness, worthwhile_seconds
 from amc_env.randomness import random_states, restore_random_states_
 from amc_env.tasks import Classification, Task
 from amc_env.training.processes import mean_over_processes
 from amc_env.training.settings import TrainingSettings
 from amc_env.training.trainer import Trainer, epoch_batches
 
-# How long a run may be that chooses the precision, for each step of the training and at all.
-_RUN_PER_STEP, _SHORTEST_RUN, _LONGEST_RUN = 0.002, 0.1, 1.0
+# How long a run may be that chooses the precision, in seconds for each step of the training.
+_RUN_PER_STEP = 0.002
 
 
 def fit_(  # noqa: PLR0913 (all but three have defaults)
@@ -183,7 +183,7 @@ def with_measured_precision(
         return torch.cat([x.flatten(1) for x in each], 1)
 
     steps = settings.epochs * settings.steps(len(split))
-    seconds = min(_LONGEST_RUN, max(_SHORTEST_RUN, steps * _RUN_PER_STEP))
+    seconds = worthwhile_seconds(steps * _RUN_PER_STEP)
     choice = measure(step, split.first(settings.batch), by_scores=True, seconds=seconds)
     return replace(settings, precision=choice.format.precision)
 
