@@ -29,7 +29,8 @@ def quantised(channel: Tensor) -> np.ndarray:
     values = channel.double().numpy()
     low, high = values.min(), values.max()
     scaled: np.ndarray = (values - low) / (high - low) * BINS
-    return np.minimum(scaled, BINS - 1).astype(np.uint8)
+    capped: np.ndarray = np.minimum(scaled, BINS - 1).astype(np.uint8)
+    return capped
 
 
 def entropy(counts: np.ndarray) -> float:
@@ -44,6 +45,12 @@ def relative(table: np.ndarray) -> float:
     return entropy(table) / base - 1
 
 
+def pairs(image: np.ndarray, *angles: float) -> np.ndarray:
+    """How often neighbours have each pair of values, (values, values, angles)."""
+    counts: np.ndarray = graycomatrix(image, [1], angles, BINS)[:, :, 0]  # type: ignore[no-untyped-call]
+    return counts
+
+
 def stacked(x: Tensor) -> Tensor:
     """AME of each channel with its samples side by side in one image, per offset."""
     values = []
@@ -51,7 +58,7 @@ def stacked(x: Tensor) -> Tensor:
         q = quantised(x[:, c])
         side_by_side = np.ascontiguousarray(q.transpose(1, 0, 2)).reshape(q.shape[1], -1)
         images = ((q.reshape(-1, q.shape[2]), RIGHT), (side_by_side, DOWN))
-        tables = [graycomatrix(i, [1], [angle], BINS)[:, :, 0, 0] for i, angle in images]
+        tables = [pairs(i, angle)[:, :, 0] for i, angle in images]
         values.append(sum(relative(t) for t in tables) / 2)
     return torch.tensor(values)
 
@@ -60,10 +67,9 @@ def per_map(x: Tensor) -> Tensor:
     """AME of each channel with one call a map, whose tables are added up."""
     values = []
     for c in range(x.shape[1]):
-        counts = sum(
-            graycomatrix(q, [1], [RIGHT, DOWN], BINS)[:, :, 0].astype(np.int64)
-            for q in quantised(x[:, c])
-        )
+        counts = np.zeros((BINS, BINS, 2), dtype=np.int64)
+        for q in quantised(x[:, c]):
+            counts += pairs(q, RIGHT, DOWN)
         values.append(sum(relative(counts[:, :, i]) for i in (0, 1)) / 2)
     return torch.tensor(values)
 

@@ -9,6 +9,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -47,7 +48,7 @@ def measure(group: ChannelGroup, calibration: Calibration) -> dict[str, float]:
     times = {"maps": seconds(maps)}
     for name in NAMES:
         criterion = make_criterion(name)
-        times[name] = seconds(lambda c=criterion: channel_scores(c, group, calibration))
+        times[name] = seconds(partial(channel_scores, criterion, group, calibration))
     return times
 
 

@@ -83,7 +83,7 @@ class Peak:
     plan_s: float
 
 
-def columns_squared(layer: nn.Module) -> int:
+def columns_squared(layer: nn.Conv2d | nn.Linear) -> int:
     """Numbers in a layer's Gram matrices."""
     parts = layer.groups if isinstance(layer, nn.Conv2d) else 1
     return parts * layer.weight[0].numel() ** 2

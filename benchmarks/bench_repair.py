@@ -11,6 +11,7 @@ normalised bytes, and the weights are random still.
 """
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ from amc_env.calibration import calibrate
 from amc_env.calibration.rows import RowSampling, layer_rows
 from amc_env.criteria.ranking import ranking
 from amc_env.models import build_model
+from amc_env.models.vgg import CifarVgg
 from amc_env.repair.norms import reestimate_norms_
 from amc_env.repair.plan import Reconstruction, repaired_layers
 
@@ -157,12 +159,14 @@ def prepare(options: argparse.Namespace) -> Setting:
 def walk(setting: Setting) -> Iterator[Layer]:
     """Every repaired layer in turn; only the activations that it reads are held."""
     model = setting.graph.model
+    assert isinstance(model, CifarVgg)
     kept = setting.plan.kept(setting.counts)
     readers = {c.module: g.name for g in setting.graph.groups for c in g.consumers}
     features = [(f"features.{name}", module) for name, module in model.features.named_children()]
     x = (setting.images, setting.held_out)
     for name, module in [*features, ("", nn.Flatten()), ("classifier", model.classifier)]:
         if name in readers:
+            assert isinstance(module, nn.Conv2d | nn.Linear)
             outputs = kept.get(name, torch.arange(len(module.weight)))
             yield Layer(
                 name=name,
@@ -172,7 +176,11 @@ def walk(setting: Setting) -> Iterator[Layer]:
                 inputs=kept[readers[name]],
                 outputs=outputs,
             )
-        x = tuple(torch.cat([module(part) for part in images.split(BATCH)]) for images in x)
+        x = _in_batches(module, x[0]), _in_batches(module, x[1])
+
+
+def _in_batches(module: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([module(part) for part in images.split(BATCH)])
 
 
 def sampled_rows(layer: Layer, seed: int) -> tuple[Tensor, Tensor]:
@@ -257,7 +265,7 @@ def show(line: Line) -> None:
 
 def relative(lost: float, energy: float) -> float:
     """``|XW - Y| / |Y|`` from their squares."""
-    return (lost / energy) ** 0.5
+    return math.sqrt(lost / energy)
 
 
 def summarise(lines: list[Line], times: list[Seconds]) -> None:

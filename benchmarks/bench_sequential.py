@@ -22,7 +22,7 @@ from amc_env.criteria import make_criterion
 from amc_env.env import BudgetKeeper
 from amc_env.evaluation import Evaluator
 from amc_env.repair import Pruner
-from benchmarks.subjects import Subject, add_published_options, published
+from benchmarks.subjects import Subject, add_published_options, is_right, published
 
 IMAGES, POSITIONS = (64, 128, 250, 500, 1000, 3000), (4, 16, 64)
 
@@ -77,9 +77,9 @@ def rows(half: Half, options: argparse.Namespace) -> Iterator[str]:
         for seed in range(options.seeds):
             settings = RepairSettings(sampled_positions=positions, seed=seed, **fields)
             model, seconds = timed(half.pruner(images, settings), half.counts)
-            is_right = (test.outputs(model).argmax(1) == subject.test.labels).double()
-            of_originals = float(is_right[subject.is_original].mean())
-            found.append((seconds, 100 * of_originals, 100 * float(is_right.mean())))
+            right = is_right(test, model).double()
+            of_originals = float(right[subject.is_original].mean())
+            found.append((seconds, 100 * of_originals, 100 * float(right.mean())))
         shown = [f"{statistics.median(values):.2f}" for values in zip(*found, strict=True)]
         yield f"| {name} | {images} | {positions} | {' | '.join(shown)} |"
 

@@ -113,6 +113,7 @@ class DistinctDDPG(AMCDDPG):
 class ActionsInUnit(nn.Module):
     """A critic's input with the action, its last entry, in [0, 1] instead of [-1, 1]."""
 
+    @override
     def forward(self, features: Tensor) -> Tensor:
         return torch.cat([features[:, :-1], (features[:, -1:] + 1) / 2], dim=1)
 
@@ -135,6 +136,7 @@ class SigmoidDDPG(AMCDDPG):
             actor.mu[-1] = HalvedTanh()
         for critic in (self.critic, self.critic_target):
             for network in critic.q_networks:
+                assert isinstance(network, nn.Sequential)
                 network.insert(0, ActionsInUnit())
 
 

@@ -141,7 +141,10 @@ def evaluation(model: torch.nn.Module, train: Source, images: int, marks: Marks)
 def built(network: str, classes: int) -> torch.nn.Module:
     """A network of torchvision with random weights."""
     torch.manual_seed(0)
-    return torchvision.models.get_model(network, weights=None, num_classes=classes).eval()
+    model: torch.nn.Module = torchvision.models.get_model(
+        network, weights=None, num_classes=classes
+    )
+    return model.eval()
 
 
 def measure(

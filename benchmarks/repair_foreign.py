@@ -25,6 +25,7 @@ import torchvision
 from torch import Tensor, nn
 
 from amc_env import PruningData, RepairSettings, repair
+from amc_env.batches import first_tensor
 from amc_env.evaluation import Evaluator
 from benchmarks.subjects import published
 
@@ -78,7 +79,7 @@ def trained(shared: Path, name: str, images: list[int], settings: RepairSettings
     data = PruningData.of_training(
         subject.train, test=subject.test, calibration=max(images), validation=1, seed=0
     )
-    drawn = data.calibration.first(max(images))
+    drawn = first_tensor(data.calibration.first(max(images)))
     judge = Evaluator(subject.test, precision="float32")
     small = pruned(model, drawn, macs=0.5)
     for count in images:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from amc_env.data import Source
 from amc_env.data.datasets import arrays, digits
+from amc_env.evaluation import Evaluator
 from amc_env.models import build_model, load_checkpoint_
 from amc_env.training import TrainingSettings, fit_
 
@@ -67,6 +68,14 @@ def published(folder: Path, name: str, *, data: Path | None = None) -> Subject:
         # The channels of the residual stream stay, as in He et al. (2018).
         ignore=("conv1",),
     )
+
+
+def is_right(test: Evaluator, network: nn.Module) -> Tensor:
+    """Whether a network classifies each of an evaluator's samples right."""
+    scores, labels = test.outputs(network), test.split.labels
+    assert isinstance(scores, Tensor)
+    assert isinstance(labels, Tensor)
+    return scores.argmax(1) == labels
 
 
 def add_published_options(parser: argparse.ArgumentParser, *, model: str) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, RepairSettings, Split
+from amc_env.batches import first_tensor
 from amc_env.calibration.hooks import evaluating
 from amc_env.models import build_model
 
@@ -81,7 +82,8 @@ def main() -> None:
     episode(env, generator)
     rounds = []
     for _ in range(options.rounds):
-        rounds.append((forward_seconds(model, validation.inputs), episode(env, generator)))
+        forward = forward_seconds(model, first_tensor(validation.inputs))
+        rounds.append((forward, episode(env, generator)))
         print(rounds[-1], flush=True)
     forward = statistics.median(f for f, _ in rounds)
     ratio = statistics.median(e["all"] / f for f, e in rounds)

@@ -23,7 +23,7 @@ from amc_env.evaluation import Evaluator
 from benchmarks.rivals.experiment import Run, Settings, compare
 from benchmarks.rivals.methods import METHODS, REFERENCE, checked_methods
 from benchmarks.rivals.report import markdown, write_rows
-from benchmarks.subjects import Subject, published, trained_digits
+from benchmarks.subjects import Subject, is_right, published, trained_digits
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -81,8 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _page(subject: Subject, settings: Settings, runs: Sequence[Run]) -> str:
-    logits = Evaluator(subject.test, precision="float32").outputs(subject.model)
-    is_right = logits.argmax(1) == subject.test.labels
+    before = is_right(Evaluator(subject.test, precision="float32"), subject.model)
     seeds = ", ".join(map(str, settings.seeds))
     setting = (
         f"{subject.name} at {settings.budget} of its MACs; criterion `{settings.criterion}`; "
@@ -91,7 +90,7 @@ def _page(subject: Subject, settings: Settings, runs: Sequence[Run]) -> str:
     )
     parts = [setting]
     for name, mask in _image_sets(subject).items():
-        base = 100 * float(is_right[mask].double().mean())
+        base = 100 * float(before[mask].double().mean())
         parts.append(f"{int(mask.sum()):,} {name} test images, {base:.1f} % before pruning:")
         parts.append(markdown(runs, mask, reference=METHODS[REFERENCE].label))
     return "\n\n".join(parts)

@@ -18,7 +18,7 @@ from amc_env.batches import first_tensor
 from amc_env.evaluation import Evaluator
 from benchmarks.rivals.methods import METHODS, Method, Task, with_norms_
 from benchmarks.rivals.outside import SCORES, globally_pruned, widths_of
-from benchmarks.subjects import Subject
+from benchmarks.subjects import Subject, is_right
 
 UNIFORM = "uniform"
 # Rewards are not looked at here, so the split that they are paid on may be small.
@@ -174,7 +174,7 @@ class _Comparison:
             seed=0,
             macs_ratio=cost.flops / env.graph.cost().flops,
             seconds=line.before + seconds,
-            is_right=self._evaluator.outputs(model).argmax(1) == self._subject.test.labels,
+            is_right=is_right(self._evaluator, model),
         )
 
 

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ class _Row:
             str(max(len(one.rewards) for one in own)),
             _middle(own, lambda one: one.flops_ratio),
             _middle(own, lambda one: one.params_ratio),
-            _middle(own, lambda one: max(one.rewards)),
+            _middle(own, _best_reward),
         ]
         for mask in images.values():
             for stage in stages:
@@ -78,9 +79,14 @@ def reached(found: Sequence[Found], *, ends: Sequence[int] = (25, 50, 100)) -> s
     for line in dict.fromkeys(map(_line, found)):
         own = [one for one in found if _line(one) == line and len(one.rewards) > 1]
         if own:
-            cells = [_middle(own, lambda one, end=end: max(one.rewards[:end])) for end in ends]
-            lines.append([*line, *cells, _middle(own, lambda one: max(one.rewards))])
+            cells = [_middle(own, partial(_best_reward, end=end)) for end in (*ends, None)]
+            lines.append([*line, *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _best_reward(one: Found, end: int | None = None) -> float:
+    """After so many episodes, or after all."""
+    return max(one.rewards[:end])
 
 
 def _line(one: Found) -> tuple[str, str]:

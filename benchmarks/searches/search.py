@@ -21,7 +21,7 @@ from amc_env.env.realise import adjust
 from amc_env.evaluation import Evaluator
 from amc_env.files import write_text
 from amc_env.training import TrainingSettings
-from benchmarks.subjects import Subject
+from benchmarks.subjects import Subject, is_right
 
 AGENT_FILES = Path(__file__).resolve().parents[2] / "amc_env" / "configs" / "agent"
 FINALISTS = 5
@@ -195,8 +195,7 @@ def adjusted(
 
 def packed_right(test: Evaluator, network: nn.Module) -> str:
     """Whether each test image is classified right, packed into text."""
-    is_right: torch.Tensor = test.outputs(network).argmax(1) == test.split.labels
-    return base64.b64encode(np.packbits(is_right.numpy()).tobytes()).decode()
+    return base64.b64encode(np.packbits(is_right(test, network).numpy()).tobytes()).decode()
 
 
 def agent_of(name: str, options: str) -> Any:

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3 import DDPG
+from typing_extensions import override
 
 from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, RepairSettings
 from amc_env.agents import make_agent
 from amc_env.agents.amc_ddpg import AMCDDPG, learn_episodes
 from amc_env.agents.amc_settings import AMCSettings
+from amc_env.batches import first_tensor
 from amc_env.models import build_model
 from benchmarks.speed.records import Case, Size, medians
 from benchmarks.vgg16_episode import PHASES, episode, forward_seconds, images
@@ -48,7 +50,10 @@ def phases(size: Size) -> Iterator[Case]:
         started = time.perf_counter()
         env = environment(name, size)
         prepared = time.perf_counter() - started
-        generator, x = np.random.default_rng(0), images(40 if size.short else 500, seed=1).inputs
+        generator, x = (
+            np.random.default_rng(0),
+            first_tensor(images(40 if size.short else 500, seed=1).inputs),
+        )
         episode(env, generator)
         rounds = [
             (forward_seconds(env.graph.model, x.to(size.device)), episode(env, generator))
@@ -68,6 +73,7 @@ class _Walk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     action_space = gymnasium.spaces.Box(0.0, 1.0, (1,), np.float32)
     steps = 27
 
+    @override
     def reset(
         self, *, seed: int | None = None, options: dict[str, object] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, object]]:
@@ -75,6 +81,7 @@ class _Walk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.left = self.steps
         return self._seen(), {}
 
+    @override
     def step(
         self, _: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, object]]:

@@ -1,7 +1,7 @@
 """Calibration, repair at a new ratio vector, and how both grow."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from amc_env.models.zoo import model_entry
 from amc_env.repair.plan import Reconstruction, repaired_layers
 from benchmarks.bench_memory import CASES, MIB, in_fresh_process
 from benchmarks.bench_repair import Layer, sampled_rows
-from benchmarks.speed.records import Case, Size, medians
+from benchmarks.speed.records import Case, Size, Way, medians
 from benchmarks.vgg16_episode import forward_seconds
 
 RIDGE = 1e-4
@@ -96,7 +96,7 @@ def _note_(found: dict[str, Tensor], name: str, _: nn.Module, given: tuple[Tenso
     found.setdefault(name, given[0])
 
 
-def _fit(rows: list[tuple[Any, Any]], model: Any) -> None:
+def _fit(rows: Sequence[tuple[Any, Any]], model: Any) -> None:
     for x, y in rows:
         model.fit(x, y)
 
@@ -115,7 +115,7 @@ def _anew(problem: Problem, layers: list[Layer]) -> None:
         torch.cholesky_solve(right, torch.linalg.cholesky(left))
 
 
-def _planned(layers: list[Callable[[dict[str, Tensor]], Tensor]], problem: Problem) -> None:
+def _planned(layers: Sequence[Callable[[Mapping[str, Tensor]], Tensor]], problem: Problem) -> None:
     for weights in layers:
         weights(problem.kept)
 
@@ -126,10 +126,11 @@ def repair(size: Size) -> Iterator[Case]:
     for name in size.of(("cifar_vgg16", "cifar_resnet56"), ("digits_cnn",)):
         problem = Problem.of(name, 50 if size.short else 300, size.device)
         layers = problem.layers()
-        rows = [tuple(part.numpy() for part in sampled_rows(layer, 0)) for layer in layers]
+        sampled = [sampled_rows(layer, 0) for layer in layers]
+        rows = [(x.numpy(), y.numpy()) for x, y in sampled]
         solve = [problem.plan._layers[layer.name].weights for layer in layers]
 
-        ways = {
+        ways: dict[str, Way] = {
             "plan s": partial(_planned, solve, problem),
             "Cholesky anew s": partial(_anew, problem, layers),
             "Ridge s": partial(_fit, rows, Ridge(fit_intercept=False)),
@@ -149,7 +150,7 @@ def calibration(size: Size) -> Iterator[Case]:
         layers = repaired_layers(problem.graph)
         model, x = problem.graph.model, problem.images
 
-        ways = {
+        ways: dict[str, Way] = {
             "calibration": partial(calibrate, model, [x], layers=layers),
             "forward": partial(forward_seconds, model, x),
         }

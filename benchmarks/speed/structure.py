@@ -55,7 +55,7 @@ def analysis(size: Size) -> Iterator[Case]:
     """``ChannelGraph`` and torch-pruning's dependency graph."""
     for name in size.of(FULL, SHORT):
         model, x = network(name, size)
-        ways = {
+        ways: dict[str, Way] = {
             "amc_env s": partial(ChannelGraph, model, x),
             "torch-pruning s": partial(_dependencies, model, x),
         }
@@ -86,7 +86,7 @@ def costs(size: Size) -> Iterator[Case]:
         counts = {group: len(kept) for group, kept in halves(graph).items()}
         point = graph.cost_point(counts)
         changed = {graph.groups[0].name: 1}
-        ways = {
+        ways: dict[str, Way] = {
             "all groups": partial(graph.cost, counts),
             "one group": partial(point.with_counts, changed),
         }

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 CLASSES = 3
 
@@ -24,6 +25,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(width, classes, 1)
         self.pool = nn.MaxPool2d(2)
 
+    @override
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Scores of the classes of every pixel, under ``out`` as in torchvision's networks."""
         first = self.first(images)
@@ -53,6 +55,7 @@ class Detector(nn.Module):
         self.merge_coarse = _unit(6 * width, 4 * width, 3, 1)
         self.heads = nn.ModuleList(_head(w * width, classes) for w in (2, 4))
 
+    @override
     def forward(self, images: Tensor) -> list[Tensor]:
         """A map of each level: logits of the classes, then distances to the sides of a box."""
         fine = self.fine(self.stem(images))
@@ -73,6 +76,7 @@ class SplitBlock(nn.Module):
         self.inner = nn.Sequential(_unit(half, half, 3, 1), _unit(half, half, 3, 1))
         self.leave = _unit(width + half, width, 1, 1)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """Features of the same shape."""
         one, other = self.enter(x).chunk(2, 1)
@@ -105,7 +109,7 @@ def _head(width: int, classes: int) -> nn.Sequential:
     last = nn.Conv2d(width, classes + 4, 1)
     # Objects are rare, and each class begins with a probability of 0.01 (Lin et al., "Focal Loss
     # for Dense Object Detection", 2017, section 4.1).
-    nn.init.constant_(last.bias, 0.0)
-    with torch.no_grad():
-        last.bias[:classes] = -4.6
+    bias = torch.zeros(classes + 4)
+    bias[:classes] = -4.6
+    last.bias = nn.Parameter(bias)
     return nn.Sequential(_unit(width, width, 3, 1), last)
