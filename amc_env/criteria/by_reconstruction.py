@@ -75,54 +75,92 @@ class _Reader:
     Inverting the Gram matrix anew after every removal would take a cubic number of operations each
     time. Removing a block instead subtracts a product of a few rows from the inverse. That update
     touches the whole matrix, so it is put off until enough rows have come together for one fast
-    product. The costs only need the blocks on the diagonal and the weights, which are updated at
-    once.
+    product, in which what is removed is left out. The costs only need the blocks on the diagonal
+    and the weights, which are updated at once.
+
+    The columns of a channel lie together, in the order of the channels that are left; columns that
+    no channel reads come last.
     """
 
     def __init__(self, gram: Tensor, weight: Tensor, blocks: Tensor, ridge: float) -> None:
-        self._weight = weight.clone()
         energy = float((weight * (gram @ weight)).sum())
         self._scale = 1.0 / energy if energy > 0 else 0.0
         mean = float(gram.diagonal().mean())
         ridged = gram.clone()
         ridged.diagonal().add_(ridge * mean if mean > 0 else 1.0)
-        self._inverse = torch.linalg.inv(ridged)
-        self._blocks = blocks
-        self._diagonal = self._inverse[blocks[:, :, None], blocks[:, None, :]]
-        self._is_gone = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
-        width = blocks.shape[1]
-        self._out = gram.new_empty(width * max(_WAITING_ROWS // width, 1), len(gram))
-        self._solved = torch.empty_like(self._out)
-        self._waiting = 0
+        is_other = torch.ones(len(gram), dtype=torch.bool, device=gram.device)
+        is_other[blocks] = False
+        columns = torch.cat([blocks.flatten(), is_other.nonzero().flatten()])
+        self._width = blocks.shape[1]
+        self._weight = weight[columns]
+        self._inverse = _inverse(ridged[columns[:, None], columns])
+        self._channels = torch.arange(len(blocks))
+        size = len(blocks) * self._width
+        inside = self._inverse[:size, :size].view(len(blocks), self._width, len(blocks), -1)
+        self._diagonal = inside.diagonal(dim1=0, dim2=2).movedim(-1, 0).clone()
+        self._begin_()
 
     def costs(self, left: Tensor) -> Tensor:
         """What the removal of each remaining channel costs; infinity for removed ones."""
-        weight = self._weight[self._blocks[left]]
-        solved = torch.linalg.solve(self._diagonal[left], weight)
+        weight = self._weight[: len(self._channels) * self._width].unflatten(0, (-1, self._width))
+        products = weight @ weight.mT
         costs = torch.full((len(left),), float("inf"), dtype=torch.float64)
-        costs[left] = ((weight * solved).sum((1, 2)) * self._scale).cpu()
-        return costs
+        traces = (torch.linalg.inv(self._diagonal) * products).sum((1, 2))
+        costs[self._channels] = (traces * self._scale).cpu()
+        return costs.masked_fill(~left, float("inf"))
 
     def eliminate_(self, channel: int) -> None:
         """Remove a channel and solve for the others again."""
-        block = self._blocks[channel]
+        place = int((self._channels == channel).nonzero())
+        block = slice(place * self._width, (place + 1) * self._width)
         wait = self._waiting
         # The inverse lacks the updates that wait; only this channel's rows get them now.
         rows = self._inverse[block] - self._out[:wait, block].mT @ self._solved[:wait]
         # Removed columns are never read again; zeros keep rounding errors from growing there.
-        rows[:, self._is_gone] = 0.0
+        rows[:, ~self._is_left] = 0.0
         both = torch.linalg.solve(rows[:, block], torch.cat([rows, self._weight[block]], 1))
         solved, weights = both[:, : len(self._inverse)], both[:, len(self._inverse) :]
-        self._weight -= rows.mT @ weights
-        by_channel = rows[:, self._blocks].movedim(1, 0)
-        self._diagonal -= by_channel.mT @ solved[:, self._blocks].movedim(1, 0)
-        self._is_gone[block] = True
-        self._waiting += len(block)
+        self._weight.addmm_(rows.mT, weights, alpha=-1)
+        self._diagonal -= self._by_channel(rows).mT @ self._by_channel(solved)
+        self._weight[block] = 0.0
+        self._diagonal[place] = torch.eye(self._width).to(self._diagonal)
+        self._is_left[block] = False
+        self._waiting += self._width
         self._out[wait : self._waiting] = rows
         self._solved[wait : self._waiting] = solved
         if self._waiting == len(self._out):
-            self._inverse.addmm_(self._out.mT, self._solved, alpha=-1)
-            self._waiting = 0
+            self._settle_()
+
+    def _by_channel(self, rows: Tensor) -> Tensor:
+        """Rows (n, columns) as (channels, n, columns of a channel)."""
+        size = len(self._channels) * self._width
+        return rows[:, :size].unflatten(1, (-1, self._width)).movedim(1, 0)
+
+    def _settle_(self) -> None:
+        """Make the updates that wait, and leave out what is removed."""
+        left = self._is_left.nonzero().flatten()
+        self._inverse = self._inverse[left[:, None], left]
+        self._inverse.addmm_(self._out[:, left].mT, self._solved[:, left], alpha=-1)
+        self._weight = self._weight[left]
+        is_left = self._is_left[: len(self._channels) * self._width : self._width].cpu()
+        self._channels = self._channels[is_left]
+        self._diagonal = self._diagonal[is_left.to(self._diagonal.device)]
+        self._begin_()
+
+    def _begin_(self) -> None:
+        """Wait for updates of what is left."""
+        size = len(self._inverse)
+        self._is_left = torch.ones(size, dtype=torch.bool, device=self._inverse.device)
+        shape = (self._width * max(_WAITING_ROWS // self._width, 1), size)
+        self._out = self._inverse.new_empty(shape)
+        self._solved = torch.empty_like(self._out)
+        self._waiting = 0
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """The inverse of a symmetric matrix, which is positive definite but for rounding errors."""
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.linalg.inv(matrix) if failed else torch.cholesky_inverse(lower)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
