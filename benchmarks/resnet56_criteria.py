@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from amc_env import ChannelGraph, ChannelGroup
 from amc_env.calibration import Calibration, calibrate
 from amc_env.calibration.rows import RowSampling
-from amc_env.criteria import CRITERIA, channel_scores, make_criterion
+from amc_env.criteria import CRITERIA, make_criterion, scores_by_group
 from amc_env.criteria.ranking import ranking
 from amc_env.models import build_model, load_checkpoint_
 from amc_env.repair.plan import Reconstruction, repaired_layers
@@ -83,10 +83,8 @@ def measure(setting: Setting, name: str) -> Iterator[dict[str, str]]:
     """A row for each share of the inner channels."""
     graph = setting.graph
     started = time.perf_counter()
-    orders = {
-        group.name: ranking(channel_scores(make_criterion(name), group, setting.calibration))
-        for group in setting.inner
-    }
+    scores = scores_by_group(make_criterion(name), setting.inner, setting.calibration)
+    orders = {group: ranking(own) for group, own in scores.items()}
     seconds = time.perf_counter() - started
     plan = Reconstruction(graph, setting.calibration, orders)
     for share in SHARES:

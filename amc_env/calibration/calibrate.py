@@ -7,11 +7,11 @@ of a kernel) squared for each layer and convolution group, about half a gigabyte
 and what a run of one batch takes, however many samples there are. The samples themselves are kept
 by reference, or read again where they are a stream. Feature maps are computed again when a
 criterion asks for them, and are all that grows with the samples: those of one layer on all samples
-are held.
+are held, and where that is less than half a gigabyte, those of some of the next layers.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc_env.batches import Batch, first_tensor, sizes
-from amc_env.calibration.feature_maps import feature_maps, map_gradients
+from amc_env.calibration.ahead import MapsAhead
+from amc_env.calibration.feature_maps import map_gradients
 from amc_env.calibration.hooks import checked_batch, evaluating, listening, run
 from amc_env.calibration.rows import (
     RowSampling,
@@ -47,6 +48,7 @@ class Calibration:
         grams: (parts, columns, columns) in float64 for every calibrated layer; a part is a
             convolution group, a column an input of its kernel, channel-major.
         seed: The seed of criteria that draw at random.
+        ahead: Maps that are computed before they are asked for; None where each is alone.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class Calibration:
     task: Task = field(default_factory=Classification)
     grams: dict[str, Tensor] = field(default_factory=dict)
     seed: int = 0
+    ahead: MapsAhead | None = None
 
     def __post_init__(self) -> None:
         if self.labels is not None:
@@ -86,12 +89,16 @@ class Calibration:
             ValueError: There are no samples, or the maps are not finite.
         """
         self._check_samples()
-        with evaluating(self.model):
-            maps = [
-                _places(producer, feature_maps(self.model, [producer.module], x)[producer.module])
-                for x in self.batches
-            ]
-        return with_float64(torch.cat(maps))
+        ahead = self.ahead or MapsAhead(self.model, self.batches, ())
+        return with_float64(_places(producer, ahead.take(producer.module)))
+
+    def asked_in_turn(self, producers: Iterable[Member]) -> "Calibration":
+        """The same, for who asks for the ``maps`` of these in turn: one pass serves several.
+
+        Maps of layers that will be asked for next are held too, half a gigabyte of them at most.
+        """
+        layers = [producer.module for producer in producers]
+        return replace(self, ahead=MapsAhead(self.model, self.batches, layers))
 
     def maps_and_gradients(self, producer: Member) -> Iterator[tuple[Tensor, Tensor]]:
         """For each batch the ``maps``, and the gradient of the summed cross-entropy there.

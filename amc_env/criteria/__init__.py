@@ -5,7 +5,14 @@
 ``table`` contains their names.
 """
 
-from amc_env.criteria.criterion import Criterion, channel_scores
+from amc_env.criteria.criterion import Criterion, channel_scores, scores_by_group
 from amc_env.criteria.table import CRITERIA, CRITERION, make_criterion
 
-__all__ = ["CRITERIA", "CRITERION", "Criterion", "channel_scores", "make_criterion"]
+__all__ = [
+    "CRITERIA",
+    "CRITERION",
+    "Criterion",
+    "channel_scores",
+    "make_criterion",
+    "scores_by_group",
+]

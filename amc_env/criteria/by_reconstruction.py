@@ -134,7 +134,8 @@ class _Reader:
     def _by_channel(self, rows: Tensor) -> Tensor:
         """Rows (n, columns) as (channels, n, columns of a channel)."""
         size = len(self._channels) * self._width
-        return rows[:, :size].unflatten(1, (-1, self._width)).movedim(1, 0)
+        by_channel: Tensor = rows[:, :size].unflatten(1, (-1, self._width))
+        return by_channel.movedim(1, 0)
 
     def _settle_(self) -> None:
         """Make the updates that wait, and leave out what is removed."""
@@ -160,7 +161,8 @@ class _Reader:
 def _inverse(matrix: Tensor) -> Tensor:
     """The inverse of a symmetric matrix, which is positive definite but for rounding errors."""
     lower, failed = torch.linalg.cholesky_ex(matrix)
-    return torch.linalg.inv(matrix) if failed else torch.cholesky_inverse(lower)
+    inverse: Tensor = torch.linalg.inv(matrix) if failed else torch.cholesky_inverse(lower)
+    return inverse
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,6 +1,8 @@
 """The interface of a criterion, and the check of the scores that it returns."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +60,18 @@ def channel_scores(criterion: Criterion, group: ChannelGroup, calibration: Calib
             "choose another criterion"
         )
     return scores
+
+
+def scores_by_group(
+    criterion: Criterion, groups: Sequence[ChannelGroup], calibration: Calibration
+) -> dict[str, Tensor]:
+    """The checked scores of each of several groups, by its name.
+
+    Raises:
+        ValueError: The criterion cannot score a group, or a score is NaN or infinite.
+    """
+    turns = calibration.asked_in_turn(chain.from_iterable(group.producers for group in groups))
+    return {group.name: channel_scores(criterion, group, turns) for group in groups}
 
 
 def produced_by(model: nn.Module, producer: Member) -> Tensor:

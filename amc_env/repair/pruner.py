@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from amc_env.batches import Batch, first_tensor, in_parts
 from amc_env.calibration import Calibration, calibrate
 from amc_env.calibration.rows import RowSampling
-from amc_env.criteria import Criterion, channel_scores
+from amc_env.criteria import Criterion, scores_by_group
 from amc_env.criteria.ranking import ranking
 from amc_env.data import Source
 from amc_env.names import check_name
@@ -310,10 +310,7 @@ class Pruner:
         if known:
             return known.scores, known.ranking_seconds
         started = time.perf_counter()
-        scores = {
-            group.name: channel_scores(self.criterion, group, self.calibration)
-            for group in self.graph.groups
-        }
+        scores = scores_by_group(self.criterion, self.graph.groups, self.calibration)
         return scores, time.perf_counter() - started
 
     def _key(self, samples: Source, task: Task, store: TensorStore) -> str | None:

@@ -6,8 +6,8 @@ from functools import partial
 import torch
 
 from amc_env import ChannelGraph
-from amc_env.calibration import Calibration, calibrate
-from amc_env.criteria import CRITERIA, Criterion, channel_scores, make_criterion
+from amc_env.calibration import calibrate
+from amc_env.criteria import CRITERIA, make_criterion, scores_by_group
 from amc_env.information.aura import spatial_entropy
 from amc_env.models import build_model
 from amc_env.models.zoo import model_entry
@@ -54,14 +54,9 @@ def criteria(size: Size) -> Iterator[Case]:
         once = Size(short=size.short, rounds=1, device=size.device)
         plain = medians({"forward": partial(forward_seconds, model, x)}, size)["forward"]
         for name in names:
-            score = partial(_scored, make_criterion(name), graph, sums)
+            score = partial(scores_by_group, make_criterion(name), graph.groups, sums)
             seconds = medians({"score": score}, once)["score"]
             yield Case(
                 name=f"{network}, {name}",
                 values={"seconds": seconds, "forward passes": seconds / plain},
             )
-
-
-def _scored(criterion: Criterion, graph: ChannelGraph, sums: Calibration) -> None:
-    for group in graph.groups:
-        channel_scores(criterion, group, sums)

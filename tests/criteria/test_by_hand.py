@@ -98,9 +98,15 @@ def test_reconstruction_eliminates_what_costs_least_again_and_again() -> None:
         left.remove(gone)
 
 
-def test_reconstruction_counts_the_error_of_all_that_has_gone_in_wide_layers() -> None:
+@pytest.mark.parametrize("others", [0, 7])
+def test_reconstruction_counts_the_error_of_all_that_has_gone_in_wide_layers(others: int) -> None:
     torch.manual_seed(0)
-    model = Net(lambda n, x: n.b(n.a(x).relu()), 5, a=conv(8, 40), b=conv(40, 5)).eval()
+    model = Net(
+        lambda n, x: n.b(torch.cat([x[:, :others], n.a(x).relu()], 1)),
+        5,
+        a=conv(8, 40),
+        b=conv(40 + others, 5),
+    ).eval()
     x = torch.randn(30, 3, 6, 6)
     graph = ChannelGraph(model, x[:2])
     calibration = calibrate(model, [x], layers=repaired_layers(graph))
@@ -111,8 +117,10 @@ def test_reconstruction_counts_the_error_of_all_that_has_gone_in_wide_layers() -
     ridged = gram + 1e-4 * gram.diagonal().mean() * torch.eye(len(gram))
     order = ranking(scores)
     for kept in (39, 30, 12, 7, 1):
-        columns = (order[:, None] * 9 + torch.arange(9)).flatten()
-        stays, goes = columns[: 9 * kept], columns[9 * kept :]
+        # What else the layer reads comes first, and stays.
+        channels = torch.cat([torch.arange(others), order + others])
+        columns = (channels[:, None] * 9 + torch.arange(9)).flatten()
+        stays, goes = columns.tensor_split([9 * (others + kept)])
         across = ridged[stays][:, goes]
         rest = ridged[goes][:, goes] - across.T @ torch.linalg.solve(
             ridged[stays][:, stays], across
