@@ -1,6 +1,6 @@
 """Maps of layers that are asked for in turn: those of several are computed in one pass."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,14 +41,17 @@ class MapsAhead:
         self._batches = batches
         self._order = list(layers)
         self._most_bytes = most_bytes
+        self._samples: int | None = None
         self._held: dict[str, Tensor] = {}
 
-    def take(self, layer: str) -> Tensor:
-        """The maps of a layer on all samples, (samples, channels, H, W).
+    def take(self, layer: str, *, samples: int | None = None) -> Tensor:
+        """The maps of a layer on the first samples, or on all, (samples, channels, H, W).
 
         Raises:
             ValueError: The layer does not exist or did not run, or a map is not finite.
         """
+        if samples != self._samples:
+            self._samples, self._held = samples, {}
         if layer not in self._held:
             self._held |= self._computed(layer)
         maps = self._held[layer]
@@ -74,7 +77,8 @@ class MapsAhead:
         few = first(self._batches[0], _TRIAL_SAMPLES)
         with evaluating(self._model):
             trial = feature_maps(self._model, [layer, *others], few)
-        times = sum(sizes(self._batches)) / count(few)
+        total = sum(sizes(self._batches))
+        times = min(total, self._samples or total) / count(few)
         left = float(self._most_bytes) - sum(maps.nbytes for maps in self._held.values())
         left -= times * trial[layer].nbytes
         chosen = [layer]
@@ -87,6 +91,15 @@ class MapsAhead:
 
     def _maps(self, layers: list[str]) -> dict[str, Tensor]:
         with evaluating(self._model):
-            parts = [feature_maps(self._model, layers, batch) for batch in self._batches]
+            parts = [feature_maps(self._model, layers, batch) for batch in self._read()]
         # Parts are let go one by one, so that only one layer's are there twice.
         return {name: torch.cat([part.pop(name) for part in parts]) for name in layers}
+
+    def _read(self) -> Iterator[Batch]:
+        """The batches of the samples that count."""
+        left = sum(sizes(self._batches)) if self._samples is None else self._samples
+        for batch in self._batches:
+            yield first(batch, left)
+            left -= count(batch)
+            if left <= 0:
+                return

@@ -79,8 +79,10 @@ class Calibration:
             raise ValueError("the calibration samples have no labels; pass them to calibrate()")
         return with_float64(self.labels)
 
-    def maps(self, producer: Member) -> Tensor:
+    def maps(self, producer: Member, *, samples: int | None = None) -> Tensor:
         """Maps (samples, channels, H, W) of a group's channels, after norm and activation.
+
+        They are those of the first ``samples``, or of all.
 
         A channel that stands at several indices of the layer's output, as in a grouped convolution,
         has these maps side by side in the last dimension.
@@ -90,7 +92,7 @@ class Calibration:
         """
         self._check_samples()
         ahead = self.ahead or MapsAhead(self.model, self.batches, ())
-        return with_float64(_places(producer, ahead.take(producer.module)))
+        return with_float64(_places(producer, ahead.take(producer.module, samples=samples)))
 
     def asked_in_turn(self, producers: Iterable[Member]) -> "Calibration":
         """The same, for who asks for the ``maps`` of these in turn: one pass serves several.

@@ -57,7 +57,6 @@ class AuraInformation(Criterion):
             labels = labels[torch.randperm(len(labels), generator=generator)]
 
         def score(maps: Tensor) -> Tensor:
-            maps = maps[: self.samples]
             height, width = maps.shape[-2:]
             if height * width == 1:
                 raise ValueError(
@@ -67,7 +66,7 @@ class AuraInformation(Criterion):
             grids = label_grids(labels, classes=classes, size=(height, width), orient=self.orient)
             return grid_mi(maps, grids.to(maps.device), bins=bins_for(maps, self.bins))
 
-        return _mean_over_producers(group, calibration, score)
+        return _mean_over_producers(group, calibration, score, samples=self.samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +128,9 @@ class KernelInformation(Criterion):
         labels = calibration.known_labels()[: self.samples]
 
         def score(maps: Tensor) -> Tensor:
-            maps = maps[: self.samples]
             return renyi_mi(maps, labels.to(maps.device), alpha=self.alpha, width=self.width)
 
-        return _mean_over_producers(group, calibration, score)
+        return _mean_over_producers(group, calibration, score, samples=self.samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,13 +161,12 @@ class MapEntropy(Criterion):
     @override
     def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
         def score(maps: Tensor) -> Tensor:
-            maps = maps[: self.samples]
             if maps[0, 0].numel() == 1:
                 raise ValueError("its maps are a single pixel, which has no neighbour")
             entropies = spatial_entropy(maps, bins=bins_for(maps, self.bins))
             return _ordered(entropies, maps, self.keeps)
 
-        return _mean_over_producers(group, calibration, score)
+        return _mean_over_producers(group, calibration, score, samples=self.samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,10 +197,9 @@ class MapHistogramEntropy(Criterion):
     @override
     def scores(self, group: ChannelGroup, calibration: Calibration) -> Tensor:
         def score(maps: Tensor) -> Tensor:
-            maps = maps[: self.samples]
             return _ordered(histogram_entropy(maps, bins=self.bins), maps, self.keeps)
 
-        return _mean_over_producers(group, calibration, score)
+        return _mean_over_producers(group, calibration, score, samples=self.samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +265,15 @@ def _check_samples(samples: int | None) -> None:
 
 
 def _mean_over_producers(
-    group: ChannelGroup, calibration: Calibration, score: Callable[[Tensor], Tensor]
+    group: ChannelGroup,
+    calibration: Calibration,
+    score: Callable[[Tensor], Tensor],
+    *,
+    samples: int | None = None,
 ) -> Tensor:
-    each = [score(calibration.maps(producer)).double().cpu() for producer in group.producers]
+    """The mean of what each producer's maps are scored, on the first samples or on all."""
+    each = [
+        score(calibration.maps(producer, samples=samples)).double().cpu()
+        for producer in group.producers
+    ]
     return torch.stack(each).mean(0)

@@ -64,6 +64,15 @@ def test_maps_are_held_until_nobody_asks_for_them_again(chain: Chain) -> None:
     assert chain.passes == 4
 
 
+def test_the_first_samples_alone_are_run(chain: Chain) -> None:
+    ahead = MapsAhead(chain, X.split(5), ["a", "b", "a"])
+    for layer in "ab":
+        assert torch.allclose(ahead.take(layer, samples=4), alone(chain, layer)[:4], atol=1e-6)
+    assert torch.allclose(ahead.take("a", samples=9), alone(chain, "a")[:9], atol=1e-6)
+    # A batch, two batches, and three times two that they are compared with.
+    assert chain.passes == 1 + 2 + 6
+
+
 def test_layers_that_are_left_out_are_not_held(chain: Chain) -> None:
     ahead = MapsAhead(chain, X.split(5), ["a", "b", "c"], most_bytes=2 * ONE)
     ahead.take("a")
