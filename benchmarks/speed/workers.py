@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 
@@ -13,51 +14,66 @@ from amc_env.models import build_model
 from benchmarks.speed.records import Case, Size
 
 WORKERS = (1, 2)
-IMAGES = 1000
+IMAGES, ROUNDS = 1000, 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Measured:
-    """A search with so many workers of an engine."""
+class _Crew:
+    """So many workers of an engine, and an environment of their own."""
 
     workers: int
     engine: str
-    result: SearchResult
+    env: ChannelPruningEnv
 
     @property
     def name(self) -> str:
         """The name of its line."""
         return f"ray {self.workers}" if self.engine == "ray" else f"{self.workers}"
 
-    @property
-    def start_seconds(self) -> float:
-        """Seconds until every worker of the largest crew has had its first episode."""
-        return self.result.episodes[max(WORKERS) - 1].at_seconds
-
-    @property
-    def per_minute(self) -> float:
-        """Episodes per minute after the start."""
-        episodes = self.result.episodes
-        seconds = episodes[-1].at_seconds - self.start_seconds
-        return 60 * (len(episodes) - max(WORKERS)) / seconds
+    def search(self, episodes: int, *, seed: int) -> SearchResult:
+        """A random search; the environment remembers no episode of another seed."""
+        with side_by_side(self.env, workers=self.workers, engine=self.engine):
+            return make_agent("random").search(self.env, episodes=episodes, seed=seed)
 
 
 def workers(size: Size) -> Iterator[Case]:
     """A random search by one process, by workers, and by as many on a Ray cluster of this machine.
 
+    They take turns, so that what else the machine does slows all alike; values are medians.
+
     Raises:
         RuntimeError: Two of the searches found different episodes.
     """
     (name,) = size.of(("cifar_resnet56",), ("digits_cnn",))
-    measured: list[_Measured] = []
-    for count, engine in _crews():
-        one = _search(name, size, count, engine)
-        measured.append(one)
-        if _found(one) != _found(measured[0]):
-            raise RuntimeError(f"{one.name} found other episodes than {measured[0].name}")
-        values = {"seconds to start": one.start_seconds, "episodes a minute": one.per_minute}
-        values["times those of 1"] = one.per_minute / measured[0].per_minute
-        yield Case(name=one.name, values=values)
+    crews = [_Crew(workers=count, engine=engine, env=_env(name)) for count, engine in _crews()]
+    rounds = []
+    for seed in range(1 if size.short else ROUNDS):
+        results = [crew.search(8 if size.short else 20, seed=seed) for crew in crews]
+        for crew, result in zip(crews, results, strict=True):
+            if _found(result) != _found(results[0]):
+                raise RuntimeError(f"{crew.name} found other episodes than {crews[0].name}")
+        rounds.append(results)
+    for crew, own in zip(crews, zip(*rounds, strict=True), strict=True):
+        ratios = [
+            _per_minute(mine) / _per_minute(all_[0]) for mine, all_ in zip(own, rounds, strict=True)
+        ]
+        values = {
+            "seconds to start": median(map(_start_seconds, own)),
+            "episodes a minute": median(map(_per_minute, own)),
+            "times those of 1": median(ratios),
+        }
+        yield Case(name=crew.name, values=values)
+
+
+def _start_seconds(result: SearchResult) -> float:
+    """Seconds until every worker of the largest crew has had its first episode."""
+    return result.episodes[max(WORKERS) - 1].at_seconds
+
+
+def _per_minute(result: SearchResult) -> float:
+    """Episodes per minute after the start."""
+    seconds = result.episodes[-1].at_seconds - _start_seconds(result)
+    return 60 * (len(result.episodes) - max(WORKERS)) / seconds
 
 
 def _crews() -> Iterator[tuple[int, str]]:
@@ -69,21 +85,18 @@ def _crews() -> Iterator[tuple[int, str]]:
             yield count, "ray"
 
 
-def _search(name: str, size: Size, count: int, engine: str) -> _Measured:
-    env = ChannelPruningEnv(
+def _env(name: str) -> ChannelPruningEnv:
+    return ChannelPruningEnv(
         model=build_model(name, seed=0).eval(),
         data=PruningData(calibration=_images(name, 300), validation=_images(name, IMAGES)),
         reward="loss",
         budget=Budget(flops=0.5),
         settings=EnvSettings(precision="float32"),
     )
-    with side_by_side(env, workers=count, engine=engine):
-        result = make_agent("random").search(env, episodes=8 if size.short else 60, seed=0)
-    return _Measured(workers=count, engine=engine, result=result)
 
 
-def _found(measured: _Measured) -> list[tuple[float, dict[str, int]]]:
-    return [(e.reward, e.counts) for e in measured.result.episodes]
+def _found(result: SearchResult) -> list[tuple[float, dict[str, int]]]:
+    return [(e.reward, e.counts) for e in result.episodes]
 
 
 def _images(name: str, count: int) -> Split:
