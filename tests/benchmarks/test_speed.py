@@ -26,6 +26,7 @@ AT_LEAST = {
     ("entropy", "graycomatrix, stacked / amc_env"): 4.0,
     ("entropy", "graycomatrix, per map / amc_env"): 20.0,
 }
+TRIES = 3
 
 
 def table(name: str) -> Table:
@@ -36,11 +37,26 @@ def table(name: str) -> Table:
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", sorted({row for row, _ in (*AT_MOST, *AT_LEAST)}))
 def test_ratios_stay_on_the_right_side_of_their_lines(name: str) -> None:
+    # Other load moves a ratio now and then, worse code every time.
+    found = []
+    for _ in range(TRIES):
+        found.append(wrong_ratios(name))
+        if not found[-1]:
+            return
+    pytest.fail(f"in {TRIES} measurements: {found}")
+
+
+def wrong_ratios(name: str) -> dict[str, float]:
+    """The ratios of a row that are on the wrong side of their lines."""
+    wrong = {}
     for case in table(name).cases:
         for (row, ratio), line in AT_MOST.items():
-            assert row != name or case.values[ratio] <= line
+            if row == name and case.values[ratio] > line:
+                wrong[f"{case.name}, {ratio}"] = case.values[ratio]
         for (row, ratio), line in AT_LEAST.items():
-            assert row != name or case.values[ratio] > line
+            if row == name and case.values[ratio] <= line:
+                wrong[f"{case.name}, {ratio}"] = case.values[ratio]
+    return wrong
 
 
 @pytest.mark.parametrize("name", ["costs", "calibration", "criteria"])

@@ -345,7 +345,7 @@ def test_runs_share_scores_and_factors_in_a_folder_of_their_own(
 ) -> None:
     shared = [*QUICK, *SHORT, "search.episodes=1", f"preparation.folder={tmp_path / 'shared'}"]
     assert go(*shared, f"folder={tmp_path / 'a'}") == 0
-    monkeypatch.setattr(pruner, "channel_scores", None)
+    monkeypatch.setattr(pruner, "scores_by_group", None)
     budget = ["budget.flops=0.7", "reward=accuracy"]
     assert go(*shared, *budget, f"folder={tmp_path / 'b'}") == 0
     assert len([*(tmp_path / "shared").glob("*/index.json")]) == 1
