@@ -62,10 +62,10 @@ def held_on(folder: Path) -> Callable[[RewardContext], float]:
     return reward
 
 
-def on_two_machines(folder: Path) -> list[str]:
-    """The machines on which workers are held, once there are two."""
+def machines_in(folder: Path, *, at_least: int) -> list[str]:
+    """The machines on which workers are held or were, once there are so many."""
     deadline = time.monotonic() + 120
-    while len(found := sorted(path.name for path in folder.iterdir())) < 2:
+    while len(found := sorted(path.name for path in folder.iterdir())) < at_least:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return found
@@ -87,12 +87,16 @@ def test_a_machine_that_is_lost_in_a_candidate_changes_nothing(
     lost: list[str] = []
 
     def lose() -> None:
-        busy = on_two_machines(tmp_path)
-        # The head keeps the books of the cluster, and cannot be lost.
-        node = next(n for n in cluster.worker_nodes if n.node_id in busy)
-        cluster.remove_node(node, allow_graceful=False)
-        lost.append(node.node_id)
-        (tmp_path / "go").touch()
+        try:
+            busy = machines_in(tmp_path, at_least=2)
+            # The head keeps the books of the cluster, and cannot be lost.
+            node = next(n for n in cluster.worker_nodes if n.node_id in busy)
+            cluster.remove_node(node, allow_graceful=False)
+            lost.append(node.node_id)
+            # The other worker could be through with all before a third has begun.
+            machines_in(tmp_path, at_least=3)
+        finally:
+            (tmp_path / "go").touch()
 
     env = env_of(held_on(tmp_path))
     loser = threading.Thread(target=lose, daemon=True)
