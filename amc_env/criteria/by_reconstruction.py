@@ -121,7 +121,7 @@ class _Reader:
         both = torch.linalg.solve(rows[:, block], torch.cat([rows, self._weight[block]], 1))
         solved, weights = both[:, : len(self._inverse)], both[:, len(self._inverse) :]
         self._weight.addmm_(rows.mT, weights, alpha=-1)
-        self._diagonal -= self._by_channel(rows).mT @ self._by_channel(solved)
+        self._diagonal -= self._blocks(rows).mT @ self._blocks(solved)
         self._weight[block] = 0.0
         self._diagonal[place] = torch.eye(self._width).to(self._diagonal)
         self._is_left[block] = False
@@ -131,11 +131,11 @@ class _Reader:
         if self._waiting == len(self._out):
             self._settle_()
 
-    def _by_channel(self, rows: Tensor) -> Tensor:
+    def _blocks(self, rows: Tensor) -> Tensor:
         """Rows (n, columns) as (channels, n, columns of a channel)."""
         size = len(self._channels) * self._width
-        by_channel: Tensor = rows[:, :size].unflatten(1, (-1, self._width))
-        return by_channel.movedim(1, 0)
+        blocks: Tensor = rows[:, :size].unflatten(1, (-1, self._width))
+        return blocks.movedim(1, 0)
 
     def _settle_(self) -> None:
         """Make the updates that wait, and leave out what is removed."""
