@@ -1,12 +1,14 @@
 """A run or a sweep of runs: read the settings, run the stages."""
 
 import sys
+from functools import partial
 from typing import Any
 
 from amc_env.pipeline import CONFIGS, together
 from amc_env.pipeline.command import INTERRUPTED, Job, read_jobs, refuse
 from amc_env.pipeline.crew import Crew
 from amc_env.pipeline.help_text import help_text
+from amc_env.pipeline.originals import Originals
 
 
 def main(arguments: list[str]) -> int:
@@ -24,22 +26,27 @@ def main(arguments: list[str]) -> int:
     if crew.workers > 1 and together.launched() > 1:
         return refuse("torchrun trains single runs together; leave runs.workers out, or torchrun")
     together.begin()
-    status = crew.run(jobs, run_job)
+    status = crew.run(jobs, partial(run_job, originals=Originals()))
     # After a failure in the middle of a training the others still wait in it; torchrun ends them.
     if not status:
         together.dismiss()
     return status
 
 
-def run_job(job: Job) -> int:
-    """Run the stages of one job; an interruption keeps what there is."""
+def run_job(job: Job, originals: Originals | None = None) -> int:
+    """Run the stages of one job; an interruption keeps what there is.
+
+    Args:
+        job: The job.
+        originals: What the jobs before it have measured.
+    """
     # The stages import PyTorch, which takes seconds; the settings are checked before that.
     from amc_env import ChannelPruningEnv
     from amc_env.pipeline import budgets, iterative, masks, report, scratch, stages, trust
     from amc_env.pipeline.config import RunConfig
     from amc_env.pipeline.run import Run
 
-    run = stages.start(RunConfig.of(job.settings), job.folder, job.overrides)
+    run = stages.start(RunConfig.of(job.settings), job.folder, job.overrides, originals)
     model, data = stages.base_model(run)
     env = stages.environment(run, model, data)
 

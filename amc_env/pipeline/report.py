@@ -276,9 +276,7 @@ def _write_predictions(run: Run, exact: Examiner, rows: Sequence[Row]) -> None:
 def _original(run: Run, env: ChannelPruningEnv, exact: Examiner) -> Row:
     """The original network, which is measured once however many budgets there are."""
     model, cost = env.graph.model, env.graph.cost()
-    if run.shared.original is None:
-        run.shared.original = exact.examine(model)
-    found = run.shared.original
+    found = run.originals.accuracies(model, run.config.as_plain(), exact.examine)
     return Row(name=ORIGINAL, model=model, accuracies=found, flops=cost.flops, params=cost.params)
 
 

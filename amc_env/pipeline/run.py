@@ -8,29 +8,14 @@ from typing import Any, Literal
 
 from amc_env.agents import SearchResult
 from amc_env.metric import ACCURACY, Metric
-from amc_env.pipeline.accuracies import Accuracies
 from amc_env.pipeline.config import Parts, RunConfig
 from amc_env.pipeline.folder import RunFolder
 from amc_env.pipeline.journal import Journal
+from amc_env.pipeline.originals import Originals
 from amc_env.policy import ModelSource, PrunedFacts, save_pruned
 from amc_env.trust import Trust
 
 Stage = Literal["pruned", "repaired", "selected", "iterative", "finetuned", "from scratch"]
-
-
-@dataclass(kw_only=True, eq=False)
-class Shared:
-    """What the search at one budget leaves for the next budgets of the run.
-
-    Attributes:
-        found: How many channels each group keeps in the policy that an agent found last, by the
-            name of a compared agent and by None for the run's own agent.
-        original: The original network's accuracies on the test data, for reports only; None until
-            they have been measured.
-    """
-
-    found: dict[str | None, Mapping[str, int]] = field(default_factory=dict)
-    original: Accuracies | None = None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -46,7 +31,9 @@ class Run:
         is_complete: False once the run was interrupted.
         trust: How well rewards rank policies, where the run tries them.
         journal: What the run has computed until now, before an interruption too.
-        shared: What the budgets of a run leave for each other.
+        last_found: How many channels each group keeps in the policy that an agent found at the
+            budget before, by the name of a compared agent and by None for the run's own agent.
+        originals: The accuracies of original networks, of earlier runs too.
         source: What built the original network, once it is built.
         later_ranking_seconds: How long the criterion took for the networks of rounds but the
             first.
@@ -60,7 +47,8 @@ class Run:
     started: float = field(default_factory=time.perf_counter)
     is_complete: bool = True
     trust: tuple[Trust, ...] = ()
-    shared: Shared = field(default_factory=Shared)
+    last_found: dict[str | None, Mapping[str, int]] = field(default_factory=dict)
+    originals: Originals = field(default_factory=Originals)
     source: ModelSource | None = None
     later_ranking_seconds: float = 0.0
 

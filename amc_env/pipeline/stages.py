@@ -27,6 +27,7 @@ from amc_env.pipeline.failures import explained
 from amc_env.pipeline.folder import RunFolder
 from amc_env.pipeline.journal import Journal
 from amc_env.pipeline.networks import network_of, source_of
+from amc_env.pipeline.originals import Originals
 from amc_env.pipeline.round_counts import check_given
 from amc_env.pipeline.run import Network, Run, Stage, choose, write_network
 from amc_env.pipeline.screen import progress, say, working
@@ -37,8 +38,19 @@ from amc_env.training import DivergedError, Training
 from amc_env.trust import spread_policies
 
 
-def start(config: RunConfig, path: Path, overrides: tuple[str, ...] = ()) -> Run:
+def start(
+    config: RunConfig,
+    path: Path,
+    overrides: tuple[str, ...] = (),
+    originals: Originals | None = None,
+) -> Run:
     """Seed everything, and make what the settings name; the folder is made once all is checked.
+
+    Args:
+        config: The settings.
+        path: Where the run writes.
+        overrides: The settings that the command line gave.
+        originals: What earlier runs of this process have measured.
 
     Raises:
         ValueError: Something that is named does not exist or refuses its options, or the storage of
@@ -52,7 +64,14 @@ def start(config: RunConfig, path: Path, overrides: tuple[str, ...] = ()) -> Run
     parts = config.make()
     if config.search.storage and not folder.is_resumed:
         check_storage(config.search.storage, str(path))
-    return Run(config=config, parts=parts, folder=folder, journal=journal, overrides=overrides)
+    return Run(
+        config=config,
+        parts=parts,
+        folder=folder,
+        journal=journal,
+        overrides=overrides,
+        originals=originals or Originals(),
+    )
 
 
 def base_model(run: Run) -> tuple[nn.Module, Dataset]:
@@ -283,9 +302,9 @@ def _search(
             seed=config.seed,
             on_episode=following(advance, on_episode, metric=run.metric),
             log=run.folder.curves if name is None else None,
-            start=run.shared.found.get(name),
+            start=run.last_found.get(name),
         )
-    run.shared.found[name] = result.best.counts
+    run.last_found[name] = result.best.counts
     run.is_complete &= result.is_complete
     return Network(agent=title, stage="pruned", result=result)
 

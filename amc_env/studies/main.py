@@ -2,10 +2,12 @@
 
 import signal
 from collections.abc import Sequence
+from functools import partial
 
 from amc_env.pipeline import main as runs
 from amc_env.pipeline import together
 from amc_env.pipeline.command import refuse
+from amc_env.pipeline.originals import Originals
 from amc_env.pipeline.resume import folder_to_resume
 from amc_env.studies import PLAN_FILE
 
@@ -25,7 +27,8 @@ def main(arguments: list[str]) -> int:
         plan = read_plan(others)
         from amc_env.studies.runner import run_study
 
-        return run_study(plan, runs.run_job, crew=crew)
+        prune = partial(runs.run_job, originals=Originals())
+        return run_study(plan, prune, crew=crew)
     except ValueError as error:
         return refuse(str(error))
 

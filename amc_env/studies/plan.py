@@ -22,6 +22,8 @@ from amc_env.studies.study import Cell, Scale, Study, cells, read_study
 
 RUNS = "runs"
 _KEYS = ("study", "scale", "folder")
+# The table shows neither the pages of runs nor how fast their networks are.
+_LEFT_OUT = ("report=false", "latency=false")
 
 
 class Order(BaseModel):
@@ -192,7 +194,8 @@ def _overrides(study: Study, scale: Scale, cell: Cell, order: Order) -> tuple[st
 
     What is chosen later in a group leaves no options of what was chosen there before.
     """
-    own = (*study.settings, *scale.settings, *cell.settings, f"seed={cell.seed}", "report=false")
+    cell_settings = (*cell.settings, f"seed={cell.seed}")
+    own = (*_LEFT_OUT, *study.settings, *scale.settings, *cell_settings)
     by_key: dict[str, str] = {}
     for text in (*own, *order.settings):
         stale = f"{_key(text)}.options."
