@@ -17,6 +17,7 @@ from amc_env.calibration import calibrate
 from amc_env.criteria import CRITERIA, make_criterion
 from amc_env.pipeline import report, stages
 from amc_env.pipeline.config import RunConfig
+from amc_env.pipeline.finetuning import finetune
 from amc_env.rewards import REWARDS
 
 CONFIGS = Path(__file__).resolve().parent.parent / "amc_env" / "configs"
@@ -111,7 +112,7 @@ def test_a_run_up_to_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
         model, data = stages.base_model(run)
         env = stages.environment(run, model, data)
         networks = stages.repair(run, env, stages.search(run, env))
-        networks = stages.finetune(run, env, networks, data)
+        networks = finetune(run, env, networks, data)
         report.finish(run, env, data, networks, [])
     assert networks[-1].stage == "finetuned"
     for network in networks:

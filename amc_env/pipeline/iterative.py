@@ -21,6 +21,7 @@ from amc_env.memory import Memory
 from amc_env.metric import ACCURACY
 from amc_env.pipeline import stages
 from amc_env.pipeline.failures import explained
+from amc_env.pipeline.finetuning import fine_tuning_split
 from amc_env.pipeline.round_counts import counts_by_round
 from amc_env.pipeline.rounds import GroupScores, Iteration, Iterations
 from amc_env.pipeline.run import Network, Run
@@ -98,7 +99,7 @@ class _Rounds:
 
     def __init__(self, run: Run, env: ChannelPruningEnv, found: Network, data: Dataset) -> None:
         self._run, self._env, self._found = run, env, found
-        self._fitted, held_out = stages.fine_tuning_split(run, data)
+        self._fitted, held_out = fine_tuning_split(run, data)
         self._judge = Evaluator(held_out.resident(), precision="float32", task=env.task)
         self._iterations: list[Iteration] = []
 

@@ -44,6 +44,7 @@ def run_job(job: Job, originals: Originals | None = None) -> int:
     from amc_env import ChannelPruningEnv
     from amc_env.pipeline import budgets, iterative, masks, report, scratch, stages, trust
     from amc_env.pipeline.config import RunConfig
+    from amc_env.pipeline.finetuning import finetune
     from amc_env.pipeline.run import Run
 
     run = stages.start(RunConfig.of(job.settings), job.folder, job.overrides, originals)
@@ -56,7 +57,7 @@ def run_job(job: Job, originals: Originals | None = None) -> int:
             networks = stages.search(run, env)
             rivals = stages.compare(run, env)
         networks = iterative.realise(run, env, networks, data)
-        networks = stages.finetune(run, env, networks, data)
+        networks = finetune(run, env, networks, data)
         rivals += scratch.from_scratch(run, networks[-1], data)
         masked = masks.mask(run, env, networks[-1], data)
         report.warn_of_rivals(run, env, networks, rivals)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from amc_env import ChannelPruningEnv
 from amc_env.data.datasets import Dataset
 from amc_env.masks import Masked, fix_masks_, with_magnitude_masks
+from amc_env.pipeline.finetuning import fine_tuning_split, finetune_
 from amc_env.pipeline.run import Network, Run
 from amc_env.pipeline.screen import say
-from amc_env.pipeline.stages import fine_tuning_split, finetune_
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from amc_env.data.datasets import Dataset
 from amc_env.models.initial import forget_training_
 from amc_env.pipeline.failures import explained
+from amc_env.pipeline.finetuning import fine_tuning_split
 from amc_env.pipeline.run import Network, Run
-from amc_env.pipeline.stages import fine_tuning_split
 from amc_env.pipeline.trainings import memory_for, train_
 from amc_env.training import Training
 

@@ -19,6 +19,7 @@ from amc_env.evaluation import Evaluator, hardest_first
 from amc_env.models import build_model
 from amc_env.pipeline import CONFIGS, report, stages
 from amc_env.pipeline.config import RunConfig
+from amc_env.pipeline.finetuning import finetune
 from amc_env.pipeline.overrides import Settings
 from amc_env.pipeline.run import Network, Run, choose
 from amc_env.policy import ModelSource, load_pruned
@@ -121,7 +122,7 @@ def test_the_better_of_repaired_and_finetuned_is_exported(
     run, env, data = begin("finetune.epochs=3", *overrides)
     networks = stages.repair(run, env, stages.search(run, env))
     repaired = {k: v.clone() for k, v in networks[-1].result.compact.state_dict().items()}
-    networks = stages.finetune(run, env, networks, data)
+    networks = finetune(run, env, networks, data)
     report.finish(run, env, data, networks, [])
     assert [network.stage for network in networks] == ["pruned", "repaired", "finetuned"]
     after = networks[1].result.compact.state_dict()
@@ -213,7 +214,7 @@ def test_a_run_says_how_long_training_takes_and_how_networks_are_evaluated(
     begin: Begin, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, env, data = begin("finetune.epochs=2", "env.precision=auto", "finetune.precision=auto")
-    networks = stages.finetune(run, env, stages.repair(run, env, stages.search(run, env)), data)
+    networks = finetune(run, env, stages.repair(run, env, stages.search(run, env)), data)
     report.finish(run, env, data, networks, [])
     said = capsys.readouterr().out
     # 400 images, 100 of which are held out, in batches that are made smaller for 16 steps
@@ -232,12 +233,12 @@ def test_the_original_network_is_the_teacher_unless_labels_alone_are_asked_for(
     networks = stages.repair(run, env, stages.search(run, env))
     runs: list[bool] = []
     hook = env.graph.model.register_forward_hook(lambda m, *_: runs.append(m.training))
-    stages.finetune(run, env, networks, data)
+    finetune(run, env, networks, data)
     assert runs
     assert not any(runs)
     runs.clear()
     alone, _, _ = begin("finetune.epochs=1", "finetune.distil=0")
-    stages.finetune(alone, env, networks, data)
+    finetune(alone, env, networks, data)
     hook.remove()
     assert not runs
 
@@ -250,7 +251,7 @@ def test_nothing_is_called_finetuned_that_was_not(epochs: int, begin: Begin) -> 
     hook = networks[-1].result.compact.register_forward_pre_hook(
         partial(interrupted, only_training=True)
     )
-    networks = stages.finetune(run, env, networks, data)
+    networks = finetune(run, env, networks, data)
     hook.remove()
     report.finish(run, env, data, networks, [])
     metrics = metrics_of(run)
@@ -267,7 +268,7 @@ def test_an_interrupted_repair_leaves_the_pruned_network(begin: Begin) -> None:
     hook = env.graph.model.register_forward_pre_hook(partial(interrupted, only_training=False))
     networks = stages.repair(run, env, networks)
     hook.remove()
-    networks = stages.finetune(run, env, networks, data)
+    networks = finetune(run, env, networks, data)
     report.finish(run, env, data, networks, [])
     metrics = metrics_of(run)
     assert metrics["is_complete"] is False
@@ -352,7 +353,7 @@ def test_memory_that_runs_out_in_training_names_the_batch(begin: Begin) -> None:
 
     networks[-1].result.compact.register_forward_pre_hook(greedy)
     with pytest.raises(ValueError, match=r"while fine-tuning; make finetune.batch smaller; the 3"):
-        stages.finetune(run, env, networks, data)
+        finetune(run, env, networks, data)
 
 
 def test_a_better_rival_is_named_with_its_files_and_its_command(
@@ -415,7 +416,7 @@ def test_no_choice_reads_the_test_data(begin: Begin) -> None:
             noise = Split(inputs=-data.test.inputs, labels=data.test.labels.flip(0))
             data = Dataset(train=data.train, test=noise)
         networks = stages.repair(run, env, stages.search(run, env))
-        networks = stages.finetune(run, env, networks, data)
+        networks = finetune(run, env, networks, data)
         report.finish(run, env, data, networks, [])
         metrics = metrics_of(run)
         weights = load_file(run.folder.path / "pruned.safetensors")

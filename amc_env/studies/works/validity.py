@@ -18,8 +18,8 @@ from torch import nn
 
 from amc_env.evaluation import Evaluator
 from amc_env.names import check_name
+from amc_env.pipeline.finetuning import fine_tuning_split
 from amc_env.pipeline.screen import progress
-from amc_env.pipeline.stages import fine_tuning_split
 from amc_env.rewards import Reward, make_reward
 from amc_env.studies.pictures import Bar, draw_forest
 from amc_env.studies.plan import Plan
