@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
@@ -18,3 +18,8 @@ def checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
         plain = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(plain.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network's state; what else modules keep in it is left out."""
+    return {name: x for name, x in model.state_dict().items() if isinstance(x, Tensor)}

@@ -4,9 +4,9 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from amc_env.checksums import checksum
+from amc_env.checksums import checksum, weights_of
 from amc_env.data import Source
 from amc_env.pipeline.run import Run
 from amc_env.pipeline.screen import say
@@ -37,8 +37,7 @@ def check_same(run: Run, model: nn.Module, train: Source) -> None:
     Raises:
         ValueError: They are others.
     """
-    weights = {name: x for name, x in model.state_dict().items() if isinstance(x, Tensor)}
-    now = checksum({}, {**train.identity(), **weights})
+    now = checksum({}, {**train.identity(), **weights_of(model)})
     if run.journal("network and training data", lambda: now) != now:
         raise ValueError(
             f"the network or the training data is not the one that the run in {run.folder.path} "

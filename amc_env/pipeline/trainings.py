@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from amc_env.checksums import checksum
+from amc_env.checksums import checksum, weights_of
 from amc_env.memory import Compute, Memory
 from amc_env.pipeline import together
 from amc_env.pipeline.run import Run
@@ -27,7 +27,7 @@ def memory_for(run: Run, name: str, network: nn.Module) -> Memory:
         name: Of the training.
         network: As it is before the training.
     """
-    start = _checksum(network, {})
+    start = checksum({}, weights_of(network))
 
     def remembered(what: str, compute: Compute) -> Any:
         return run.journal(f"{what}, {name} from {start}", compute)
@@ -86,12 +86,7 @@ def _write(training: Training, path: Path, start: str) -> None:
 def _start(training: Training) -> str:
     """Tells a training from those of other networks or with other settings."""
     facts = {"settings": repr(asdict(training.settings)), "samples": str(len(training.split))}
-    return _checksum(training.model, facts)
-
-
-def _checksum(network: nn.Module, facts: Mapping[str, str]) -> str:
-    weights = {n: x for n, x in network.state_dict().items() if isinstance(x, Tensor)}
-    return checksum(facts, weights)
+    return checksum(facts, weights_of(training.model))
 
 
 def _announce(training: Training, title: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from amc_env.batches import call, tensors_in
 from amc_env.calibration.hooks import evaluating
-from amc_env.checksums import checksum
+from amc_env.checksums import checksum, weights_of
 from amc_env.data import Source
 from amc_env.devices import solving_device
 from amc_env.repair.layer_plan import parted
@@ -101,12 +101,11 @@ def preparation_key(
         settings: Settings of the calibration and the repair.
     """
     model = graph.model
-    weights = {n: x for n, x in model.state_dict().items() if isinstance(x, Tensor)}
     # Two networks of the same weights may still differ in their code, which their outputs tell.
     with evaluating(model):
         few = call(model, samples.first(_FEW))
     tensors = {
-        **weights,
+        **weights_of(model),
         **samples.content(),
         **{f"output {number}": x for number, x in enumerate(tensors_in(few))},
     }

@@ -65,6 +65,15 @@ def test_what_depends_on_other_settings_is_measured_again(others: dict[str, Any]
     assert originals.accuracies(linear(seed=0), {**SETTINGS, **others}, measure).whole == 0.02
 
 
+def test_state_that_is_no_tensor_is_no_obstacle() -> None:
+    class Keeping(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"calls": 0}
+
+    originals, measure = Originals(), Counting()
+    assert originals.accuracies(Keeping(3, 2), SETTINGS, measure).whole == 0.01
+
+
 def test_other_weights_are_measured_again() -> None:
     originals, measure = Originals(), Counting()
     originals.accuracies(linear(seed=0), SETTINGS, measure)
