@@ -1,8 +1,6 @@
 """A run or a sweep of runs: read the settings, run the stages."""
 
 import sys
-from functools import partial
-from typing import Any
 
 from amc_env.pipeline import CONFIGS, together
 from amc_env.pipeline.command import INTERRUPTED, Job, read_jobs, refuse
@@ -26,7 +24,7 @@ def main(arguments: list[str]) -> int:
     if crew.workers > 1 and together.launched() > 1:
         return refuse("torchrun trains single runs together; leave runs.workers out, or torchrun")
     together.begin()
-    status = crew.run(jobs, partial(run_job, originals=Originals()))
+    status = crew.run(jobs, Originals().known_to(run_job))
     # After a failure in the middle of a training the others still wait in it; torchrun ends them.
     if not status:
         together.dismiss()
@@ -34,12 +32,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run_job(job: Job, originals: Originals | None = None) -> int:
-    """Run the stages of one job; an interruption keeps what there is.
-
-    Args:
-        job: The job.
-        originals: What the jobs before it have measured.
-    """
+    """Run the stages of one job, maybe after others; an interruption keeps what there is."""
     # The stages import PyTorch, which takes seconds; the settings are checked before that.
     from amc_env import ChannelPruningEnv
     from amc_env.pipeline import budgets, iterative, masks, report, scratch, stages, trust
@@ -51,7 +44,7 @@ def run_job(job: Job, originals: Originals | None = None) -> int:
     model, data = stages.base_model(run)
     env = stages.environment(run, model, data)
 
-    def run_budget(run: Run, env: ChannelPruningEnv) -> dict[str, Any]:
+    def run_budget(run: Run, env: ChannelPruningEnv) -> dict[str, object]:
         trust.trust(run, env)
         with stages.workers(run, env):
             networks = stages.search(run, env)

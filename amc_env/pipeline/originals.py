@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
 
     from amc_env.pipeline.accuracies import Accuracies
+    from amc_env.pipeline.command import Job
 
 # The settings, beside the weights, that a network's accuracy on the test data depends on.
 _SECTIONS = ("model", "data", "task", "device", "threads")
@@ -23,6 +25,10 @@ class Originals:
     """
 
     _found: "dict[str, Accuracies]" = field(default_factory=dict, init=False)
+
+    def known_to(self, run: Callable[..., int]) -> "Callable[[Job], int]":
+        """A run of a job that is given them as ``originals``."""
+        return partial(run, originals=self)
 
     def accuracies(
         self,

@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Sequence
-from functools import partial
 
 from amc_env.pipeline import main as runs
 from amc_env.pipeline import together
@@ -27,8 +26,7 @@ def main(arguments: list[str]) -> int:
         plan = read_plan(others)
         from amc_env.studies.runner import run_study
 
-        prune = partial(runs.run_job, originals=Originals())
-        return run_study(plan, prune, crew=crew)
+        return run_study(plan, Originals().known_to(runs.run_job), crew=crew)
     except ValueError as error:
         return refuse(str(error))
 

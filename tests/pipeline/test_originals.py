@@ -1,7 +1,6 @@
 """Original networks are measured once by the runs of a process."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,7 @@ def test_runs_of_a_sweep_measure_their_original_once(
         "latency=false", "report=false", "env.precision=float32", "base.precision=float32",
         "split.calibration=60", "split.validation=100", "split.selection=100",
     ]  # fmt: skip
-    assert not run_jobs(read_jobs(arguments, CONFIGS), partial(run_job, originals=Originals()))
+    assert not run_jobs(read_jobs(arguments, CONFIGS), Originals().known_to(run_job))
     figures = [
         json.loads(path.read_text()) for path in sorted(tmp_path.glob("sweep/*/metrics.json"))
     ]
