@@ -52,12 +52,16 @@ def following(
         best = max(best, episode, key=lambda one: one.reward) if best else episode
         if listener:
             listener(episode)
-        value = metric.text(best.accuracy)
-        is_known = metric == ACCURACY
-        right = f"{value} of validation images right" if is_known else f"{metric.name} {value}"
-        advance(f"best reward {best.reward:.4f}, {right}")
+        advance(f"best reward {best.reward:.4f}, {described(metric, best.accuracy)}")
 
     return tell
+
+
+def described(metric: Metric, value: float) -> str:
+    """A value of the metric on the validation split, for people."""
+    if metric == ACCURACY:
+        return f"{metric.text(value)} of validation images right"
+    return f"{metric.name} {metric.text(value)}"
 
 
 class _Lines:

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from amc_env import ChannelGraph, ChannelPruningEnv, Policy, PruningData
 from amc_env.agents import Episode, SearchResult
 from amc_env.agents.episodes import Listener
-from amc_env.agents.progress import following
+from amc_env.agents.progress import described, following
 from amc_env.agents.workers import side_by_side
 from amc_env.data.datasets import DATASET, Dataset
 from amc_env.env.budget import BudgetKeeper
@@ -138,6 +138,7 @@ def environment(run: Run, model: nn.Module, data: Dataset) -> ChannelPruningEnv:
             store=run.config.preparation.store(run.folder.preparation, tell=say),
         )
     say(f"networks are evaluated in {env.evaluator.choice}")
+    _tell_original(run, env, model)
     return env
 
 
@@ -337,6 +338,22 @@ def _in_order(run: Run, model: nn.Module, drawn: PruningData) -> PruningData:
     # Sums of other processors could change the order, so it is remembered.
     order = run.journal("order of the validation samples", lambda: hardest_first(split, model))
     return replace(drawn, validation=split.take(torch.tensor(order)))
+
+
+def _tell_original(run: Run, env: ChannelPruningEnv, model: nn.Module) -> None:
+    """Say what the original network is worth, and warn where it has learned nothing."""
+    value, labels = env.evaluator.evaluate(model), env.evaluator.split.labels
+    say(f"the original network: {described(run.metric, value)}")
+    if not (run.parts.task.has_classes and isinstance(labels, Tensor)):
+        return
+    commonest = labels.unique(return_counts=True)[1].max().item() / len(labels)
+    if value <= commonest:
+        say(
+            f"warning: that is no better than one class for all ({commonest:.2%}), so a search has "
+            "nothing to keep; give model.checkpoint, with pixels normalised as in its training "
+            "(data.options.mean, data.options.deviation), or train longer (base.epochs) or at a "
+            "lower base.learning_rate"
+        )
 
 
 def _check_prunable(run: Run, model: nn.Module, data: Dataset) -> None:

@@ -16,7 +16,7 @@ from amc_env import ChannelPruningEnv, Policy, Split
 from amc_env.agents.searchers import RandomSearch
 from amc_env.data.datasets import Dataset, digits
 from amc_env.evaluation import Evaluator, hardest_first
-from amc_env.models import build_model
+from amc_env.models import build_model, load_checkpoint_
 from amc_env.pipeline import CONFIGS, report, stages
 from amc_env.pipeline.config import RunConfig
 from amc_env.pipeline.finetuning import finetune
@@ -105,6 +105,25 @@ def test_what_cannot_be_pruned_is_refused_before_it_is_trained(
     with pytest.raises(ValueError, match=message):
         stages.base_model(run)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0])
+def test_a_run_tells_what_the_original_is_worth(
+    scale: float, begin: Begin, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = build_model("digits_cnn", seed=0)
+    load_checkpoint_(model, checkpoint)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+    save_model(model, str(tmp_path / "scaled.safetensors"))
+    _, env, _ = begin(f"model.checkpoint={tmp_path / 'scaled.safetensors'}")
+    said = capsys.readouterr().out
+    accuracy = env.evaluator.evaluate(model)
+    assert f"the original network: {accuracy:.2%} of validation images right" in said
+    # Without weights it takes every image for the same class.
+    assert ("no better than one class for all" in said) == (scale == 0)
+    assert (accuracy > 0.5) == (scale == 1)
 
 
 @pytest.mark.parametrize(
