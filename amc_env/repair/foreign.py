@@ -12,6 +12,7 @@ from amc_env.calibration import calibrate
 from amc_env.calibration.hooks import checked_batch, evaluating, run
 from amc_env.calibration.rows import RowSampling
 from amc_env.repair.matching import kept_channels
+from amc_env.repair.norms import rebase_norms_
 from amc_env.repair.plan import Reconstruction, repaired_layers
 from amc_env.repair.pruner import RepairSettings
 from amc_env.repair.sequential import SequentialSettings, repair_sequentially_
@@ -123,6 +124,7 @@ def _repair_(
             match_residual_sums=settings.match_residual_sums,
         ),
     )
+    rebase_norms_(compact, batches)
 
 
 def _kept_first(kept: Tensor | None, channels: int) -> Tensor:

@@ -19,7 +19,7 @@ from amc_env.criteria.ranking import ranking
 from amc_env.data import Source
 from amc_env.names import check_name
 from amc_env.precision import Format
-from amc_env.repair.norms import has_running_norms, reestimate_norms_
+from amc_env.repair.norms import has_running_norms, rebase_norms_, reestimate_norms_
 from amc_env.repair.plan import (
     DEFAULT_RIDGE,
     Keep,
@@ -264,6 +264,8 @@ class Pruner:
         # The plain repair first: the sequential one is pulled towards the weights that it finds.
         self.plan.apply_(compact, kept)
         self._final_repair.repair_(compact, kept)
+        # It is the network that may be trained further.
+        rebase_norms_(compact, self.calibration.batches)
         return compact
 
     @cached_property

@@ -10,7 +10,6 @@ from amc_env import ChannelGraph
 from amc_env.calibration import Calibration, calibrate
 from amc_env.calibration.hooks import listening
 from amc_env.calibration.rows import layer_rows
-from amc_env.repair.norms import reestimate_norms_
 from amc_env.repair.plan import (
     DEFAULT_RIDGE,
     Reconstruction,
@@ -331,41 +330,6 @@ def test_a_network_cut_to_other_numbers_is_left_as_it_is() -> None:
     with pytest.raises(ValueError, match="was cut to another size"):
         plan.apply_(compact, {"a": 2, graph.groups[0].name: 3})
     assert all(torch.equal(v, before[n]) for n, v in compact.state_dict().items())
-
-
-class Normed(nn.Sequential):
-    """A convolution and a batch norm with unlikely statistics."""
-
-    def __init__(self) -> None:
-        super().__init__(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, momentum=0.3), nn.Dropout(0.5))
-        self[1].running_mean.fill_(7.0)
-
-
-def test_norms_get_the_statistics_of_the_samples() -> None:
-    model, x = Normed().eval(), torch.randn(64, 2, 4, 4)
-    reestimate_norms_(model, x.split(32))
-    with torch.no_grad():
-        out = model[0](x)
-        normal = model(x)
-    assert torch.allclose(model[1].running_mean, out.mean((0, 2, 3)), atol=1e-6)
-    assert torch.allclose(normal.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
-    assert torch.allclose(normal.std((0, 2, 3)), torch.ones(3), atol=0.05)
-    assert model[1].momentum == 0.3
-    assert model[1].num_batches_tracked == 0
-    assert not model[1].training
-
-
-def test_norms_keep_what_they_had_when_a_batch_cannot_be_run() -> None:
-    model = Normed()
-    with pytest.raises(RuntimeError):
-        reestimate_norms_(model, [torch.randn(4, 2, 3, 3), torch.randn(4, 5, 3, 3)])
-    assert model.training
-    assert model[1].running_mean.tolist() == [7.0] * 3
-    assert model[1].momentum == 0.3
-    with pytest.raises(ValueError, match="no calibration samples"):
-        reestimate_norms_(model, [])
-    with pytest.raises(ValueError, match="no batch norm"):
-        reestimate_norms_(nn.Linear(2, 2), [torch.ones(2, 2)])
 
 
 @pytest.mark.parametrize("count", [0, -1, 7])
