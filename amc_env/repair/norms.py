@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc_env.batches import Batch, call
 from amc_env.calibration.hooks import evaluating, listening
+from amc_env.devices import with_float64
 from amc_env.precision import Format
 
 # How far outputs of a norm may be apart, relative to the largest, to count as the same.
@@ -102,15 +103,15 @@ class _Inputs:
         """Add a batch, (samples, channels, ...)."""
         rows = x.numel() // x.shape[1]
         others = [d for d in range(x.dim()) if d != 1]
-        variance, mean = torch.var_mean(x, others, correction=0)
+        variance, mean = map(_exact, torch.var_mean(x, others, correction=0))
         self.rows += rows
-        self.total = self.total + rows * mean.double()
-        self.squares = self.squares + rows * (variance.double() + mean.double().square())
+        self.total = self.total + rows * mean
+        self.squares = self.squares + rows * (variance + mean.square())
 
     def rebase_(self, norm: _BatchNorm) -> None:
         """Give the norm these statistics, unless it computes something else then."""
         before, wanted = [t.clone() for t in _tensors_of(norm)], norm(self.first)
-        weight, bias, mean, variance = (t.double() for t in before)
+        weight, bias, mean, variance = map(_exact, before)
         own_mean = torch.as_tensor(self.total / self.rows)
         own_variance = (self.squares / self.rows - own_mean.square()).clamp(min=0.0)
         scale = (variance + norm.eps).sqrt()
@@ -139,13 +140,18 @@ def _own_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     return found
 
 
+def _exact(tensor: Tensor) -> Tensor:
+    return with_float64(tensor).double()
+
+
 def _tensors_of(norm: _BatchNorm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return norm.weight, norm.bias, norm.running_mean, norm.running_var  # type: ignore[return-value]
 
 
 def _write_(norm: _BatchNorm, values: Sequence[Tensor]) -> None:
     for tensor, value in zip(_tensors_of(norm), values, strict=True):
-        tensor.copy_(value)
+        # Converted before it is copied, as the norm's device may have no float64.
+        tensor.copy_(value.to(tensor.dtype))
 
 
 def _running_norms(model: nn.Module) -> list[_BatchNorm]:
