@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from amc_env import ChannelGraph
 from amc_env.calibration.rows import RowSampling
 from amc_env.repair import Pruner
-from amc_env.repair.norms import reestimate_norms_
+from amc_env.repair.norms import rebase_norms_, reestimate_norms_
 from amc_env.repair.sequential import SequentialSettings, repair_sequentially_
 from benchmarks.rivals.folding import folded
 from benchmarks.rivals.grail import compensated
@@ -121,6 +121,7 @@ def sequential(task: Task, *, sums: bool = False) -> nn.Module:
             match_residual_sums=sums,
         ),
     )
+    rebase_norms_(compact, task.pruner.calibration.batches)
     return compact
 
 
