@@ -24,14 +24,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc_env import ChannelGraph, PruningData, RepairSettings
-from amc_env.calibration.rows import RowSampling
 from amc_env.criteria import make_criterion
 from amc_env.data.datasets import arrays
 from amc_env.data.holding_out import hold_out
 from amc_env.evaluation import Evaluator
 from amc_env.repair.norms import rebase_norms_
 from amc_env.repair.pruner import Pruner
-from amc_env.repair.sequential import SequentialSettings, repair_sequentially_
+from amc_env.repair.sequential import repair_sequentially_
 from amc_env.studies.intervals import Booleans, paired_difference
 from amc_env.training import TrainingSettings, fit_
 from benchmarks.subjects import Subject, is_right, published
@@ -99,13 +98,7 @@ def _repaired(subject: Subject, drawn: PruningData) -> Mapping[str, nn.Module]:
     kept = pruner.kept({group.name: group.channels // 2 for group in graph.groups})
     before, batches = graph.compact(kept), pruner.calibration.batches
     pruner.plan.apply_(before, kept)
-    sequential = SequentialSettings(
-        sampling=RowSampling(positions=settings.sampled_positions, seed=settings.seed),
-        ridge=settings.ridge,
-        rows_per_input=settings.rows_per_input,
-        match_residual_sums=settings.match_residual_sums,
-    )
-    repair_sequentially_(before, graph, kept, batches, settings=sequential)
+    repair_sequentially_(before, graph, kept, batches, settings=settings.by_layer)
     after = copy.deepcopy(before)
     rebase_norms_(after, batches)
     return dict(zip(_NORMS, (before, after), strict=True))

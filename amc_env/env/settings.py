@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from amc_env.env.budget import Budget, check_bounds
 from amc_env.names import check_name
 from amc_env.precision import Precision
-from amc_env.repair.pruner import RepairSettings
+from amc_env.repair.settings import RepairSettings
 
 Budgeting = Literal["clip", "scale"]
 

@@ -7,11 +7,13 @@ another tool has cut; see ``amc_env.repair.foreign.repair``.
 import sys
 from types import ModuleType
 
-from torch import Tensor, nn
+from torch import nn
 
+from amc_env.batches import Batch
 from amc_env.repair.foreign import repair as _repair
 from amc_env.repair.plan import Keep, Reconstruction
-from amc_env.repair.pruner import Pruned, Pruner, Repair, RepairSettings
+from amc_env.repair.pruner import Pruned, Pruner
+from amc_env.repair.settings import Repair, RepairSettings
 
 __all__ = ["Keep", "Pruned", "Pruner", "Reconstruction", "Repair", "RepairSettings"]
 
@@ -23,7 +25,7 @@ class CallablePackage(ModuleType):
         self,
         small: nn.Module,
         original: nn.Module,
-        samples: Tensor,
+        samples: Batch,
         *,
         settings: RepairSettings | None = None,
     ) -> nn.Module:

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from amc_env.batches import Batch, count, first, in_parts, taken, tensors_in
 from amc_env.calibration import calibrate
 from amc_env.calibration.hooks import checked_batch, evaluating, run
-from amc_env.calibration.rows import RowSampling
 from amc_env.repair.matching import kept_channels
 from amc_env.repair.norms import rebase_norms_
 from amc_env.repair.plan import Reconstruction, repaired_layers
-from amc_env.repair.pruner import RepairSettings
-from amc_env.repair.sequential import SequentialSettings, repair_sequentially_
+from amc_env.repair.sequential import repair_sequentially_
+from amc_env.repair.settings import RepairSettings
 from amc_env.structure import ChannelGraph
 from amc_env.structure.graph import plain
 
@@ -102,9 +101,8 @@ def _repair_(
     settings: RepairSettings,
 ) -> None:
     """Solve all layers at once, then one after the other, pulled towards what was found first."""
-    sampling = RowSampling(positions=settings.sampled_positions, seed=settings.seed)
     layers = repaired_layers(graph)
-    calibration = calibrate(graph.model, batches, layers=layers, sampling=sampling)
+    calibration = calibrate(graph.model, batches, layers=layers, sampling=settings.sampling)
     # The plan solves for channels in an order; those that stay come first.
     orders = {
         group.name: _kept_first(kept.get(group.name), group.channels) for group in graph.groups
@@ -112,18 +110,7 @@ def _repair_(
     Reconstruction(graph, calibration, orders, ridge=settings.ridge, takes_grams=True).apply_(
         compact, kept
     )
-    repair_sequentially_(
-        compact,
-        graph,
-        kept,
-        batches,
-        settings=SequentialSettings(
-            sampling=sampling,
-            ridge=settings.ridge,
-            rows_per_input=settings.rows_per_input,
-            match_residual_sums=settings.match_residual_sums,
-        ),
-    )
+    repair_sequentially_(compact, graph, kept, batches, settings=settings.by_layer)
     rebase_norms_(compact, batches)
 
 

@@ -80,7 +80,9 @@ def rebase_norms_(compact: nn.Module, batches: Sequence[Batch]) -> None:
     found: dict[str, _Inputs] = {}
 
     def add(name: str, _: nn.Module, x: Tensor) -> None:
-        found.setdefault(name, _Inputs(first=x[:1].clone())).add(x)
+        if name not in found:
+            found[name] = _Inputs(first=x[:1].clone())
+        found[name].add(x)
 
     with evaluating(compact):
         with listening(norms, before=add):

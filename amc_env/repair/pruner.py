@@ -2,9 +2,8 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -13,92 +12,18 @@ from torch import Tensor, nn
 
 from amc_env.batches import Batch, first_tensor, in_parts
 from amc_env.calibration import Calibration, calibrate
-from amc_env.calibration.rows import RowSampling
 from amc_env.criteria import Criterion, scores_by_group
 from amc_env.criteria.ranking import ranking
 from amc_env.data import Source
-from amc_env.names import check_name
 from amc_env.precision import Format
 from amc_env.repair.norms import has_running_norms, rebase_norms_, reestimate_norms_
-from amc_env.repair.plan import (
-    DEFAULT_RIDGE,
-    Keep,
-    Reconstruction,
-    kept_channels,
-    repaired_layers,
-)
+from amc_env.repair.plan import Keep, Reconstruction, kept_channels, repaired_layers
 from amc_env.repair.preparation import Preparation, is_known, preparation_key
-from amc_env.repair.sequential import SequentialRepair, SequentialSettings
+from amc_env.repair.sequential import SequentialRepair
+from amc_env.repair.settings import RepairSettings
 from amc_env.structure import ChannelGraph
 from amc_env.tasks import Classification, Task
 from amc_env.tensor_store import TensorStore
-
-Repair = Literal["none", "plain", "sequential"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RepairSettings:
-    """How weights are repaired.
-
-    Attributes:
-        repair: How the layers that read pruned channels get new weights in every episode.
-            ``sequential`` solves layer by layer on the activations of the pruned network itself,
-            as the network that is kept in the end is repaired; ``plain`` solves all layers on the
-            activations of the original network, and the network that is kept in the end layer by
-            layer. ``none`` leaves the weights of the channels that stay as they are, in the network
-            that is kept too.
-        sampled_positions: Random output positions of each map that count; all if None.
-        ridge: Pull towards the original weights, relative to the mean square of an input.
-        rows_per_input: With so many rows for each input of a layer, the sequential repair is pulled
-            towards the weights of the plain repair by the mean square of an input; the pull falls
-            with the square of the rows. 0 for none.
-        calibration_batch: Calibration samples that run together.
-        episode_samples: Calibration samples that the sequential repair of an episode reads; all if
-            None. If it does not read all, it leaves out layers that read no pruned channels. The
-            network that is kept in the end is repaired on all samples, in all layers.
-        match_residual_sums: Whether the sequential repair aims at the original sums of residual
-            blocks.
-        norm_samples: Calibration samples on which the statistics of batch norms are estimated again
-            after the plain repair, or where nothing is repaired; none if 0. The sequential repair
-            corrects them by itself.
-        seed: The seed of the positions, and of criteria that draw at random.
-    """
-
-    repair: Repair = "sequential"
-    sampled_positions: int | None = 16
-    ridge: float = DEFAULT_RIDGE
-    rows_per_input: float = 2.0
-    calibration_batch: int = 64
-    episode_samples: int | None = 64
-    match_residual_sums: bool = True
-    norm_samples: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_name("repair", self.repair, get_args(Repair))
-        for name in ("sampled_positions", "calibration_batch", "episode_samples"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"{name} is {number}; give 1 or more")
-        if not self.ridge >= 0:
-            raise ValueError(f"ridge is {self.ridge}; give 0 or more")
-        if not 0 <= self.rows_per_input < float("inf"):
-            raise ValueError(f"rows_per_input is {self.rows_per_input}; give a number from 0")
-        if self.norm_samples < 0 or (self.is_sequential and self.norm_samples):
-            raise ValueError(
-                f"norm_samples is {self.norm_samples} and repair is {self.repair!r}; give 0 or "
-                "more, and 0 where repair is 'sequential'"
-            )
-
-    @property
-    def is_sequential(self) -> bool:
-        """Whether episodes repair layer by layer."""
-        return self.repair == "sequential"
-
-    @property
-    def is_on(self) -> bool:
-        """Whether any network is repaired."""
-        return self.repair != "none"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,7 +83,6 @@ class Pruner:
                 f"norm_samples is {self.repair.norm_samples}, but the network has no batch norm "
                 "with running statistics to estimate again; give norm_samples=0"
             )
-        self._sampling = RowSampling(positions=self.repair.sampled_positions, seed=self.repair.seed)
         self._norm_format = norm_format or Format()
         self._samples = samples
         few = samples.first(self.repair.norm_samples)
@@ -172,7 +96,7 @@ class Pruner:
             layers=repaired_layers(graph) if needs_grams else (),
             labels=labels,
             task=task,
-            sampling=self._sampling,
+            sampling=self.repair.sampling,
         )
         self.scores, self.ranking_seconds = self._ranked(known)
         self._orders = {name: ranking(scores) for name, scores in self.scores.items()}
@@ -189,7 +113,7 @@ class Pruner:
         layers = repaired_layers(self.graph)
         batches = self.calibration.batches
         return self._planned(
-            calibrate(self.graph.model, batches, layers=layers, sampling=self._sampling)
+            calibrate(self.graph.model, batches, layers=layers, sampling=self.repair.sampling)
         )
 
     def kept(self, keep: Mapping[str, Keep]) -> dict[str, Tensor]:
@@ -285,13 +209,7 @@ class Pruner:
     def _sequential_repair(
         self, batches: Sequence[Batch], *, only_readers: bool = False
     ) -> SequentialRepair:
-        settings = SequentialSettings(
-            sampling=self._sampling,
-            ridge=self.repair.ridge,
-            rows_per_input=self.repair.rows_per_input,
-            only_readers=only_readers,
-            match_residual_sums=self.repair.match_residual_sums,
-        )
+        settings = replace(self.repair.by_layer, only_readers=only_readers)
         return SequentialRepair(self.graph, batches, settings=settings)
 
     def _planned(
@@ -328,7 +246,7 @@ class Pruner:
             "is_on": self.repair.is_on,
             "ridge": self.repair.ridge,
             "batch": self.repair.calibration_batch,
-            "sampling": self._sampling,
+            "sampling": self.repair.sampling,
         }
         return preparation_key(self.graph, samples, (self.criterion, task), read)
 

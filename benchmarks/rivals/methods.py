@@ -1,15 +1,14 @@
 """The repairs that are compared, by name: functions of one pruning task."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from amc_env import ChannelGraph
-from amc_env.calibration.rows import RowSampling
 from amc_env.repair import Pruner
 from amc_env.repair.norms import rebase_norms_, reestimate_norms_
-from amc_env.repair.sequential import SequentialSettings, repair_sequentially_
+from amc_env.repair.sequential import repair_sequentially_
 from benchmarks.rivals.folding import folded
 from benchmarks.rivals.grail import compensated
 from benchmarks.rivals.neuron_merging import merged
@@ -109,19 +108,10 @@ def plain(task: Task) -> nn.Module:
 
 def sequential(task: Task, *, sums: bool = False) -> nn.Module:
     """Ours, layer by layer on what the pruned network computes; ``sums`` are residual ones."""
-    compact = plain(task)
-    repair_sequentially_(
-        compact,
-        task.graph,
-        task.kept,
-        task.pruner.calibration.batches,
-        settings=SequentialSettings(
-            sampling=RowSampling(positions=16, seed=0),
-            rows_per_input=task.pruner.repair.rows_per_input,
-            match_residual_sums=sums,
-        ),
-    )
-    rebase_norms_(compact, task.pruner.calibration.batches)
+    compact, batches = plain(task), task.pruner.calibration.batches
+    settings = replace(task.pruner.repair.by_layer, match_residual_sums=sums)
+    repair_sequentially_(compact, task.graph, task.kept, batches, settings=settings)
+    rebase_norms_(compact, batches)
     return compact
 
 
