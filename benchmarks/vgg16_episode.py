@@ -9,6 +9,7 @@ import argparse
 import resource
 import statistics
 import time
+from typing import get_args
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from amc_env import Budget, ChannelPruningEnv, EnvSettings, PruningData, RepairS
 from amc_env.batches import first_tensor
 from amc_env.calibration.hooks import evaluating
 from amc_env.models import build_model
+from amc_env.repair import Repair
 
 PHASES = ("select", "compact", "repair", "evaluate")
 
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=3000)
     parser.add_argument("--validation", type=int, default=500)
     parser.add_argument("--positions", type=int, default=10, help="of a map, as the original AMC")
+    parser.add_argument("--repair", choices=get_args(Repair), default="sequential")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
@@ -73,7 +76,7 @@ def main() -> None:
         reward="loss",
         budget=Budget(flops=0.5),
         settings=EnvSettings(
-            repair=RepairSettings(sampled_positions=options.positions, repair="plain"),
+            repair=RepairSettings(sampled_positions=options.positions, repair=options.repair),
             precision=options.precision,
         ),
     )

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from amc_env.devices import with_float64
+
 # How many rows a triangular solve takes at once.
 _BLOCK = 256
 # A factor whose smallest diagonal entry is below this share of the largest is not solved with. The
@@ -347,17 +349,42 @@ def nearest(gram: Tensor, cross: Tensor, anchor: Tensor, penalty: Tensor | float
     """
     # Solving for the change from W0 instead of W: the ridge then drops out of the right side, and
     # the pseudoinverse, which finds the smallest solution, finds the smallest change.
-    wanted = cross - gram @ anchor
+    return anchor + _ridge_solution(gram, cross - gram @ anchor, penalty)
+
+
+def nearest_of_rows(
+    rows: Tensor, wanted: Tensor, anchor: Tensor, penalty: Tensor | float
+) -> Tensor:
+    r"""``nearest`` for the products of rows: cheaper where there are fewer rows than columns.
+
+    .. math:: W = W_0 + X' (X X' + \lambda I)^{-1} (Y - X W_0)
+
+    is the ridge solution too, since :math:`(X'X + \lambda I) X' = X' (X X' + \lambda I)`.
+
+    Args:
+        rows: X, (..., rows, columns), in the precision that products are to have.
+        wanted: Y, (..., rows, outputs).
+        anchor: W0, in float64, (..., columns, outputs).
+        penalty: The ridge of each problem.
+    """
+    missing = with_float64(wanted - rows @ anchor.to(rows)).double()
+    gram = with_float64(rows @ rows.mT).double()
+    change = rows.mT @ _ridge_solution(gram, missing, penalty).to(rows)
+    return anchor + change.to(anchor)
+
+
+def _ridge_solution(gram: Tensor, wanted: Tensor, penalty: Tensor | float) -> Tensor:
+    """``(G + lambda I)^-1 B`` or, where that cannot be computed, the smallest with ``G X = B``."""
     ridged = gram.clone()
     added = torch.as_tensor(penalty, dtype=gram.dtype, device=gram.device)
     ridged.diagonal(dim1=-2, dim2=-1).add_(added[..., None])
     factor, failed = torch.linalg.cholesky_ex(ridged)
     singular = _are_singular(factor, failed)
-    change = torch.cholesky_solve(wanted, factor)
+    solution = torch.cholesky_solve(wanted, factor)
     if singular.any():
         inverse = torch.linalg.pinv(gram[singular], hermitian=True, rtol=1e-12)
-        change[singular] = inverse @ wanted[singular]
-    return anchor + change
+        solution[singular] = inverse @ wanted[singular]
+    return solution
 
 
 def _factored(gram: Tensor) -> Tensor | None:

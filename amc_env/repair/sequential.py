@@ -32,11 +32,10 @@ from torch import Tensor, nn
 
 from amc_env.batches import Batch, call, joined, sizes
 from amc_env.calibration.hooks import EnoughError, evaluating, listening, run_until_enough
-from amc_env.calibration.rows import RowSampling, kernel_first, rows_at, samples_at_once
-from amc_env.devices import solving_device
+from amc_env.calibration.rows import RowSampling
 from amc_env.precision import Format
 from amc_env.repair.jobs import Job, jobs
-from amc_env.repair.least_squares import nearest
+from amc_env.repair.layer_problem import LayerProblem
 from amc_env.repair.plan import DEFAULT_RIDGE
 from amc_env.repair.shortcuts import Follower, Shortcut, Trail, shortcuts
 from amc_env.repair.survey import Places, look_at
@@ -220,20 +219,20 @@ class _Run:
 
     def _solve_(self, job: Job, x: Tensor, beside: Shortcut | None) -> None:
         """Solve a layer for its inputs, and the shortcut beside it, in the run of held samples."""
-        sums = _NormalSums(job)
+        problem = LayerProblem(job)
         others = [None] * self._targets.together if beside is None else self._split(beside.other)
         for number, (inputs, target, other) in enumerate(
             zip(self._split(x), self._targets.held(job.name), others, strict=True)
         ):
             left = None if beside is None or other is None else (other, beside.scale)
-            self._add(sums, job, number, inputs=inputs, target=target, left=left)
+            self._add(problem, job, number, inputs=inputs, target=target, left=left)
         for number in range(self._targets.together, len(self._batches)):
             target = self._targets.on_batch([job.name], number)[job.name]
             left = self._look_ahead(job, number) if target.other is not None else None
             inputs = self._look_up(job, number)
-            self._add(sums, job, number, inputs=inputs, target=target, left=left)
-        few = self._settings.rows_per_input * sums.inputs / sums.rows
-        sums.solve_(ridge=self._settings.ridge + few**2)
+            self._add(problem, job, number, inputs=inputs, target=target, left=left)
+        few = self._settings.rows_per_input * problem.inputs / problem.rows
+        problem.solve_(ridge=self._settings.ridge + few**2)
 
     def _split(self, maps: Tensor) -> list[Tensor]:
         """Maps of the run of the held samples, as if their batches had run by turns."""
@@ -244,7 +243,7 @@ class _Run:
 
     def _add(
         self,
-        sums: "_NormalSums",
+        problem: LayerProblem,
         job: Job,
         number: int,
         *,
@@ -258,7 +257,7 @@ class _Run:
         if left is not None and target.other is not None:
             other = map_rows(job.layer, left[0], places.positions)
             aim = _of_sum(aim, target.other[:, job.outputs] - other, scale=left[1])
-        sums.add(inputs, aim, places)
+        problem.add(inputs, aim, places)
 
     def _look_up(self, job: Job, number: int) -> Tensor:
         """A layer's inputs on one batch, from a run of the compact network up to it."""
@@ -276,68 +275,6 @@ class _Run:
         """What is added to a layer's output on one batch, and the scale, from a run up to it."""
         found = shortcuts(self._compact, [job.name], self._batches[number], keep=_copied)
         return (found[job.name].other, found[job.name].scale) if found else None
-
-
-class _NormalSums:
-    """The normal equations of a layer with a constant for each output, summed over batches.
-
-    Attributes:
-        inputs: How many inputs each output has: the unknowns that rows are to determine.
-        rows: How many rows of inputs have been added.
-    """
-
-    def __init__(self, job: Job) -> None:
-        weight = job.layer.weight
-        if not isinstance(weight, Tensor):
-            raise ValueError(f"{type(job.layer).__name__} has no weight")
-        self._job = job
-        self._weight = weight
-        self._device = solving_device(weight.device)
-        # Anchors are (columns, outputs) for each convolution group.
-        anchors = kernel_first(weight.detach()).to(self._device).double()
-        self._anchors = torch.stack(anchors.chunk(int(getattr(job.layer, "groups", 1)))).mT
-        parts, columns, outputs = self._anchors.shape
-        self.inputs = columns
-        self._gram = self._anchors.new_zeros(parts, columns, columns)
-        self._cross = self._anchors.new_zeros(parts, columns, outputs)
-        self._sum = self._anchors.new_zeros(parts, columns, 1)
-        self._wanted = self._anchors.new_zeros(parts, outputs, 1)
-        self.rows = 0
-
-    def add(self, x: Tensor, aim: Tensor, places: Places) -> None:
-        """Add the layer's inputs on one batch, and the rows of outputs that they are to give."""
-        layer = self._job.layer
-        count = samples_at_once(layer, x, places.positions, outputs=aim.shape[1])
-        each = len(aim) // len(x)
-        for samples, wanted in zip(x.split(count), aim.split(count * each), strict=True):
-            rows = rows_at(layer, samples, places.pixels)
-            y = torch.stack(wanted.chunk(len(rows), dim=1))
-            # Products in the precision of the network, which in float32 is twice as fast and exact
-            # enough for the rows of one batch; their sum over batches in float64.
-            self._gram += (rows.mT @ rows).to(self._device)
-            self._cross += (rows.mT @ y).to(self._device)
-            self._sum += rows.sum(1)[..., None].to(self._device)
-            self._wanted += y.sum(1)[..., None].to(self._device)
-            self.rows += rows.shape[1]
-            # Otherwise these rows would still be held while the next ones are unfolded.
-            del rows, y
-
-    def solve_(self, *, ridge: float) -> None:
-        """Write the solution into the layer."""
-        scale = self._gram.diagonal(dim1=-2, dim2=-1).mean(-1)
-        penalty = torch.where(scale > 0, ridge * scale, 1.0)
-        gram, cross = self._gram, self._cross
-        if self._job.can_shift:
-            # With a constant, the least squares problem is that of the rows less their mean.
-            gram = gram - self._sum @ self._sum.mT / self.rows
-            cross = cross - self._sum @ self._wanted.mT / self.rows
-        solved = nearest(gram, cross, self._anchors, penalty).mT
-        if self._job.can_shift:
-            self._job.shift_(((self._wanted - solved @ self._sum) / self.rows).flatten())
-        shape = self._weight.shape
-        by_input = solved.flatten(0, 1).view(shape[0], -1, shape[1]).mT.reshape(shape)
-        # Converted before it is copied, as the layer's device may have no float64.
-        self._weight.copy_(by_input.to(self._weight.dtype))
 
 
 def _of_sum(aim: Tensor, lost: Tensor, *, scale: Tensor) -> Tensor:
