@@ -127,7 +127,7 @@ def _resumed(folder: Path, arguments: Sequence[str], *, is_sweep: bool) -> Job:
     if is_sweep:
         raise ValueError("resume goes on with one run; give it without -m")
     settings = settings_to_resume(folder, arguments, tell=say_plainly)
-    lock(state_of(folder))
+    lock(state_of(folder), place=folder)
     return Job(settings=settings, folder=folder, overrides=(), is_swept=False)
 
 

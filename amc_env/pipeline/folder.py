@@ -82,7 +82,7 @@ class RunFolder:
         if not self.is_resumed:
             check_output(self.path)
         self.state.mkdir(parents=True, exist_ok=True)
-        lock(self.state)
+        lock(self.state, place=self.path)
         if self.is_resumed:
             self._tidy_()
         plain = json.loads(json.dumps(settings))

@@ -1,4 +1,4 @@
-"""One process at a time works in a run's folder."""
+"""One process at a time works in the folder of a run or a study."""
 
 import os
 import sys
@@ -8,8 +8,12 @@ if sys.platform != "win32":
     import fcntl
 
 
-def lock(folder: Path) -> None:
-    """Keep other processes from working on the run in ``folder`` until this process ends.
+def lock(folder: Path, *, place: Path) -> None:
+    """Keep other processes from working in a folder until this process ends.
+
+    Args:
+        folder: The one that is to be locked.
+        place: The folder that a user knows, of a run or a study.
 
     Raises:
         ValueError: Another process does so already.
@@ -23,8 +27,7 @@ def lock(folder: Path) -> None:
     except (BlockingIOError, PermissionError) as error:
         os.close(handle)
         raise ValueError(
-            f"another process is at work on the run in {folder.parent}; wait until it has ended, "
-            "or end it first"
+            f"another process is at work in {place}; wait until it has ended, or end it first"
         ) from error
     except OSError:
         # A file system that knows no locks is no reason not to run.

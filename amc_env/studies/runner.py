@@ -31,7 +31,7 @@ def run_study(plan: Plan, prune: RunJob, *, crew: Crew) -> int:
         crew: How many runs go on side by side.
     """
     plan.write()
-    lock(plan.folder)
+    lock(plan.folder, place=plan.folder)
     work = _work(plan, prune)
     preparations = Preparations(plan)
     pending = [run for run in preparations.in_order() if not finished([run])]

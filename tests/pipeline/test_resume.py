@@ -249,7 +249,7 @@ def test_a_run_that_another_process_works_on_is_refused(tmp_path: Path) -> None:
     try:
         while not journal_has("outcome")(folder) and process.is_alive():
             time.sleep(0.01)
-        with pytest.raises(ValueError, match="another process is at work on the run in"):
+        with pytest.raises(ValueError, match=f"another process is at work in {folder};"):
             read_jobs([f"resume={folder}"], CONFIGS)
     finally:
         process.kill()

@@ -1,14 +1,18 @@
 """The files of the studies, and the command line that asks for one, without running anything."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from amc_env.pipeline import CONFIGS
+from amc_env.pipeline.crew import Crew
 from amc_env.studies import STUDIES
 from amc_env.studies.main import is_study
 from amc_env.studies.plan import Order, read_plan
+from amc_env.studies.runner import run_study
 from amc_env.studies.study import STAGE, cells, key_of, read_study
 
 NAMES = sorted(path.stem for path in STUDIES.glob("*.yaml"))
@@ -148,3 +152,23 @@ def test_who_chooses_other_data_needs_no_file(tmp_path: Path) -> None:
 def test_a_run_is_no_study() -> None:
     assert not is_study(["seed=1", "resume=null"])
     assert (CONFIGS / "study").is_dir()
+
+
+def test_a_study_that_another_process_works_on_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    plan = read_plan(["study=unstructured", "scale=smoke", f"folder={folder}"])
+    plan.write()
+    holding = f"""
+import sys
+from pathlib import Path
+from amc_env.pipeline.lock import lock
+lock(Path({str(folder)!r}), place=Path())
+print(flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-c", holding]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        with pytest.raises(ValueError, match=f"another process is at work in {folder};"):
+            run_study(plan, lambda _: pytest.fail("a run was begun"), crew=Crew())
