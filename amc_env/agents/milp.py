@@ -201,7 +201,8 @@ class Programme:
             integrality=is_binary,
             bounds=Bounds(0.0, upper),
             constraints=self._rows.constraint(self._size),
-            options=_SOLVER,
+            # SciPy takes the node limit out of the mapping that it is given.
+            options=dict(_SOLVER),
         )
         if found.x is None:
             raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pruning import tiny_env
+from scipy.optimize import milp
 from torch import nn
 
 from amc_env import Budget, ChannelPruningEnv, Cost, EnvSettings
@@ -148,6 +149,21 @@ def test_interacting_costs_of_a_residual_network_are_divided_well() -> None:
     assert env.keeper.fits(counts)
     assert env.keeper.fits(exact)
     assert total_error(division.curves, counts) <= 1.02 * total_error(division.curves, exact)
+
+
+def test_every_division_of_a_process_stops_at_the_same_nodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = []
+
+    def noted(*args: Any, options: dict[str, Any], **others: Any) -> Any:
+        limits.append(options["node_limit"])
+        return milp(*args, options=options, **others)
+
+    monkeypatch.setattr("scipy.optimize.milp", noted)
+    programme = Programme(tiny_env(budget=Budget(flops=0.5)))
+    assert programme.largest() == programme.largest()
+    assert limits == [2000, 2000]
 
 
 def test_groups_that_keep_multiples_are_divided_into_multiples() -> None:
