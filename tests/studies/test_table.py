@@ -15,6 +15,7 @@ from amc_env.studies.plan import Order, Plan, PlannedRun, read_plan
 from amc_env.studies.rows import tabulated
 from amc_env.studies.runner import run_study
 from amc_env.studies.study import Scale, Study, cells
+from amc_env.studies.works import WORKS
 
 STUDY = Study.model_validate(
     {
@@ -185,3 +186,21 @@ def test_an_interrupted_study_leaves_the_table_of_what_is_finished(
         finish(run, right=5)
     page.write(plan)
     assert "runs are finished" not in (tmp_path / "table.md").read_text()
+
+
+def test_networks_that_were_not_fine_tuned_stand_beside_those_that_were(tmp_path: Path) -> None:
+    needs = ["data.options.path=images.npz", f"folder={tmp_path / 'study'}"]
+    plan = read_plan(["study=reward_validity", "scale=cpu", *needs])
+    tuned, other = plan.runs
+    found = {"middle": 0.5, "low": 0.25, "high": 0.75}
+    figures = {"realised accuracy": found, "minus realised loss": found}
+    finish(other, right=0, correlations={"accuracy": figures, "random": dict.fromkeys(figures)})
+    finish(tuned, right=0, correlations={"accuracy": {**figures, "fine-tuned accuracy": found}})
+    header, lines = WORKS["validity"].table(plan)
+    assert header[3:] == ["realised accuracy", "minus realised loss", "fine-tuned accuracy"]
+    shown = "+0.50 (+0.25 to +0.75)"
+    assert lines == [
+        ["ResNet-20", "0", "accuracy", shown, shown, shown],
+        ["ResNet-32", "0", "accuracy", shown, shown, "-"],
+        ["ResNet-32", "0", "random", "-", "-", "-"],
+    ]

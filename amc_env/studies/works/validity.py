@@ -51,7 +51,7 @@ LEGEND = (
     "95 % (Efron and Tibshirani, 1993), and the partial correlation with the parameters left held "
     "fixed: what a prediction says beyond the network's size. Accuracy and loss are of test "
     f"images. {NOTHING}: the prediction is the same for all policies, refuses some of them, or is "
-    "what is held fixed."
+    "what is held fixed, or nothing was fine-tuned."
 )
 
 
@@ -67,10 +67,17 @@ def compute(bench: Bench, options: Options) -> Found:
 def table(plan: Plan) -> Table:
     """A row for every prediction of every run."""
     runs = list(figures_of(plan))
-    against = list(next(iter(runs[0][1]["correlations"].values())))
+    # Networks that were not fine-tuned have fewer figures than others.
+    found_in = [found for _, figures in runs for found in figures["correlations"].values()]
+    against = list(dict.fromkeys(title for found in found_in for title in found))
     axes = list(runs[0][0].cell.values)
     lines = [
-        [*run.cell.values.values(), str(run.cell.seed), name, *(_shown(found[a]) for a in against)]
+        [
+            *run.cell.values.values(),
+            str(run.cell.seed),
+            name,
+            *(_shown(found.get(title)) for title in against),
+        ]
         for run, figures in runs
         for name, found in _ordered(figures["correlations"])
     ]
