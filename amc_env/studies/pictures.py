@@ -38,15 +38,21 @@ class Bar:
 
 
 def draw_accuracies(plan: Plan, picture: Picture) -> Path:
-    """Draw the accuracies of a study's rows against a number, a line for every other value."""
+    """Draw the accuracies of a study's rows: against a number, or below each other."""
     axes = list(plan.study.axes_at(plan.scale))
-    places = [(row, _place(row, axes, picture)) for row in read_rows(plan) if not row.is_original]
+    rows = [row for row in read_rows(plan) if not row.is_original]
+    stem, accuracy = plan.folder / "accuracies", "accuracy on test images"
+    if picture.x is None:
+        return draw_forest(_grouped(rows, axes, picture), stem, label=accuracy)
+    places = [(row, _place(row, axes, picture.x)) for row in rows]
     # A baseline may have no number among those of an axis.
-    points = [(_line(row, axes, picture), _bar(row, x)) for row, x in places if x is not None]
+    points = [
+        (", ".join(_values(row, axes, picture)), _bar(row, x)) for row, x in places if x is not None
+    ]
     ordered = sorted(points, key=lambda point: (point[0], point[1].x))
     lines = {n: [bar for _, bar in own] for n, own in groupby(ordered, key=lambda point: point[0])}
     label = "share of the multiply-accumulates" if picture.x == MACS else picture.x
-    return draw_lines(lines, plan.folder / "accuracies", labels=(label, "accuracy on test images"))
+    return draw_lines(lines, stem, labels=(label, accuracy))
 
 
 def draw_lines(lines: Mapping[str, Sequence[Bar]], stem: Path, *, labels: tuple[str, str]) -> Path:
@@ -129,9 +135,20 @@ def _columns(bars: Sequence[Bar]) -> tuple[list[float], list[float], list[list[f
     return [bar.x for bar in bars], [bar.middle for bar in bars], [below, above]
 
 
-def _line(row: Row, axes: Sequence[str], picture: Picture) -> str:
+def _grouped(
+    rows: Sequence[Row], axes: Sequence[str], picture: Picture
+) -> dict[str, dict[str, Bar]]:
+    """A colour for every value of the last axis of a picture, and a place for all others."""
+    groups: dict[str, dict[str, Bar]] = {}
+    for row in rows:
+        *others, last = _values(row, axes, picture)
+        groups.setdefault(last, {})[", ".join(others)] = _bar(row, 0.0)
+    return groups
+
+
+def _values(row: Row, axes: Sequence[str], picture: Picture) -> list[str]:
     values = dict(zip(axes, row.values, strict=True))
-    return ", ".join(values[axis] for axis in picture.lines)
+    return [values[axis] for axis in picture.lines]
 
 
 def _bar(row: Row, x: float) -> Bar:
@@ -145,11 +162,11 @@ def _bar(row: Row, x: float) -> Bar:
     )
 
 
-def _place(row: Row, axes: Sequence[str], picture: Picture) -> float | None:
+def _place(row: Row, axes: Sequence[str], x: str) -> float | None:
     """The number of a row on the horizontal axis, if it has one."""
-    if picture.x == MACS:
+    if x == MACS:
         return row.median(lambda result: result.share("network_flops"))
     try:
-        return float(dict(zip(axes, row.values, strict=True))[picture.x])
+        return float(dict(zip(axes, row.values, strict=True))[x])
     except ValueError:
         return None

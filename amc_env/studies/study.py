@@ -56,11 +56,12 @@ class Picture(_Record):
     """A picture of accuracies.
 
     Attributes:
-        x: The axis whose values are numbers, or ``MACs``.
-        lines: The axes whose values are lines of their own; none for one line.
+        x: The axis whose values are numbers, or ``MACs``; without one, rows stand below each other.
+        lines: The axes whose values are lines of their own; none for one line. Of rows below each
+            other, the last of them is their colour.
     """
 
-    x: str
+    x: str | None = None
     lines: tuple[str, ...] = ()
 
 

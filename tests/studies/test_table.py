@@ -14,7 +14,7 @@ from amc_env.studies import page
 from amc_env.studies.plan import Order, Plan, PlannedRun, read_plan
 from amc_env.studies.rows import tabulated
 from amc_env.studies.runner import run_study
-from amc_env.studies.study import Scale, Study, cells
+from amc_env.studies.study import Picture, Scale, Study, cells
 from amc_env.studies.works import WORKS
 
 STUDY = Study.model_validate(
@@ -204,3 +204,16 @@ def test_networks_that_were_not_fine_tuned_stand_beside_those_that_were(tmp_path
         ["ResNet-32", "0", "accuracy", shown, shown, "-"],
         ["ResNet-32", "0", "random", "-", "-", "-"],
     ]
+
+
+def test_rows_without_a_number_stand_below_each_other_in_the_picture(tmp_path: Path) -> None:
+    axes = {"data": {"digits": (), "letters": ()}, "reward": {"accuracy": (), "entropy": ()}}
+    picture = Picture(lines=("data", "reward"))
+    plan = plan_in(tmp_path, STUDY.model_copy(update={"axes": axes, "picture": picture}))
+    for run in plan.runs:
+        finish(run)
+    page.write(plan)
+    assert "![accuracies](accuracies.svg)" in (tmp_path / "table.md").read_text()
+    drawn = (tmp_path / "accuracies.svg").read_text()
+    names = ("digits", "letters", "accuracy", "entropy")
+    assert {name: drawn.count(f">{name}</text>") for name in names} == dict.fromkeys(names, 1)
